@@ -1,0 +1,114 @@
+"""The noise schedule: how much of the image is left at each timestep.
+
+Index 0 is the least noisy timestep, index T-1 the most noisy one. There is no entry for the clean image; the samplers
+use ``alpha_bar = 1`` for it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Convention = Literal["openai", "diffusers"]
+ScheduleName = Literal["cosine", "linear"]
+
+
+def _checked_length(num_train_timesteps: int) -> int:
+    if isinstance(num_train_timesteps, bool) or not isinstance(num_train_timesteps, int) or num_train_timesteps < 2:
+        raise ValueError(f"num_train_timesteps must be an integer of at least 2, got {num_train_timesteps!r}")
+    return num_train_timesteps
+
+
+class NoiseSchedule:
+    """A forward diffusion process q(x_t | x_0) = N(sqrt(alpha_bar_t) x_0, (1 - alpha_bar_t) I).
+
+    Args:
+        betas: (T,) variances of the single steps, each in (0, 1).
+
+    Attributes:
+        alpha_bar: (T,) float64, cumulative product of ``1 - betas``; falls from nearly 1 to nearly 0.
+        betas: (T,) float64.
+
+    Raises:
+        ValueError: when ``betas`` is not a vector of at least two values in (0, 1).
+    """
+
+    def __init__(self, betas: Tensor) -> None:
+        self.betas = torch.as_tensor(betas, dtype=torch.float64).detach().cpu()
+        if self.betas.ndim != 1 or len(self.betas) < 2 or not bool(((self.betas > 0) & (self.betas < 1)).all()):
+            raise ValueError(
+                f"betas must be a vector of at least two values strictly between 0 and 1, got shape "
+                f"{tuple(self.betas.shape)} with values from {self.betas.min():g} to {self.betas.max():g}"
+                if self.betas.numel()
+                else "betas must be a vector of at least two values strictly between 0 and 1, got an empty one"
+            )
+        self.alpha_bar = torch.cumprod(1 - self.betas, dim=0)
+        self._tables: dict[tuple[str, torch.device], Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.betas)
+
+    @classmethod
+    def cosine(cls, num_train_timesteps: int) -> NoiseSchedule:
+        """Cosine schedule (Nichol & Dhariwal 2021, eq. 17), each beta capped at 0.999."""
+        edges = torch.arange(_checked_length(num_train_timesteps) + 1, dtype=torch.float64) / num_train_timesteps
+        alpha_bar = torch.cos((edges + 0.008) / 1.008 * math.pi / 2) ** 2
+        return cls((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999))
+
+    @classmethod
+    def linear(cls, num_train_timesteps: int) -> NoiseSchedule:
+        """Linear schedule (Ho et al. 2020: 1e-4 to 0.02 for 1000 timesteps), scaled by 1000/T for other lengths."""
+        scale = 1000 / _checked_length(num_train_timesteps)
+        if scale * 0.02 >= 1:
+            raise ValueError(
+                f"num_train_timesteps must exceed 20 for the linear schedule (beta would reach 1), "
+                f"got {num_train_timesteps}; use the cosine schedule for so few"
+            )
+        return cls(torch.linspace(scale * 1e-4, scale * 0.02, num_train_timesteps, dtype=torch.float64))
+
+    @classmethod
+    def from_name(cls, name: ScheduleName, num_train_timesteps: int) -> NoiseSchedule:
+        """``"cosine"`` or ``"linear"`` with ``num_train_timesteps`` timesteps."""
+        constructors = {"cosine": cls.cosine, "linear": cls.linear}
+        if name not in constructors:
+            raise ValueError(f"schedule must be one of {sorted(constructors)}, got {name!r}")
+        return constructors[name](num_train_timesteps)
+
+    def at(self, name: Literal["alpha_bar", "betas"], timestep: Tensor, ndim: int) -> Tensor:
+        """Values at ``timestep`` (B,) as float64 (B, 1, ..., 1) with ``ndim`` dimensions, on the device of ``timestep``.
+
+        The table is kept on the device, so a training step copies nothing.
+        """
+        key = (name, timestep.device)
+        if key not in self._tables:
+            self._tables[key] = getattr(self, name).to(timestep.device)
+        return self._tables[key][timestep].reshape(-1, *[1] * (ndim - 1))
+
+    def ddim_timesteps(self, num_steps: int, convention: Convention = "openai") -> list[int]:
+        """The ``num_steps`` timesteps, ascending, that a DDIM pass visits.
+
+        ``openai``: ``0, s, 2s, ...`` with the smallest stride s that gives exactly ``num_steps`` of them
+        (improved-diffusion's "ddimN" respacing). ``diffusers``: stride ``T // num_steps`` ("leading" spacing).
+
+        Raises:
+            ValueError: unknown convention, ``num_steps`` outside 1..T, or (openai) no stride gives that many steps.
+        """
+        length = len(self)
+        if isinstance(num_steps, bool) or not isinstance(num_steps, int) or not 1 <= num_steps <= length:
+            raise ValueError(f"num_steps must divide into 1..{length}, got {num_steps!r}")
+        if convention == "diffusers":
+            return [k * (length // num_steps) for k in range(num_steps)]
+        if convention != "openai":
+            raise ValueError(f"convention must be 'openai' or 'diffusers', got {convention!r}")
+        stride = math.ceil(length / num_steps)
+        if len(range(0, length, stride)) != num_steps:
+            fewer = len(range(0, length, stride))
+            more = len(range(0, length, stride - 1))
+            raise ValueError(
+                f"num_steps={num_steps} does not divide {length} timesteps: no integer stride gives exactly that many; "
+                f"use {fewer} or {more}, or convention='diffusers'"
+            )
+        return list(range(0, length, stride))
