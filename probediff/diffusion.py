@@ -42,9 +42,7 @@ def _checked_inputs(schedule: NoiseSchedule, x_0: Tensor, timestep: Tensor, eps:
         )
 
 
-def simple_loss(
-    model: EpsFunction, schedule: NoiseSchedule, x_0: Tensor, timestep: Tensor, eps: Tensor
-) -> Tensor:
+def simple_loss(model: EpsFunction, schedule: NoiseSchedule, x_0: Tensor, timestep: Tensor, eps: Tensor) -> Tensor:
     """L_simple (Ho et al. eq. 14): mean squared error of the predicted noise, per sample.
 
     Args:
@@ -64,9 +62,7 @@ def simple_loss(
     return _mean_per_sample((eps - output[:, : x_0.shape[1]].to(eps.dtype)) ** 2)
 
 
-def hybrid_loss(
-    model: EpsFunction, schedule: NoiseSchedule, x_0: Tensor, timestep: Tensor, eps: Tensor
-) -> Tensor:
+def hybrid_loss(model: EpsFunction, schedule: NoiseSchedule, x_0: Tensor, timestep: Tensor, eps: Tensor) -> Tensor:
     """L_hybrid = L_simple + (T / 1000) L_vlb-term, per sample (Nichol & Dhariwal eq. 16).
 
     The term of the variational bound is in bits per dimension, its mean is held fixed (stop-gradient), and the factor
@@ -135,8 +131,10 @@ def _normal_kl(mean_1: Tensor, log_variance_1: Tensor, mean_2: Tensor, log_varia
 
 
 def _discretised_log_likelihood(x_0: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """log P of 8-bit images under a Gaussian integrated over each grey level (Ho et al. eq. 13), with the published
-    tanh approximation of the normal distribution function."""
+    """Log-probability of 8-bit images under a Gaussian integrated over each grey level (Ho et al. eq. 13).
+
+    With the published tanh approximation of the normal distribution function.
+    """
 
     def cdf(z: Tensor) -> Tensor:
         return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))

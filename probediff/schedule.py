@@ -78,7 +78,7 @@ class NoiseSchedule:
         return constructors[name](num_train_timesteps)
 
     def at(self, name: Literal["alpha_bar", "betas"], timestep: Tensor, ndim: int) -> Tensor:
-        """Values at ``timestep`` (B,) as float64 (B, 1, ..., 1) with ``ndim`` dimensions, on the device of ``timestep``.
+        """Values at ``timestep`` (B,) as float64 (B, 1, ..., 1) with ``ndim`` dimensions, on the device of it.
 
         The table is kept on the device, so a training step copies nothing.
         """
