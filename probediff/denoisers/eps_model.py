@@ -1,0 +1,75 @@
+"""The one wrapper that turns a noise-predicting network into an `eps_model` of integer timesteps."""
+
+from __future__ import annotations
+
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+
+class _Network(Protocol):
+    in_channels: int
+    out_channels: int
+
+
+class EpsModel(nn.Module):
+    """Callable `(x, timestep) -> eps` around a network that wants its own timestep scale and may learn the variance.
+
+    Args:
+        unet: Network `(x, scaled_timestep) -> output` with the attributes `in_channels` and `out_channels`.
+        num_train_timesteps: T, the length of the training schedule.
+        rescale_timesteps: Feed the network timestep * 1000 / T (improved-diffusion), else the timestep itself.
+
+    Raises:
+        ValueError: When T is not positive or the network's output is neither C nor 2 C channels.
+    """
+
+    def __init__(self, unet: nn.Module, num_train_timesteps: int, rescale_timesteps: bool = True) -> None:
+        super().__init__()
+        if num_train_timesteps < 1:
+            raise ValueError(
+                f"num_train_timesteps must be at least 1, got {num_train_timesteps}: give the schedule's length"
+            )
+        network = cast(_Network, unet)
+        self.in_channels = network.in_channels
+        if network.out_channels not in (self.in_channels, 2 * self.in_channels):
+            raise ValueError(
+                f"unet.out_channels must be {self.in_channels} (eps) or {2 * self.in_channels} (eps and variance) "
+                f"for {self.in_channels} input channels, got {network.out_channels}: build the network with one of them"
+            )
+        self.unet = unet
+        self.num_train_timesteps = num_train_timesteps
+        self.rescale_timesteps = rescale_timesteps
+
+    def output(self, x: Tensor, timestep: Tensor) -> Tensor:
+        """Return everything the network predicts.
+
+        Args:
+            x: (B, C, H, W) noised images.
+            timestep: (B,) int64 in 0..T-1. The range is not checked: on a GPU that would wait for the device.
+
+        Returns:
+            (B, C, H, W), or (B, 2 C, H, W) with the learned variance in the last C channels.
+
+        Raises:
+            TypeError: When the timestep is not int64.
+            ValueError: On wrong shapes.
+        """
+        if timestep.dtype != torch.int64:
+            raise TypeError(
+                f"timestep must be int64 indices in 0..{self.num_train_timesteps - 1}, got {timestep.dtype}: "
+                "pass timestep.long(), not scaled"
+            )
+        if timestep.shape != x.shape[:1]:
+            raise ValueError(
+                f"timestep must be ({x.shape[0]},), one a sample, got {tuple(timestep.shape)}: "
+                "repeat a single timestep with torch.full((B,), t)"
+            )
+        if self.rescale_timesteps:
+            return self.unet(x, timestep.float() * (1000.0 / self.num_train_timesteps))
+        return self.unet(x, timestep)
+
+    def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+        """Return the predicted noise, (B, C, H, W); arguments as in `output`."""
+        return self.output(x, timestep)[:, : self.in_channels]
