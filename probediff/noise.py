@@ -84,7 +84,10 @@ def seeded_noise(
 
 
 def derived_seed(*key: int | str) -> int:
-    """A 63-bit seed from ``key``; different keys give unrelated seeds."""
+    """A 63-bit seed from ``key``; different keys give unrelated seeds.
+
+    A hash, because torch's CPU generator looks at the low 32 bits of its seed only.
+    """
     digest = hashlib.blake2b("/".join(str(part) for part in key).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
