@@ -1,0 +1,157 @@
+"""What every data module of images shares: checks, scaling to [-1, 1] and the step-keyed order."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import lightning
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from probediff.data.sampler import StepKeyedBatchSampler
+
+T = TypeVar("T")
+Images = npt.NDArray[np.uint8]
+
+
+class ImageTensors(Dataset[torch.Tensor]):
+    """Map dataset of x_0 in [-1, 1] over an array of bytes.
+
+    Args:
+        images: (N, C, H, W) uint8, a memory map allowed.
+    """
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        """x_0 (C, H, W) float32 in [-1, 1] of one image."""
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> torch.Tensor:
+        """x_0 (B, C, H, W) float32 in [-1, 1] of a batch, read in one gather."""
+        rows = np.ascontiguousarray(self.images[np.asarray(indices, dtype=np.int64)])
+        return torch.from_numpy(rows).to(torch.float32).div_(127.5).sub_(1.0)
+
+
+class StepKeyedLoader(DataLoader[torch.Tensor]):
+    """Loader whose only state is the trainer's count of batches.
+
+    It says so with an empty state dict, or Lightning warns of every resume within an epoch that it is not exact.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the count is in the trainer's own state."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing to restore."""
+
+
+class ImageDataModule(lightning.LightningDataModule, ABC):
+    """Unconditional training images; a subclass sets ``image_size`` and ``channels`` and implements `load`.
+
+    Args:
+        batch_size: Global batch size, shared by all processes; must divide by their number.
+        num_workers: Worker processes that read batches; 0 reads in the training process.
+
+    Raises:
+        ValueError: ``batch_size`` < 1 or ``num_workers`` < 0.
+    """
+
+    image_size: int
+    channels: int
+
+    def __init__(self, batch_size: int = 128, num_workers: int = 0) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if num_workers < 0:
+            raise ValueError(f"num_workers must be at least 0, got {num_workers}; 0 reads in the training process")
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self._images: Images | None = None
+
+    @abstractmethod
+    def load(self) -> npt.NDArray[Any] | torch.Tensor:
+        """All training images (N, C, H, W) uint8; a memory map is welcome."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the images once and check them.
+
+        Raises:
+            ValueError: There is no image, or size, channels or dtype are not what the module promises.
+        """
+        if self._images is None:
+            self._images = _checked(self.load(), self.channels, self.image_size)
+
+    @property
+    def images(self) -> Images:
+        """The training images (N, C, H, W) uint8.
+
+        Raises:
+            RuntimeError: `setup` has not run.
+        """
+        if self._images is None:
+            raise RuntimeError(f"{type(self).__name__}.images: nothing is loaded yet; call setup('fit') first")
+        return self._images
+
+    def train_dataloader(self) -> DataLoader[torch.Tensor]:
+        """Batches x_0 (B, C, H, W) float32 in [-1, 1], B = batch_size / number of processes, ordered by (seed, step).
+
+        Seed, rank and number of processes come from the trainer (its module's ``seed``); without one they are 0, 0, 1.
+        """
+        return StepKeyedLoader(
+            ImageTensors(self.images),
+            batch_sampler=self._sampler(),
+            collate_fn=_identity,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+        )
+
+    def _sampler(self) -> StepKeyedBatchSampler:
+        trainer = self.trainer
+        if trainer is None:
+            return StepKeyedBatchSampler(len(self.images), self.batch_size, seed=0)
+        seed = _seed_of(trainer.lightning_module)
+        ranks = {"rank": trainer.global_rank, "world_size": trainer.world_size}
+        sampler = StepKeyedBatchSampler(len(self.images), self.batch_size, seed, **ranks)
+        # Not Lightning's epochs: one that max_steps or limit_train_batches cut short counts whole, and a resumed run
+        # would skip images. The count of batches also keys the noise.
+        sampler.follow(lambda: trainer.fit_loop.total_batch_idx + 1)
+        return sampler
+
+
+def _seed_of(module: lightning.LightningModule) -> int:
+    seed = getattr(module, "seed", None)
+    if not isinstance(seed, int):
+        raise TypeError(
+            f"{type(module).__name__}.seed must be an int that keys the order of the images, got {seed!r}; "
+            "set self.seed in the LightningModule"
+        )
+    return seed
+
+
+def _checked(images: npt.NDArray[Any] | torch.Tensor, channels: int, image_size: int) -> Images:
+    array = images.numpy() if isinstance(images, torch.Tensor) else images
+    expected = (channels, image_size, image_size)
+    if array.dtype != np.uint8:
+        raise ValueError(f"images must be uint8 (0..255), got {array.dtype}; scale and convert them before saving")
+    if array.ndim != 4 or array.shape[1:] != expected:
+        raise ValueError(
+            f"images must have shape (N, {channels}, {image_size}, {image_size}), got {tuple(array.shape)}; "
+            "set image_size and channels to those of the data, or give other data"
+        )
+    if len(array) == 0:
+        raise ValueError("images must hold at least one image, got 0; check the path of the data")
+    return array
+
+
+def _identity(batch: T) -> T:
+    return batch

@@ -1,0 +1,209 @@
+"""Any folder of images, decoded once into a memory map."""
+
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from tqdm import tqdm
+
+from probediff.data.base import ImageDataModule
+
+EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+# Part of the cache key: raise it when the decoding below changes, so that old caches are not taken for new ones.
+DECODING_VERSION = 1
+FILES_PER_TASK = 64
+ERRORS_SHOWN = 10
+
+
+class ImageFile(NamedTuple):
+    """One image file, with what tells a changed file from an unchanged one."""
+
+    relative_path: str
+    num_bytes: int
+    modified_ns: int
+
+
+class ImageFolder(ImageDataModule):
+    """All images of a folder and its subfolders, sorted by path, resized and cropped to squares.
+
+    Each image is decoded once, into one uint8 file that later runs map into memory. Grey images become RGB (or colour
+    images grey, with ``channels=1``).
+
+    Args:
+        path: Folder of the images, searched with all its subfolders (.bmp, .jpeg, .jpg, .png, .webp, any case).
+        image_size: Height and width in pixels; images whose shorter side is smaller are refused.
+        batch_size: Global batch size, shared by all processes; must divide by their number.
+        channels: 3 for RGB, 1 for grey.
+        cache_dir: Folder of the decoded images; by default $XDG_CACHE_HOME/probediff or ~/.cache/probediff.
+        num_workers: Worker processes that read batches; 0 reads in the training process.
+
+    Raises:
+        ValueError: ``image_size`` < 1 or ``channels`` is neither 1 nor 3.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        image_size: int,
+        batch_size: int = 128,
+        channels: int = 3,
+        cache_dir: str | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(batch_size, num_workers)
+        if image_size < 1:
+            raise ValueError(f"image_size must be at least 1, got {image_size}")
+        if channels not in (1, 3):
+            raise ValueError(f"channels must be 3 (RGB) or 1 (grey), got {channels}")
+        self.path = Path(path).expanduser()
+        self.image_size = image_size
+        self.channels = channels
+        self.cache_dir = default_cache_dir() if cache_dir is None else Path(cache_dir).expanduser()
+
+    @cached_property
+    def files(self) -> list[ImageFile]:
+        """The image files, sorted by relative path; listed once."""
+        return list_images(self.path)
+
+    @property
+    def cache_file(self) -> Path:
+        """File of the decoded images; its name changes with the files, their sizes and times, and the resizing."""
+        text = repr((DECODING_VERSION, self.image_size, self.channels, [tuple(file) for file in self.files]))
+        key = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+        return self.cache_dir / f"images-{self.image_size}px-{self.channels}ch-{key}.npy"
+
+    def prepare_data(self) -> None:
+        """Decode all images into the cache unless they are there; Lightning calls it on one process a node.
+
+        Raises:
+            FileNotFoundError: The folder is missing or holds no image.
+            ValueError: Files cannot be used; the message counts them and names the first ten.
+        """
+        if not self.cache_file.exists():
+            decode_folder(self.path, self.files, self.cache_file, self.image_size, self.channels)
+
+    def load(self) -> npt.NDArray[np.uint8]:
+        """The decoded images (N, C, image_size, image_size) uint8, as a read-only memory map."""
+        self.prepare_data()
+        images: npt.NDArray[np.uint8] = np.load(self.cache_file, mmap_mode="r", allow_pickle=False)
+        return images
+
+
+def default_cache_dir() -> Path:
+    """$XDG_CACHE_HOME/probediff, or ~/.cache/probediff where the variable is unset or empty."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "probediff"
+
+
+def list_images(folder: Path) -> list[ImageFile]:
+    """Image files of a folder and its subfolders, sorted by relative path.
+
+    Raises:
+        FileNotFoundError: The folder is missing or holds no image.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"path must be a folder of images ({', '.join(EXTENSIONS)}), got {folder}: no folder")
+    files = sorted(_walk(folder))
+    if not files:
+        raise FileNotFoundError(
+            f"path must hold at least one image ({', '.join(EXTENSIONS)}, any case), got {folder}: none there or in "
+            "its subfolders; check the path or convert the images"
+        )
+    return files
+
+
+def _walk(folder: Path) -> Iterator[ImageFile]:
+    for parent, _, names in os.walk(folder, followlinks=True):
+        for name in names:
+            if name.lower().endswith(EXTENSIONS):
+                path = Path(parent, name)
+                status = path.stat()
+                yield ImageFile(path.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns)
+
+
+def decode_folder(folder: Path, files: list[ImageFile], target: Path, image_size: int, channels: int) -> None:
+    """Decode image files into one .npy file (N, C, image_size, image_size) uint8, which appears only when whole.
+
+    Raises:
+        ValueError: Files cannot be used; the message counts them and names the first ten.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Two nodes may decode at once: each writes a file of its own, and the last rename wins with the same content.
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
+    try:
+        shape = (len(files), channels, image_size, image_size)
+        images = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
+        _raise_for_failures(folder, _decode_all(folder, files, images), len(files))
+        images.flush()
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _decode_all(folder: Path, files: list[ImageFile], images: npt.NDArray[np.uint8]) -> list[str]:
+    """Fill ``images`` (N, C, H, W); return one line for each file that failed, in order."""
+
+    def decode_some(start: int) -> list[str]:
+        stop = min(start + FILES_PER_TASK, len(files))
+        return [line for index in range(start, stop) if (line := _decode_into(folder, files[index], images[index]))]
+
+    failures: list[str] = []
+    # Threads suffice: Pillow decodes and resizes outside the interpreter lock.
+    with ThreadPoolExecutor() as pool, tqdm(total=len(files), desc=f"decoding {folder}", unit="image") as bar:
+        for lines in pool.map(decode_some, range(0, len(files), FILES_PER_TASK)):
+            failures += lines
+            bar.update(min(FILES_PER_TASK, len(files) - bar.n))
+    return failures
+
+
+def _decode_into(folder: Path, file: ImageFile, pixels: npt.NDArray[np.uint8]) -> str | None:
+    """Decode one file into ``pixels`` (C, H, W); return the reason if that fails."""
+    try:
+        with Image.open(folder / file.relative_path) as image:
+            pixels[:] = _pixels(image, pixels.shape[-1], pixels.shape[0])
+    except Exception as error:  # decoders raise anything, SyntaxError included; each failure is reported
+        return f"{file.relative_path}: {error or type(error).__name__}"
+    return None
+
+
+def _pixels(image: Image.Image, image_size: int, channels: int) -> npt.NDArray[np.uint8]:
+    """One image as (C, image_size, image_size) uint8."""
+    if image.mode[0] in "IF":
+        raise ValueError(f"has mode {image.mode}, more than 8 bits a channel; convert it to 8 bits")
+    if min(image.size) < image_size:
+        width, height = image.size
+        raise ValueError(f"is {width} x {height} pixels, smaller than image_size {image_size}")
+    square = resize_and_crop(image.convert("RGB" if channels == 3 else "L"), image_size)
+    return np.asarray(square).reshape(image_size, image_size, channels).transpose(2, 0, 1)
+
+
+def resize_and_crop(image: Image.Image, image_size: int) -> Image.Image:
+    """Resize the shorter side to ``image_size`` pixels and crop the centre, as Nichol & Dhariwal (2021) prepare images.
+
+    The image is halved by box averages while its shorter side is at least twice the target, because one bicubic step
+    from far above would alias; a bicubic step does the rest.
+    """
+    while min(image.size) >= 2 * image_size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = image_size / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    left, top = (image.width - image_size) // 2, (image.height - image_size) // 2
+    return image.crop((left, top, left + image_size, top + image_size))
+
+
+def _raise_for_failures(folder: Path, failures: list[str], num_files: int) -> None:
+    if not failures:
+        return
+    shown = "\n  ".join(failures[:ERRORS_SHOWN])
+    more = f"\n  and {len(failures) - ERRORS_SHOWN} more" if len(failures) > ERRORS_SHOWN else ""
+    raise ValueError(
+        f"path: {len(failures)} of {num_files} images in {folder} cannot be used:\n  {shown}{more}\n"
+        "remove or repair them, or choose a smaller image_size where they are too small"
+    )
