@@ -1,0 +1,47 @@
+"""Can a noise be told from its image, and an image from its noise? (P1-T2, P1-F5, P1-F7/8)"""
+
+from __future__ import annotations
+
+import torch
+
+from callbacks.base import Probe
+from probediff.measures import assignment_accuracy, hub_counts, pixel_variance
+from probediff.pictures import grid, to_uint8
+from probediff.probing import ProbePass, ProbeResult
+
+
+class AssignmentAccuracy(Probe):
+    """Nearest-neighbour (L2) assignment between noises and samples, both ways, and the samples that act as hubs.
+
+    Args:
+        enabled: whether the probe runs.
+        num_hubs: hubs in the picture, in the order of the noises that they capture.
+    """
+
+    def __init__(self, enabled: bool = True, num_hubs: int = 16) -> None:
+        super().__init__(enabled)
+        self.num_hubs = num_hubs
+
+    def measure(self, event: ProbePass) -> ProbeResult:
+        """Accuracies with the null 1/N; share and pixel variance of the hubs; per-sample assignments."""
+        found = assignment_accuracy(event.noise, event.x_0)
+        captured = hub_counts(found.nearest_image, len(event.x_0))
+        variance = pixel_variance(event.x_0)
+        top = torch.argsort(captured, descending=True, stable=True)[: self.num_hubs]
+        values = {
+            "image_to_noise": found.image_to_noise,
+            "noise_to_image": found.noise_to_image,
+            "image_to_noise_top5": found.image_to_noise_top5,
+            "noise_to_image_top5": found.noise_to_image_top5,
+            "null": 1 / len(event.x_0),
+            "largest_hub_share": int(captured[top[0]]) / len(event.x_0),
+            "hubs_pixel_variance": float(variance[top].mean()),
+            "pixel_variance": float(variance.mean()),
+        }
+        arrays = {
+            "nearest_noise": found.nearest_noise,
+            "nearest_image": found.nearest_image,
+            "captured_noises": captured,
+            "pixel_variance": variance.float(),
+        }
+        return ProbeResult(values, arrays, {"hubs": grid(to_uint8(event.x_0[top]), len(top))})

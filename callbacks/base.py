@@ -1,0 +1,60 @@
+"""What every probe is."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar
+
+import lightning as L
+
+from probediff.probing import PassSettings, ProbePass, ProbeResult
+from probediff.records import RunFolder
+
+
+@dataclass(frozen=True)
+class ProbeContext:
+    """What a probe may check before training starts.
+
+    Attributes:
+        settings: what the shared pass will make.
+        image_shape: (C, H, W).
+        folder: the run's folder.
+    """
+
+    settings: PassSettings
+    image_shape: tuple[int, int, int]
+    folder: RunFolder
+
+
+class Probe(L.Callback):
+    """A measurement at checkpoints. ``Probing`` runs the shared pass and hands it to every enabled probe.
+
+    A subclass defines ``measure``; its name in records, dashboards and configurations is the class name in snake case.
+    ``measure`` runs on the first process only, without gradients, in eval mode; random states are put back.
+
+    Args:
+        enabled: whether the probe runs.
+    """
+
+    #: Whether the probe reads ``event.latent``; inversion is skipped when no probe does.
+    needs_latent: ClassVar[bool] = False
+
+    def __init__(self, enabled: bool = True) -> None:
+        self.enabled = enabled
+
+    @classmethod
+    def name(cls) -> str:
+        """Name of the probe in keys: ``InversionAngles`` -> ``inversion_angles``."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+
+    def check(self, context: ProbeContext) -> None:
+        """Raise ValueError, before training starts, for anything that would make ``measure`` fail."""
+
+    def measure(self, event: ProbePass) -> ProbeResult:
+        """Measure one pass."""
+        raise NotImplementedError
+
+    def finish(self, context: ProbeContext) -> dict[int, ProbeResult]:
+        """Results by step that can only be had when training has ended; recorded as ``<name>_final``."""
+        return {}

@@ -1,0 +1,47 @@
+"""Correlated pixels: how far from white noise are the latents? (P1-T1)"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+from callbacks.base import Probe, ProbeContext
+from probediff.measures import null_top_k_correlation, top_k_correlation
+from probediff.probing import ProbePass, ProbeResult
+
+
+class PixelCorrelation(Probe):
+    """Mean of the k largest absolute Pearson correlations between pixels, for noise, latent and sample.
+
+    Args:
+        enabled: whether the probe runs.
+        k: how many of the largest correlations are averaged (P1: 10).
+    """
+
+    needs_latent: ClassVar[bool] = True
+
+    def __init__(self, enabled: bool = True, k: int = 10) -> None:
+        super().__init__(enabled)
+        if k < 1:
+            raise ValueError(f"pixel_correlation.k must be at least 1, got {k}")
+        self.k = k
+
+    def check(self, context: ProbeContext) -> None:
+        """Needs enough images for the expected null."""
+        if context.settings.num_samples < 4:
+            raise ValueError(
+                f"pixel_correlation needs probing.settings.num_samples of at least 4, got "
+                f"{context.settings.num_samples}; raise it or set --pixel_correlation.enabled false"
+            )
+
+    def measure(self, event: ProbePass) -> ProbeResult:
+        """The three correlations, with the value expected of white noise for this N and D."""
+        assert event.latent is not None
+        values = {
+            "noise": top_k_correlation(event.noise, self.k),
+            "latent": top_k_correlation(event.latent, self.k),
+            "sample": top_k_correlation(event.x_0, self.k),
+            "null": null_top_k_correlation(len(event.noise), math.prod(event.noise.shape[1:]), self.k),
+            "k": float(self.k),
+        }
+        return ProbeResult(values)

@@ -1,0 +1,34 @@
+"""Pictures of the samples: the same noises in the same places at every step (P1-F6, right)."""
+
+from __future__ import annotations
+
+import math
+
+from callbacks.base import Probe
+from probediff.pictures import grid, to_uint8
+from probediff.probing import ProbePass, ProbeResult
+
+
+class FixedNoiseGeneration(Probe):
+    """The grid of samples made from the first fixed noises.
+
+    Args:
+        enabled: whether the probe runs.
+        num_shown: samples in the grid.
+    """
+
+    def __init__(self, enabled: bool = True, num_shown: int = 64) -> None:
+        super().__init__(enabled)
+        if num_shown < 1:
+            raise ValueError(f"fixed_noise_generation.num_shown must be at least 1, got {num_shown}")
+        self.num_shown = num_shown
+
+    def measure(self, event: ProbePass) -> ProbeResult:
+        """Mean, spread and saturation of the samples, and their picture."""
+        shown = event.x_0[: self.num_shown]
+        values = {
+            "sample_mean": float(event.x_0.double().mean()),
+            "sample_std": float(event.x_0.double().std(correction=0)),
+            "saturated_fraction": float((event.x_0.abs() >= 0.999).double().mean()),
+        }
+        return ProbeResult(values, pictures={"samples": grid(to_uint8(shown), math.ceil(math.sqrt(len(shown))))})

@@ -1,0 +1,51 @@
+"""When probes run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+#: Steps at which the authors of P1 saved checkpoints of their CIFAR-10 runs.
+P1_CIFAR10 = frozenset({5, 10, 25, *range(50, 401, 50), *range(390, 39_001, 390), *range(39_390, 500_001, 1_950)})
+#: The same for their ImageNet runs (the last one is as far as they trained).
+P1_IMAGENET64 = frozenset({5, 10, 25, 50, 100, *range(250, 10_308, 250), *range(10_307, 1_500_001, 10_307)})
+
+_NAMED = {"p1_cifar10": P1_CIFAR10, "p1_imagenet64": P1_IMAGENET64}
+
+
+@dataclass(frozen=True)
+class ProbeSchedule:
+    """Training steps at which a checkpoint is saved and probed: the union of all that is given here.
+
+    Step 0 (before training) and the last step are always probed.
+
+    Args:
+        steps: a list of steps.
+        every_n_steps: every so many steps.
+        per_decade: so many steps per factor of ten, evenly spaced on a logarithmic axis.
+        named: the authors' list, ``p1_cifar10`` or ``p1_imagenet64``.
+    """
+
+    steps: tuple[int, ...] = ()
+    every_n_steps: int | None = None
+    per_decade: int | None = None
+    named: Literal["p1_cifar10", "p1_imagenet64"] | None = None
+
+    def until(self, last_step: int) -> frozenset[int]:
+        """All due steps in 0..``last_step``.
+
+        Raises:
+            ValueError: negative steps, or intervals below 1.
+        """
+        for name, value in (("every_n_steps", self.every_n_steps), ("per_decade", self.per_decade)):
+            if value is not None and value < 1:
+                raise ValueError(f"probing.schedule.{name} must be at least 1, got {value}")
+        if any(step < 0 for step in self.steps):
+            raise ValueError(f"probing.schedule.steps must be at least 0, got {sorted(self.steps)[:3]}")
+        due = {0, last_step, *self.steps, *(_NAMED[self.named] if self.named else ())}
+        if self.every_n_steps is not None:
+            due.update(range(self.every_n_steps, last_step, self.every_n_steps))
+        if self.per_decade is not None:
+            count = self.per_decade * len(str(last_step))
+            due.update(round(10 ** (k / self.per_decade)) for k in range(count + 1))
+        return frozenset(step for step in due if step <= last_step)

@@ -1,0 +1,85 @@
+"""When does the map from noise to image settle? Samples of different checkpoints from the same noise (P1-F6)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from callbacks.base import Probe, ProbeContext
+from probediff.features import FeatureNetwork, extract, load_features
+from probediff.measures import cka, cosine_similarity, ssim, svcca
+from probediff.probing import ProbePass, ProbeResult
+
+
+class CheckpointSimilarity(Probe):
+    """CKA, SVCCA, SSIM and feature similarity to the previous checkpoint and, at the end, to the final one.
+
+    Args:
+        enabled: whether the probe runs.
+        features: feature networks: ``dino`` and ``clip`` with their published weights, or with a local weights file
+            ``dino=PATH``; also ``timm/NAME[=PATH]`` and ``open_clip/NAME[=PATH]``. ``[]`` switches them off.
+        num_directions: leading directions that SVCCA compares (P1: 10).
+    """
+
+    def __init__(self, enabled: bool = True, features: list[str] = [], num_directions: int = 10) -> None:  # noqa: B006
+        super().__init__(enabled)
+        self.features = list(features)
+        self.num_directions = num_directions
+        self._previous: tuple[int, Tensor] | None = None
+        self._networks: dict[str, FeatureNetwork] = {}
+
+    def check(self, context: ProbeContext) -> None:
+        """Load the feature networks and check that the measures are defined for these sizes."""
+        if context.settings.num_samples <= self.num_directions:
+            raise ValueError(
+                f"checkpoint_similarity.num_directions must be below probing.settings.num_samples "
+                f"({context.settings.num_samples}), got {self.num_directions}; lower it or probe more samples"
+            )
+        if context.image_shape[-1] < 7:
+            raise ValueError(
+                f"checkpoint_similarity needs images of at least 7x7 pixels (SSIM window), got {context.image_shape}; "
+                f"set --checkpoint_similarity.enabled false"
+            )
+        self._networks = {spec.split("=")[0].replace("/", "_"): load_features(spec) for spec in self.features}
+
+    def measure(self, event: ProbePass) -> ProbeResult:
+        """Similarity to the samples of the previous checkpoint; nothing at the first one."""
+        previous, self._previous = self._previous, (event.step, event.x_0)
+        if previous is None:
+            return ProbeResult()
+        step, x_0 = previous
+        values = self._compare(event.x_0, x_0, self._extracted(event.x_0), self._extracted(x_0))
+        return ProbeResult({**values, "previous_step": float(step)})
+
+    def finish(self, context: ProbeContext) -> dict[int, ProbeResult]:
+        """Every stored checkpoint against the final one."""
+        *earlier, final_step = context.folder.sample_steps()
+        final = context.folder.load_samples(final_step)
+        final_features = self._extracted(final)
+        results = {}
+        for step in earlier:
+            x_0 = context.folder.load_samples(step)
+            values = self._compare(x_0, final, self._extracted(x_0), final_features)
+            results[step] = ProbeResult({**values, "final_step": float(final_step)})
+        return results
+
+    def _extracted(self, x_0: Tensor) -> dict[str, Tensor]:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return {name: extract(network, x_0, device=device) for name, network in self._networks.items()}
+
+    def _compare(
+        self, x: Tensor, y: Tensor, x_features: dict[str, Tensor], y_features: dict[str, Tensor]
+    ) -> dict[str, float]:
+        measures: dict[str, Callable[[Tensor, Tensor], float]] = {
+            "cka": cka,
+            "cka_debiased": partial(cka, debiased=True),
+            "svcca": partial(svcca, num_directions=self.num_directions),
+            "ssim": lambda a, b: float(ssim(a.clamp(-1, 1), b.clamp(-1, 1)).mean()),
+        }
+        values = {name: measure(x, y) for name, measure in measures.items()}
+        for name, features in x_features.items():
+            values[f"{name}_cosine"] = float(cosine_similarity(features, y_features[name]).mean())
+        return values

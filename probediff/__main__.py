@@ -1,0 +1,52 @@
+"""The command ``probediff``: help and dispatch, without importing anything heavy."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+
+from probediff import __version__
+
+COMMANDS = {"fit": "train a diffusion model and probe it at checkpoints"}
+
+_USAGE = """usage: probediff COMMAND [options]
+
+Train pixel-space diffusion models and see how noises, images and DDIM latents relate.
+
+commands:
+{commands}
+
+options:
+  -h, --help     show this help
+  --version      show the version
+
+examples:
+  probediff fit --config configs/patches.yaml
+  probediff fit --config configs/cifar10.yaml --data.root ~/data --trainer.devices 8
+  probediff fit --help
+
+Documentation: README.md"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_USAGE.format(commands="\n".join(f"  {name:<13}{text}" for name, text in COMMANDS.items())))
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"probediff {__version__}")
+        return 0
+    if arguments[0] not in COMMANDS:
+        close = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"commands: {', '.join(COMMANDS)}"
+        print(f"probediff: unknown command {arguments[0]!r}; {hint} (see probediff --help)", file=sys.stderr)
+        return 2
+    from probediff.cli import fit
+
+    return fit(arguments[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

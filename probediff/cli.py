@@ -1,0 +1,199 @@
+"""The command line: the only place where configuration becomes objects."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+import os
+import pkgutil
+import sys
+import traceback
+import warnings
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import yaml
+from lightning.pytorch.callbacks import ModelSummary, TQDMProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
+
+import callbacks
+from callbacks import Probe, Probing
+from probediff.data import ImageDataModule
+from probediff.denoisers import UNet
+from probediff.features import FeatureLoadError
+from probediff.module import DiffusionModule, NonFiniteLossError
+from probediff.records import RunFolder
+from probediff.report.table import run_summary
+from probediff.tracking import FailsafeWandbLogger, WandbSettings
+
+_RUN_DIR_VARIABLE = "PROBEDIFF_RUN_DIR"
+_EXPECTED_ERRORS = (ValueError, OSError, FeatureLoadError, NonFiniteLossError)
+
+
+def available_probes() -> dict[str, type[Probe]]:
+    """All probes of the package ``callbacks`` by configuration key; a new file there is found by itself."""
+    found: dict[str, type[Probe]] = {}
+    for part in pkgutil.iter_modules(callbacks.__path__):
+        module = importlib.import_module(f"callbacks.{part.name}")
+        for _, member in inspect.getmembers(module, inspect.isclass):
+            if issubclass(member, Probe) and member is not Probe and member.__module__ == module.__name__:
+                found[member.name()] = member
+    return found
+
+
+class FitCLI(LightningCLI):
+    """``probediff fit``: builds the run that a configuration describes; ``fit`` below starts it."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        super().__init__(
+            DiffusionModule,
+            ImageDataModule,
+            subclass_mode_data=True,
+            run=False,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            trainer_defaults={
+                "enable_checkpointing": False,
+                "use_distributed_sampler": False,
+                "num_sanity_val_steps": 0,
+                "log_every_n_steps": 50,
+            },
+            parser_kwargs={
+                "prog": "probediff fit",
+                "description": "Train a diffusion model and probe it at checkpoints. Any key of a configuration file "
+                "can be given as an option, e.g. --network.channels 64. "
+                "--print_config shows the whole configuration without running it.",
+                "parser_mode": "omegaconf+",
+                "default_env": False,
+            },
+            args=arguments,
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the arguments that were handed over (LightningCLI would warn about them)."""
+        self.config = parser.parse_args(args)
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The seed, an integer: initial weights and all training randomness follow from it."""
+        parser.add_argument(
+            "--seed_everything", type=int, default=0, help="Seed of the initial weights and of all training randomness."
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Keys beside ``trainer``, ``model`` and ``data``, and the values that must agree."""
+        parser.add_argument(
+            "--run_dir", type=str | None, default=None, help="Folder of the run (runs/<config name>/<start time>)."
+        )
+        parser.add_class_arguments(UNet, "network")
+        parser.add_class_arguments(WandbSettings, "wandb")
+        parser.add_lightning_class_args(Probing, "probing")
+        for name, probe in available_probes().items():
+            parser.add_lightning_class_args(probe, name)
+        parser.link_arguments("seed_everything", "model.seed")
+        for source, target in (("image_size", "image_size"), ("channels", "in_channels")):
+            parser.link_arguments(f"data.{source}", f"network.{target}", apply_on="instantiate")
+        # Noise and variance: the network of both losses, so that a checkpoint fits either.
+        parser.link_arguments(
+            "data.channels", "network.out_channels", compute_fn=lambda channels: 2 * channels, apply_on="instantiate"
+        )
+        parser.link_arguments("network", "model.network", apply_on="instantiate")
+
+    def before_instantiate_classes(self) -> None:
+        """Settle the run folder before anything expensive starts."""
+        self.run_dir = self._resolve_run_dir()
+        RunFolder(self.run_dir).create()
+        # Untrained networks produce denormals, which slow CPUs down a hundredfold.
+        torch.set_flush_denormal(True)
+
+    def _resolve_run_dir(self) -> Path:
+        # Processes that Lightning launches inherit the variable, so that all ranks agree on one folder.
+        if _RUN_DIR_VARIABLE in os.environ and "LOCAL_RANK" in os.environ:
+            return Path(os.environ[_RUN_DIR_VARIABLE])
+        run_dir = self.config.run_dir
+        if run_dir is None:
+            if "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+                raise ValueError(
+                    "--run_dir must be given when torchrun or SLURM starts the processes, got none: "
+                    "each would take its own start time for the name of the folder"
+                )
+            sources = self.config.get("config") or []
+            name = Path(str(sources[-1])).stem if sources else "fit"
+            run_dir = Path("runs") / name / datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
+        os.environ[_RUN_DIR_VARIABLE] = str(run_dir)
+        return Path(run_dir)
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """The trainer, with the run folder as its root and W&B as its logger."""
+        given = self.config_init.trainer
+        if given.logger in (None, True):
+            settings: WandbSettings = self.config_init.wandb
+            kwargs["logger"] = False if settings.mode == "disabled" else FailsafeWandbLogger(settings, self.run_dir)
+        added: list[L.Callback] = []
+        if given.enable_progress_bar is not False:
+            added.append(TQDMProgressBar(refresh_rate=10))
+        if given.enable_model_summary is not False:
+            added.append(ModelSummary(max_depth=1))
+        listed = given.callbacks or []
+        kwargs["callbacks"] = [*added, *(listed if isinstance(listed, list) else [listed])]
+        return super().instantiate_trainer(default_root_dir=str(self.run_dir), **kwargs)
+
+    def after_instantiate_classes(self) -> None:
+        """Write the configuration where the run will be."""
+        if self.trainer.is_global_zero:
+            text = self.parser.dump(self.config, skip_none=False)
+            RunFolder(self.run_dir).save_config(text)
+            for logger in self.trainer.loggers:
+                logger.log_hyperparams(yaml.safe_load(text))
+
+
+def _quiet_libraries() -> None:
+    """Leave out advice that does not apply: the data sets are in memory, the run folder replaces Lightning's logs."""
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+
+
+def fit(arguments: list[str]) -> int:
+    """``probediff fit``: train and probe; returns the exit status.
+
+    An error that the user can cure is printed in one line, with the traceback in the run folder.
+    """
+    _quiet_libraries()
+    run_dir: Path | None = None
+    try:
+        cli = FitCLI(arguments)
+        run_dir = cli.run_dir
+        print_once(f"run folder: {run_dir}")
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    except _EXPECTED_ERRORS as error:
+        print(f"probediff fit: error: {_own_words(error)}", file=sys.stderr)
+        _keep_traceback(run_dir)
+        return 1
+    print_once(run_summary(RunFolder(run_dir)))
+    return 0
+
+
+@rank_zero_only
+def print_once(text: str) -> None:
+    """Print on the first process only."""
+    print(text, flush=True)
+
+
+def _own_words(error: BaseException) -> BaseException:
+    """The error of the class that refused its arguments, without the parser's list of all types that it tried."""
+    while str(error).startswith("Does not validate against any of") and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _keep_traceback(run_dir: Path | None) -> None:
+    if run_dir is not None and run_dir.is_dir():
+        path = run_dir / "error.txt"
+        path.write_text(traceback.format_exc(), encoding="utf-8")
+        print(f"The traceback is in {path}", file=sys.stderr)

@@ -1,0 +1,111 @@
+"""Tiny runs that take a second, and the switch to the real images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+
+from callbacks import (
+    AssignmentAccuracy,
+    CheckpointSimilarity,
+    FixedNoiseGeneration,
+    InversionAngles,
+    PixelCorrelation,
+    ProbeSchedule,
+    Probing,
+)
+from probediff.data import Digits
+from probediff.denoisers import UNet
+from probediff.module import DiffusionModule
+from probediff.probing import PassSettings
+
+# Untrained networks produce denormals, which slow a CPU down; the command line does the same.
+torch.set_flush_denormal(True)
+# Tiny tensors are faster on one core, and pytest uses the others.
+torch.set_num_threads(1)
+os.environ.setdefault("WANDB_SILENT", "true")
+
+
+def tiny_module(seed: int = 0, **options: Any) -> DiffusionModule:
+    """A network of 12 thousand parameters with dropout and 40 timesteps for the 8x8 digits."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = UNet(
+            image_size=8,
+            in_channels=1,
+            out_channels=2,
+            channels=8,
+            channel_mult=(1, 2),
+            num_res_blocks=1,
+            attention_resolutions=(4,),
+            num_heads=2,
+            dropout=0.1,
+        )
+    defaults = {"num_train_timesteps": 40, "learning_rate": 2e-3, "ema_rates": [0.9], "seed": seed}
+    return DiffusionModule(network, **(defaults | options))
+
+
+def all_probes() -> list[L.Callback]:
+    return [
+        FixedNoiseGeneration(num_shown=9),
+        InversionAngles(num_shown=4),
+        AssignmentAccuracy(num_hubs=4),
+        PixelCorrelation(),
+        CheckpointSimilarity(num_directions=3),
+    ]
+
+
+def tiny_settings(**options: Any) -> PassSettings:
+    return PassSettings(**({"num_samples": 17, "num_steps": 8, "batch_size": 8} | options))
+
+
+Fit = Callable[..., tuple[DiffusionModule, L.Trainer]]
+
+
+@pytest.fixture
+def fit(tmp_path: Path) -> Fit:
+    """Train a tiny module for ``max_steps`` with the given probes in ``tmp_path/run``."""
+
+    def run(
+        probes: list[L.Callback] | None = None,
+        module: DiffusionModule | None = None,
+        settings: PassSettings | None = None,
+        schedule: ProbeSchedule | None = None,
+        **trainer_options: Any,
+    ) -> tuple[DiffusionModule, L.Trainer]:
+        module = module or tiny_module()
+        callbacks = (
+            []
+            if probes is None
+            else [Probing(schedule or ProbeSchedule(steps=(2,)), settings or tiny_settings(), False), *probes]
+        )
+        options = {
+            "accelerator": "cpu",
+            "max_steps": 5,
+            "logger": False,
+            "default_root_dir": tmp_path / "run",
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "use_distributed_sampler": False,
+            "callbacks": callbacks,
+        }
+        trainer = L.Trainer(**(options | trainer_options))
+        trainer.fit(module, datamodule=Digits(batch_size=16))
+        return module, trainer
+
+    return run
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """Folder of the real images, from PROBEDIFF_DATA."""
+    if not os.environ.get("PROBEDIFF_DATA"):
+        pytest.skip("PROBEDIFF_DATA does not name a folder of real images")
+    return Path(os.environ["PROBEDIFF_DATA"])
