@@ -10,7 +10,7 @@ from torch import Tensor
 
 from callbacks.base import Probe
 from probediff.measures import angle_of_mean_cosine, most_probable_triangle, triangle_angles, triangle_distances
-from probediff.pictures import grid, to_uint8
+from probediff.pictures import grid, to_uint8, triangle
 from probediff.probing import ProbePass, ProbeResult
 
 
@@ -50,8 +50,12 @@ class InversionAngles(Probe):
             "latent_std": float(latent.double().std(correction=0)),
         }
         arrays = {name: value.float() for name, value in (asdict(angles) | asdict(distances)).items()}
+        pictures = {
+            "latents": self._picture(noise, x_0, latent),
+            "triangle": triangle(likely.at_noise_deg, likely.at_image_deg, likely.at_latent_deg),
+        }
         histograms = ("at_noise_deg", "at_image_deg", "at_latent_deg")
-        return ProbeResult(values, arrays, {"latents": self._picture(noise, x_0, latent)}, histograms)
+        return ProbeResult(values, arrays, pictures, histograms)
 
     def _picture(self, noise: Tensor, x_0: Tensor, latent: Tensor) -> Tensor:
         """Rows: samples, latents (-3..3), latent minus noise (-2..2)."""

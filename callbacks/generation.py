@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import math
 
-from callbacks.base import Probe
+import torch
+
+from callbacks.base import Probe, ProbeContext
 from probediff.pictures import grid, to_uint8
 from probediff.probing import ProbePass, ProbeResult
+
+_MOST_ROWS = 12
+_SAMPLES_A_ROW = 12
 
 
 class FixedNoiseGeneration(Probe):
@@ -32,3 +37,10 @@ class FixedNoiseGeneration(Probe):
             "saturated_fraction": float((event.x_0.abs() >= 0.999).double().mean()),
         }
         return ProbeResult(values, pictures={"samples": grid(to_uint8(shown), math.ceil(math.sqrt(len(shown))))})
+
+    def finish(self, context: ProbeContext) -> dict[int, ProbeResult]:
+        """The same noises over training: one row a step, evenly chosen among the stored ones (P1-F6, right)."""
+        steps = context.folder.sample_steps()
+        chosen = sorted({steps[round(k * (len(steps) - 1) / (_MOST_ROWS - 1))] for k in range(_MOST_ROWS)})
+        rows = [to_uint8(context.folder.load_samples(step)[:_SAMPLES_A_ROW]) for step in chosen]
+        return {steps[-1]: ProbeResult(pictures={"over_training": grid(torch.cat(rows), len(rows[0]))})}

@@ -71,7 +71,7 @@ class Probing(L.Callback):
             "schedule": module.schedule_name,
             "num_train_timesteps": len(module.schedule),
             "image_shape": list(self.context.image_shape),
-            "dtype": "float32",
+            "dtype": str(next(module.eps_model.parameters()).dtype).removeprefix("torch."),
         }
         return asdict(self.settings) | model
 

@@ -28,7 +28,6 @@ class CheckpointSimilarity(Probe):
         super().__init__(enabled)
         self.features = list(features)
         self.num_directions = num_directions
-        self._previous: tuple[int, Tensor] | None = None
         self._networks: dict[str, FeatureNetwork] = {}
 
     def check(self, context: ProbeContext) -> None:
@@ -43,16 +42,17 @@ class CheckpointSimilarity(Probe):
                 f"checkpoint_similarity needs images of at least 7x7 pixels (SSIM window), got {context.image_shape}; "
                 f"set --checkpoint_similarity.enabled false"
             )
+        self._folder = context.folder
         self._networks = {spec.split("=")[0].replace("/", "_"): load_features(spec) for spec in self.features}
 
     def measure(self, event: ProbePass) -> ProbeResult:
         """Similarity to the samples of the previous checkpoint; nothing at the first one."""
-        previous, self._previous = self._previous, (event.step, event.x_0)
-        if previous is None:
+        earlier = [step for step in self._folder.sample_steps() if step < event.step]
+        if not earlier:
             return ProbeResult()
-        step, x_0 = previous
+        x_0 = self._folder.load_samples(earlier[-1])
         values = self._compare(event.x_0, x_0, self._extracted(event.x_0), self._extracted(x_0))
-        return ProbeResult({**values, "previous_step": float(step)})
+        return ProbeResult({**values, "previous_step": float(earlier[-1])})
 
     def finish(self, context: ProbeContext) -> dict[int, ProbeResult]:
         """Every stored checkpoint against the final one."""

@@ -95,7 +95,12 @@ class DiffusionModule(L.LightningModule):
         return torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=fused)
 
     def on_fit_start(self) -> None:
-        """Compile in place, which keeps the keys of the state dict."""
+        """Check the precision; compile in place, which keeps the keys of the state dict."""
+        if self.trainer.precision in ("16-true", "bf16-true"):
+            raise ValueError(
+                f"trainer.precision must be 32-true, bf16-mixed, 16-mixed or 64-true, got {self.trainer.precision}: "
+                f"averages at rates near 1 vanish in 16-bit weights; use bf16-mixed"
+            )
         if self.compile_network:
             for model in (self.eps_model, *self.ema.models):
                 cast(EpsModel, model).unet.compile()

@@ -123,7 +123,8 @@ def run_pass(
     With an initialised process group each process works on its share of the indices and all get the whole; every
     process must call this. ``advance(part, done, total)`` reports progress in network evaluations of this process.
     """
-    device = next(chain(eps_model.parameters(), eps_model.buffers())).device
+    weight = next(chain(eps_model.parameters(), eps_model.buffers()))
+    device, dtype = weight.device, weight.dtype
     grouped = torch.distributed.is_available() and torch.distributed.is_initialized()
     rank, world_size = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if grouped else (0, 1)
     mine = torch.arange(settings.num_samples).tensor_split(world_size)[rank]
@@ -139,18 +140,18 @@ def run_pass(
             if advance is not None:
                 advance(part, done, total)
 
-        made = [make(indices, on_step).cpu() for indices in batches]
+        made = [make(indices, on_step).float().cpu() for indices in batches]
         local = torch.cat(made) if made else torch.empty(0, *image_shape)
         return _gathered(local, settings.num_samples, world_size, device) if world_size > 1 else local
 
     def sample(indices: Tensor, on_step: Callable[[DDIMStep], None]) -> Tensor:
-        x_T = seeded_noise(settings.noise_seed, indices, image_shape).to(device)
+        x_T = seeded_noise(settings.noise_seed, indices, image_shape).to(device, dtype)
         return ddim_sample(eps_model, schedule, x_T, settings.num_steps, settings.convention, settings.clip, on_step)
 
     x_0 = batched("sampling", sample)
 
     def inverted(indices: Tensor, on_step: Callable[[DDIMStep], None]) -> Tensor:
-        images = x_0[indices].to(device)
+        images = x_0[indices].to(device, dtype)
         clip = settings.clip_inversion
         return ddim_invert(eps_model, schedule, images, settings.num_steps, settings.convention, clip, on_step)
 

@@ -15,7 +15,7 @@ from callbacks import ProbeSchedule
 from probediff.denoisers import UNet
 from probediff.ema import AveragedWeights
 from probediff.module import DiffusionModule, NonFiniteLossError
-from tests.conftest import tiny_module
+from tests.conftest import all_probes, tiny_module
 
 Fit = Callable[..., tuple[DiffusionModule, L.Trainer]]
 
@@ -56,8 +56,13 @@ def test_training_learns(fit: Fit) -> None:
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
 def test_other_precisions_train(fit: Fit, precision: str) -> None:
-    module, _ = fit([], precision=precision)
+    module, _ = fit(all_probes(), precision=precision)
     assert all(bool(torch.isfinite(value).all()) for value in module.state_dict().values())
+
+
+def test_weights_of_16_bits_are_refused(fit: Fit) -> None:
+    with pytest.raises(ValueError, match=r"trainer.precision must be .* got bf16-true: averages .*use bf16-mixed"):
+        fit([], precision="bf16-true")
 
 
 def test_the_simple_loss_leaves_the_variance_channels_alone(fit: Fit) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from probediff.pictures import grid, to_uint8
+from probediff.pictures import grid, to_uint8, triangle
 from probediff.probing import ProbeResult
 from probediff.records import RunFolder, provenance
 from probediff.report.table import format_table, probe_tables, run_summary
@@ -59,6 +59,22 @@ def test_to_uint8_and_grid() -> None:
     assert pixels[:, 0, 0, 0].tolist() == [0, 0, 128, 255]
     assert to_uint8(images, (-2, 2))[:, 0, 0, 0].tolist() == [0, 64, 128, 191]
     assert grid(pixels, 2).shape == (3, 2 * 66 + 2, 2 * 66 + 2)
+
+
+@pytest.mark.parametrize("angles", [(60, 60, 60), (20, 30, 130), (0, 0, 180), (100, 79.5, 0.5), (130, 20, 30)])
+def test_triangles_fit_their_picture(angles: tuple[float, float, float]) -> None:
+    picture = triangle(*angles, size_px=240)
+    assert picture.shape == (3, 160, 240)
+    assert picture.dtype == torch.uint8
+    dark = (picture < 128).all(0)
+    assert dark.any()
+    assert not dark[[0, -1]].any()
+    assert not dark[:, [0, -1]].any()
+
+
+def test_triangles_must_close() -> None:
+    with pytest.raises(ValueError, match="angles must sum to 180, got 60, 60, 70"):
+        triangle(60, 60, 70)
 
 
 def test_provenance_names_versions_and_commit(tmp_path: Path) -> None:

@@ -56,8 +56,14 @@ def test_records_checkpoints_and_samples(fit: Fit, tmp_path: Path) -> None:
         assert float(angles["at_image_deg"].mean()) == pytest.approx(
             found["inversion_angles", step]["at_image_mean_deg"], rel=1e-5
         )
-        for picture in ("fixed_noise_generation.samples", "inversion_angles.latents", "assignment_accuracy.hubs"):
+        for picture in (
+            "fixed_noise_generation.samples",
+            "inversion_angles.latents",
+            "inversion_angles.triangle",
+            "assignment_accuracy.hubs",
+        ):
             assert (tmp_path / "run" / "pictures" / f"step={step:08d}.{picture}.png").stat().st_size > 100
+    assert (tmp_path / "run" / "pictures" / "step=00000005.fixed_noise_generation_final.over_training.png").exists()
     assert ("checkpoint_similarity", 0) not in found
     assert found["checkpoint_similarity", 5]["previous_step"] == 2
     assert {step for probe, step in found if probe == "checkpoint_similarity_final"} == {0, 2}
