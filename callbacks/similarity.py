@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from callbacks.base import Probe, ProbeContext
 from probediff.features import FeatureNetwork, extract, load_features
@@ -60,7 +61,7 @@ class CheckpointSimilarity(Probe):
         final = context.folder.load_samples(final_step)
         final_features = self._extracted(final)
         results = {}
-        for step in earlier:
+        for step in tqdm(earlier, desc="similarity to the final samples", leave=False):
             x_0 = context.folder.load_samples(step)
             values = self._compare(x_0, final, self._extracted(x_0), final_features)
             results[step] = ProbeResult({**values, "final_step": float(final_step)})

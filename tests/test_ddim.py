@@ -1,5 +1,7 @@
 """Samplers against improved-diffusion's numbers, diffusers' schedulers, and closed forms for Gaussian data."""
 
+import itertools
+
 import pytest
 import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
@@ -103,7 +105,7 @@ def test_round_trip_error_falls_at_first_order(gaussian: tuple, convention: str)
         x_0 = ddim_sample(denoiser, SCHEDULE, x_T, num_steps, convention, clip=False)
         latent = ddim_invert(denoiser, SCHEDULE, x_0, num_steps, convention, clip=False)
         errors.append((num_steps, float((latent - x_T).norm() / x_T.norm())))
-    for (steps, error), (more_steps, smaller) in zip(errors, errors[1:], strict=False):
+    for (steps, error), (more_steps, smaller) in itertools.pairwise(errors):
         order = torch.log(torch.tensor(error / smaller)) / torch.log(torch.tensor(more_steps / steps))
         assert 0.85 < float(order) < 1.25, errors
 

@@ -82,6 +82,9 @@ def test_the_wheel_holds_both_packages_and_runs_elsewhere(tmp_path: Path) -> Non
     for path in SOURCES:
         assert path.relative_to(ROOT).as_posix() in names
     assert {"probediff/py.typed", "callbacks/py.typed"} <= names
-    code = f"import sys; sys.path.insert(0, {str(target)!r}); import probediff.cli as c; print(c.__file__, len(c.available_probes()))"
+    code = (
+        f"import sys; sys.path.insert(0, {str(target)!r}); import probediff.cli as cli; "
+        "print(cli.__file__, len(cli.available_probes()))"
+    )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.stdout.split() == [str(target / "probediff" / "cli.py"), "5"], done.stderr

@@ -12,24 +12,16 @@ CHUNK_ELEMENTS = 2**22
 def as_rows(name: str, images: Tensor) -> Tensor:
     """Check one set of samples and flatten it after the first dimension.
 
-    Parameters
-    ----------
-    name : str
-        What the caller calls the argument; it opens every message.
-    images : Tensor, (N, D) or (N, C, H, W)
-        Any floating dtype.
+    Args:
+        name: What the caller calls the argument; it opens every message.
+        images: (N, D) or (N, C, H, W). Any floating dtype.
 
-    Returns
-    -------
-    Tensor, (N, D)
-        Detached, in the dtype and on the device it came in.
+    Returns:
+        (N, D). Detached, in the dtype and on the device it came in.
 
-    Raises
-    ------
-    TypeError
-        Not a tensor, or not floating point.
-    ValueError
-        Another rank, no samples, no values, NaN or infinity.
+    Raises:
+        TypeError: Not a tensor, or not floating point.
+        ValueError: Another rank, no samples, no values, NaN or infinity.
     """
     if not isinstance(images, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(images).__name__}; convert it with torch.as_tensor")

@@ -52,15 +52,11 @@ def triangle_angles(noise: Tensor, x_0: Tensor, latent: Tensor) -> TriangleAngle
     Assessments of Roundoff", section 12), which keeps full accuracy near 0 and 180 degrees, where acos loses half
     of its digits. Aggregate afterwards: the mean of these angles is not `angle_of_mean_cosine`.
 
-    Parameters
-    ----------
-    noise, x_0, latent : Tensor, (N, C, H, W) or (N, D)
-        One shape; any floating dtype.
+    Args:
+        noise, x_0, latent: (N, C, H, W) or (N, D). One shape; any floating dtype.
 
-    Raises
-    ------
-    ValueError
-        Shapes differ, nothing in them, values not finite, or two vertices of a triangle coincide.
+    Raises:
+        ValueError: Shapes differ, nothing in them, values not finite, or two vertices of a triangle coincide.
     """
     noise, x_0, latent = same_shape_rows(noise=noise, x_0=x_0, latent=latent)
     _check_apart(noise=noise, x_0=x_0, latent=latent)
@@ -112,15 +108,11 @@ def _check_apart(**vertices: Tensor) -> None:
 def triangle_distances(noise: Tensor, x_0: Tensor, latent: Tensor) -> TriangleDistances:
     """L2 length of the sides of each sample's noise-image-latent triangle (P1, figure 4).
 
-    Parameters
-    ----------
-    noise, x_0, latent : Tensor, (N, C, H, W) or (N, D)
-        One shape; any floating dtype.
+    Args:
+        noise, x_0, latent: (N, C, H, W) or (N, D). One shape; any floating dtype.
 
-    Raises
-    ------
-    ValueError
-        Shapes differ, nothing in them, or values not finite.
+    Raises:
+        ValueError: Shapes differ, nothing in them, or values not finite.
     """
     noise, x_0, latent = same_shape_rows(noise=noise, x_0=x_0, latent=latent)
     sides = [
@@ -137,15 +129,11 @@ def angle_of_mean_cosine(a: Tensor, b: Tensor) -> float:
     This is what P1's authors print as "mean angle". It is not the mean of the angles (acos is not linear), hence
     the name; use `triangle_angles` for a mean and a standard deviation over samples.
 
-    Parameters
-    ----------
-    a, b : Tensor, (N, C, H, W) or (N, D)
-        Edge vectors, for instance `noise - x_0` and `latent - x_0`.
+    Args:
+        a, b: (N, C, H, W) or (N, D). Edge vectors, for instance `noise - x_0` and `latent - x_0`.
 
-    Raises
-    ------
-    ValueError
-        Shapes differ, nothing in them, values not finite, or a vector is zero.
+    Raises:
+        ValueError: Shapes differ, nothing in them, values not finite, or a vector is zero.
     """
     mean_cosine = float(cosine_similarity(a, b).mean())
     return math.degrees(math.acos(max(-1.0, min(1.0, mean_cosine))))
@@ -159,10 +147,8 @@ def most_probable_triangle(angles: TriangleAngles) -> MostProbableTriangle:
     taken. Where no triangle has a positive product, as happens with few samples, the answer is the mean angles
     rounded to a sum of 180, with probability 0.
 
-    Raises
-    ------
-    ValueError
-        The angles are not three (N,) tensors of triangles' angles, or N = 0.
+    Raises:
+        ValueError: The angles are not three (N,) tensors of triangles' angles, or N = 0.
     """
     stacked = _check_angles(angles)
     counts = torch.stack([torch.bincount(a, minlength=181) for a in torch.floor(stacked + 0.5).long()]).double()

@@ -38,18 +38,13 @@ def assignment_accuracy(noise: Tensor, x_0: Tensor, chunk_size: int = 4096) -> A
     Of candidates at exactly the same distance, as computed in the precision of the tiles, the lower index is
     nearer: N equal images give 1 / N.
 
-    Parameters
-    ----------
-    noise, x_0 : Tensor, (N, C, H, W) or (N, D)
-        One shape; `noise[i]` belongs to `x_0[i]`.
-    chunk_size : int
-        Rows in a tile; it changes memory and speed.
+    Args:
+        noise, x_0: (N, C, H, W) or (N, D). One shape; `noise[i]` belongs to `x_0[i]`.
+        chunk_size: Rows in a tile; it changes memory and speed.
 
-    Raises
-    ------
-    ValueError
-        Shapes differ, nothing in them, values not finite or too large for squares in the precision of the tiles,
-        `chunk_size` under 1.
+    Raises:
+        ValueError: Shapes differ, nothing in them, values not finite or too large for squares in the precision of the
+            tiles, `chunk_size` under 1.
     """
     noise, x_0 = same_shape_rows(noise=noise, x_0=x_0)
     check_at_least("chunk_size", chunk_size, 1)
@@ -170,19 +165,13 @@ def _nearest_both_ways(noise: _CentredSet, images: _CentredSet, k: int, chunk_si
 def hub_counts(nearest: Tensor, num_candidates: int) -> Tensor:
     """How many queries chose each candidate, (num_candidates,) int64 (P1, figures 7 and 8: hubs draw many).
 
-    Parameters
-    ----------
-    nearest : Tensor, (N,) int64
-        For each query the index of its candidate, as in `AssignmentAccuracy.nearest_image`.
-    num_candidates : int
-        Candidates that could be chosen.
+    Args:
+        nearest: (N,) int64. For each query the index of its candidate, as in `AssignmentAccuracy.nearest_image`.
+        num_candidates: Candidates that could be chosen.
 
-    Raises
-    ------
-    TypeError
-        `nearest` is not int64.
-    ValueError
-        It is not (N,) with N > 0, or an index is outside 0..num_candidates-1.
+    Raises:
+        TypeError: `nearest` is not int64.
+        ValueError: It is not (N,) with N > 0, or an index is outside 0..num_candidates-1.
     """
     check_at_least("num_candidates", num_candidates, 1)
     if not isinstance(nearest, Tensor) or nearest.dtype != torch.int64:
@@ -201,14 +190,11 @@ def hub_counts(nearest: Tensor, num_candidates: int) -> Tensor:
 def pixel_variance(images: Tensor) -> Tensor:
     """Variance over the D values of each image, dividing by D, (N,) float64 (P1, figures 7 and 8: hubs are flat).
 
-    Parameters
-    ----------
-    images : Tensor, (N, C, H, W) or (N, D)
+    Args:
+        images: (N, C, H, W) or (N, D).
 
-    Raises
-    ------
-    ValueError
-        Wrong rank, nothing in it, or values not finite.
+    Raises:
+        ValueError: Wrong rank, nothing in it, or values not finite.
     """
     chunks = float64_chunks(as_rows("images", images))
     return torch.cat([chunk.var(dim=1, correction=0) for (chunk,) in chunks])

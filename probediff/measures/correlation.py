@@ -19,17 +19,12 @@ def top_k_correlation(images: Tensor, k: int = 10) -> float:
     A pixel that is the same in all images has no correlation and is left out. The value depends on N and D even for
     pure noise: report `null_top_k_correlation` beside it.
 
-    Parameters
-    ----------
-    images : Tensor, (N, C, H, W) or (N, D)
-        N at least 2 (with N = 2 every correlation is 1 or -1).
-    k : int
-        How many pairs enter the mean.
+    Args:
+        images: (N, C, H, W) or (N, D). N at least 2 (with N = 2 every correlation is 1 or -1).
+        k: How many pairs enter the mean.
 
-    Raises
-    ------
-    ValueError
-        N < 2, fewer than k pairs of pixels that vary, wrong rank, or values not finite.
+    Raises:
+        ValueError: N < 2, fewer than k pairs of pixels that vary, wrong rank, or values not finite.
     """
     rows = as_rows("images", images)
     check_at_least("k", k, 1)
@@ -85,19 +80,13 @@ def null_top_k_correlation(num_images: int, num_pixels: int, k: int = 10) -> flo
     Fisher's atanh(r) is normal with variance 1 / (N - 3); the i-th largest of M = D (D - 1) / 2 absolute values is
     taken at Blom's plotting position (i - 3/8) / (M + 1/4). 0.155 at N = 1000, D = 3072.
 
-    Parameters
-    ----------
-    num_images : int
-        N, at least 4.
-    num_pixels : int
-        D, with at least k pairs.
-    k : int
-        How many pairs enter the mean.
+    Args:
+        num_images: N, at least 4.
+        num_pixels: D, with at least k pairs.
+        k: How many pairs enter the mean.
 
-    Raises
-    ------
-    ValueError
-        `num_images` under 4, or fewer than k pairs.
+    Raises:
+        ValueError: `num_images` under 4, or fewer than k pairs.
     """
     check_at_least("num_images", num_images, 4)
     check_at_least("num_pixels", num_pixels, 2)

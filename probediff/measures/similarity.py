@@ -25,15 +25,11 @@ _HSIC_FLOOR = 1e-12
 def cosine_similarity(x: Tensor, y: Tensor) -> Tensor:
     """Cosine of the angle between x[i] and y[i], (N,) float64.
 
-    Parameters
-    ----------
-    x, y : Tensor, (N, C, H, W) or (N, D)
-        One shape; any floating dtype.
+    Args:
+        x, y: (N, C, H, W) or (N, D). One shape; any floating dtype.
 
-    Raises
-    ------
-    ValueError
-        Shapes differ, nothing in them, values not finite, or a vector is zero.
+    Raises:
+        ValueError: Shapes differ, nothing in them, values not finite, or a vector is zero.
     """
     x_rows, y_rows = same_shape_rows(x=x, y=y)
     for name, rows in (("x", x_rows), ("y", y_rows)):
@@ -57,17 +53,14 @@ def cka(x: Tensor, y: Tensor, debiased: bool = False) -> float:
     and to isotropic scale. Summed in float64, in the space of features or of samples, whichever costs less; no
     N x N matrix is kept.
 
-    Parameters
-    ----------
-    x : Tensor, (N, D) or (N, C, H, W)
-    y : Tensor, (N, E) or (N, C, H, W)
-    debiased : bool
-        Needs N at least 4.
+    Args:
+        x: (N, D) or (N, C, H, W).
+        y: (N, E) or (N, C, H, W).
+        debiased: Needs N at least 4.
 
-    Raises
-    ------
-    ValueError
-        Different N, wrong rank, nothing in them, values not finite, a set without variance, or N < 4 with `debiased`.
+    Raises:
+        ValueError: Different N, wrong rank, nothing in them, values not finite, a set without variance, or N < 4 with
+            `debiased`.
     """
     x, y = same_length_rows(x=x, y=y)
     if debiased and len(x) < 4:
@@ -145,17 +138,14 @@ def svcca(x: Tensor, y: Tensor, num_directions: int = 10) -> float:
     correlations are exactly the singular values of U_x^T U_y: nothing is random, no noise is added. Where the last
     direction's singular value is repeated the subspace, and with it the value, is not unique.
 
-    Parameters
-    ----------
-    x : Tensor, (N, D) or (N, C, H, W)
-    y : Tensor, (N, E) or (N, C, H, W)
-    num_directions : int
-        Singular vectors kept of each set; under N, and at most the rank of each set.
+    Args:
+        x: (N, D) or (N, C, H, W).
+        y: (N, E) or (N, C, H, W).
+        num_directions: Singular vectors kept of each set; under N, and at most the rank of each set.
 
-    Raises
-    ------
-    ValueError
-        Different N, wrong rank, nothing in them, values not finite, N <= `num_directions`, or a set of lower rank.
+    Raises:
+        ValueError: Different N, wrong rank, nothing in them, values not finite, N <= `num_directions`, or a set of
+            lower rank.
     """
     x, y = same_length_rows(x=x, y=y)
     check_at_least("num_directions", num_directions, 1)
@@ -205,17 +195,13 @@ def ssim(x: Tensor, y: Tensor, data_range: float = 2.0) -> Tensor:
     A uniform 7 x 7 window, sample covariance, windows that lie inside the image, K1 = 0.01 and K2 = 0.03: the
     defaults of scikit-image. Two equal images give 1, constant ones included. Computed in float64, in chunks over N.
 
-    Parameters
-    ----------
-    x, y : Tensor, (N, C, H, W)
-        One shape, H and W at least 7.
-    data_range : float
-        Width of the range of pixel values; 2 for images in [-1, 1].
+    Args:
+        x, y: (N, C, H, W). One shape, H and W at least 7.
+        data_range: Width of the range of pixel values; 2 for images in [-1, 1].
 
-    Raises
-    ------
-    ValueError
-        Shapes differ, not (N, C, H, W), smaller than 7 pixels, values not finite, or `data_range` not positive.
+    Raises:
+        ValueError: Shapes differ, not (N, C, H, W), smaller than 7 pixels, values not finite, or `data_range` not
+            positive.
     """
     x_rows, y_rows = same_shape_rows(x=x, y=y)
     if x.ndim != 4 or min(x.shape[2:]) < _SSIM_WINDOW:
