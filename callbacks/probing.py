@@ -113,7 +113,7 @@ class Probing(L.Callback):
         pl_module.raise_if_not_finite()
         self._record_training(trainer, step)
         path = self.context.folder.checkpoint_path(step)
-        trainer.save_checkpoint(path)
+        trainer.save_checkpoint(path, weights_only=False)
         pl_module.last_checkpoint = path
         if self.probes:
             with undisturbed(pl_module), self._progress(trainer, step) as advance:

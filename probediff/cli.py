@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 import logging
 import os
 import pkgutil
+import re
 import sys
 import traceback
 import warnings
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning as L
 import torch
@@ -46,6 +48,22 @@ def available_probes() -> dict[str, type[Probe]]:
     return found
 
 
+class FitParser(LightningArgumentParser):
+    """A parser whose errors say which key may have been meant."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Exit with the message and the nearest known keys."""
+        keys = [action.dest for action in self._actions]
+        group = re.search(r"Group '([\w.]+)'", message)
+        for word in re.findall(r"[\w.]*\w", message.split("Got value")[0]):
+            full = f"{group[1]}.{word}" if group and not word.startswith(group[1]) else word
+            close = difflib.get_close_matches(full, keys, n=1, cutoff=0.8)
+            if close and full not in keys:
+                message += f" (did you mean {close[0]}?)"
+                break
+        super().error(message, ex)
+
+
 class FitCLI(LightningCLI):
     """``probediff fit``: builds the run that a configuration describes; ``fit`` below starts it."""
 
@@ -57,6 +75,7 @@ class FitCLI(LightningCLI):
             run=False,
             save_config_callback=None,
             auto_configure_optimizers=False,
+            parser_class=FitParser,
             seed_everything_default=0,
             trainer_defaults={
                 "enable_checkpointing": False,
@@ -66,6 +85,7 @@ class FitCLI(LightningCLI):
             },
             parser_kwargs={
                 "prog": "probediff fit",
+                "usage": "probediff fit --config FILE [--KEY VALUE ...]",
                 "description": "Train a diffusion model and probe it at checkpoints. Any key of a configuration file "
                 "can be given as an option, e.g. --network.channels 64. "
                 "--print_config shows the whole configuration without running it.",
@@ -153,9 +173,15 @@ class FitCLI(LightningCLI):
 
 
 def _quiet_libraries() -> None:
-    """Leave out advice that does not apply: the data sets are in memory, the run folder replaces Lightning's logs."""
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")
+    """Leave out the libraries' advice that does not apply here."""
+    for message in (
+        ".*does not have many workers.*",
+        ".*is smaller than the logging interval.*",
+        # The averaged copies of the network are meant to be in eval mode.
+        "Found .* module\\(s\\) in eval mode at the start of training.*",
+        ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
 
 

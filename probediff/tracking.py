@@ -91,7 +91,11 @@ class FailsafeWandbLogger(WandbLogger):
             group=settings.group,
             tags=settings.tags,
             mode=mode,
+            # The run's own tables are printed instead of W&B's summary.
+            settings=wandb.Settings(quiet=True),
         )
+        # Lightning passes an argument that wandb only warns about and is going to remove.
+        self._wandb_init.pop("anonymous", None)
         self.failed = False
 
     def _attempt(self, action: Callable[[], Any]) -> None:
