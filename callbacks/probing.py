@@ -12,15 +12,16 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tqdm.auto import tqdm
 
 from callbacks.base import Probe, ProbeContext
 from callbacks.schedule import ProbeSchedule
+from callbacks.stopping import StoppedBySignalError, StopRequest
+from probediff.checkpoints import save_checkpoint
 from probediff.module import DiffusionModule
 from probediff.probing import Advance, PassSettings, ProbePass, ProbeResult, run_pass, undisturbed
-from probediff.records import RunFolder
-from probediff.tracking import Tracker
+from probediff.records import END_OF_EVENT, FINISHED, RunFolder
+from probediff.tracking import Entry, Tracker
 
 
 class Probing(L.Callback):
@@ -43,8 +44,13 @@ class Probing(L.Callback):
         self.schedule = schedule
         self.settings = settings
         self.progress = progress
+        self.stop = StopRequest()
         self._probed_at = -1
+        self._looked_back = False
         self._due: frozenset[int] = frozenset()
+        self._restored: dict[str, Any] | None = None
+        self._loss_sum = torch.zeros((), dtype=torch.float64)
+        self._loss_count = 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Check everything that can be known before the first training step."""
@@ -75,90 +81,155 @@ class Probing(L.Callback):
         }
         return asdict(self.settings) | model
 
+    def state_dict(self) -> dict[str, Any]:
+        """The running loss since the last event, so that a resumed run records the same mean."""
+        return {"loss_sum": float(self._loss_sum), "loss_count": self._loss_count}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the running loss of the checkpoint."""
+        self._restored = state_dict
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse to write over another run."""
+        folder = self.context.folder
+        if self._restored is None and folder.records():
+            raise ValueError(
+                f"{folder.path} already holds a run; go on with it by --resume auto, or give another --run_dir"
+            )
+
     def on_train_start(self, trainer: L.Trainer, pl_module: DiffusionModule) -> None:  # type: ignore[override]
-        """Probe the untrained model."""
+        """Probe the untrained model, or bring a resumed run to where it was."""
+        self.stop.install(trainer)
+        self._begin(trainer, pl_module)
+
+    def _begin(self, trainer: L.Trainer, module: DiffusionModule) -> None:
         last_step = trainer.estimated_stepping_batches
         if math.isinf(last_step):
-            raise MisconfigurationException(
+            raise ValueError(
                 "trainer.max_steps (or trainer.max_epochs) must be set: without an end there is no last step to probe"
             )
         self._due = self.schedule.until(int(last_step))
-        self._loss_sum = torch.zeros((), device=pl_module.device)
-        self._loss_count = 0
+        # A float64 sum: its value does not depend on where a resumed run was cut.
+        restored = self._restored or {"loss_sum": 0.0, "loss_count": 0}
+        self._loss_sum = torch.tensor(restored["loss_sum"], dtype=torch.float64, device=module.device)
+        self._loss_count = restored["loss_count"]
         self._interval_start = time.perf_counter()
-        if trainer.global_step == 0:
-            self._probe(trainer, pl_module)
+        step = trainer.global_step
+        folder = self.context.folder
+        complete = trainer.is_global_zero and folder.rewind(step)
+        if trainer.strategy.reduce_boolean_decision(complete, all=False):
+            self._finish_event(step)
+        elif step in self._due:
+            self._probe(trainer, module, save=not folder.checkpoint_path(step).exists())
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: L.Trainer, pl_module: DiffusionModule, outputs: dict[str, torch.Tensor], batch: object, _: int
     ) -> None:
-        """Probe at due steps."""
+        """Probe at due steps; stop, with a checkpoint, when a signal asked for it."""
         self._loss_sum += outputs["loss"].detach()
         self._loss_count += 1
-        if trainer.global_step in self._due and trainer.global_step != self._probed_at:
+        step = trainer.global_step
+        if step in self._due and step != self._probed_at:
             self._probe(trainer, pl_module)
+        elif self.stop.agreed(trainer):
+            self._save(trainer, pl_module)
+            raise StoppedBySignalError(f"stopped by {self.stop.signal_name or 'another process'} at step {step}")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: DiffusionModule) -> None:  # type: ignore[override]
         """Probe the last step if it was not due, then let probes look back over the whole run."""
         if trainer.global_step != self._probed_at:
             self._probe(trainer, pl_module)
-        if trainer.is_global_zero:
-            with undisturbed(pl_module):
-                for probe in self.probes:
-                    for step, result in probe.finish(self.context).items():
-                        self.tracker.log(step, f"{probe.name()}_final", result, self.conventions)
+        self._look_back(trainer, pl_module)
 
-    def _probe(self, trainer: L.Trainer, pl_module: DiffusionModule) -> None:
-        step = self._probed_at = trainer.global_step
-        pl_module.raise_if_not_finite()
-        self._record_training(trainer, step)
-        path = self.context.folder.checkpoint_path(step)
-        trainer.save_checkpoint(path, weights_only=False)
-        pl_module.last_checkpoint = path
+    def on_fit_end(self, trainer: L.Trainer, pl_module: DiffusionModule) -> None:  # type: ignore[override]
+        """Complete a run that was killed after its last training step: Lightning then has nothing left to train."""
+        if not self._looked_back:
+            pl_module.to(trainer.strategy.root_device)
+            self._begin(trainer, pl_module)
+            self._look_back(trainer, pl_module)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        self.stop.uninstall()
+
+    def _look_back(self, trainer: L.Trainer, module: DiffusionModule) -> None:
+        self._looked_back = True
+        if not trainer.is_global_zero:
+            return
+        with undisturbed(module):
+            entries = [
+                Entry(step, f"{probe.name()}_final", result, self.conventions)
+                for probe in self.probes
+                for step, result in probe.finish(self.context).items()
+            ]
+        finished = ProbeResult({"last_step": float(trainer.global_step)})
+        self.tracker.log([*entries, Entry(trainer.global_step, FINISHED, finished, {})])
+
+    def _save(self, trainer: L.Trainer, module: DiffusionModule) -> None:
+        path = self.context.folder.checkpoint_path(trainer.global_step)
+        try:
+            save_checkpoint(trainer, path)
+        except OSError as error:
+            warnings.warn(f"{error}; training goes on without it. Free some space.", stacklevel=2)
+        else:
+            module.last_checkpoint = path
+
+    def _probe(self, trainer: L.Trainer, module: DiffusionModule, save: bool = True) -> None:
+        step = trainer.global_step
+        module.raise_if_not_finite()
+        if save:
+            self._save(trainer, module)
+        entries = self._training_entries(trainer, step)
+        start = time.perf_counter()
         if self.probes:
-            with undisturbed(pl_module), self._progress(trainer, step) as advance:
+            with undisturbed(module), self._progress(trainer, step) as advance:
                 invert = any(probe.needs_latent for probe in self.probes)
-                model = pl_module.probe_model(self.settings.weights, self.settings.ema_rate)
-                start = time.perf_counter()
-                event = run_pass(
-                    model, pl_module.schedule, self.settings, self.context.image_shape, step, invert, advance
-                )
+                model = module.probe_model(self.settings.weights, self.settings.ema_rate)
+                event = run_pass(model, module.schedule, self.settings, self.context.image_shape, step, invert, advance)
+                pass_seconds = time.perf_counter() - start
                 if trainer.is_global_zero:
-                    self._measure_all(event, time.perf_counter() - start, advance)
+                    self.tracker.save_samples(step, event.x_0)
+                    entries += self._measure_all(event, pass_seconds, advance)
+        if trainer.is_global_zero:
+            timing = {f"{e.probe}_seconds": e.extra["seconds"] for e in entries if "seconds" in e.extra}
+            timing["event_seconds"] = time.perf_counter() - start
+            self.tracker.log([*entries, Entry(step, END_OF_EVENT, ProbeResult(timing), self.conventions)])
+        self._finish_event(step)
+
+    def _finish_event(self, step: int) -> None:
+        self._probed_at = step
+        self._loss_sum.zero_()
+        self._loss_count = 0
         self._interval_start = time.perf_counter()
 
-    def _measure_all(self, event: ProbePass, pass_seconds: float, advance: Advance) -> None:
-        folder, conventions = self.context.folder, self.conventions
-        folder.save_samples(event.step, event.x_0)
-        seconds = {"pass": pass_seconds}
+    def _measure_all(self, event: ProbePass, pass_seconds: float, advance: Advance) -> list[Entry]:
+        passed = ProbeResult({"network_evaluations": float((1 + (event.latent is not None)) * self.settings.num_steps)})
+        entries = [Entry(event.step, "pass", passed, self.conventions, {"seconds": round(pass_seconds, 3)})]
         for done, probe in enumerate(self.probes):
             advance(probe.name(), done, len(self.probes))
             start = time.perf_counter()
+            result, extra = ProbeResult(), dict[str, Any]()
             try:
                 result = probe.measure(event)
             except ValueError as error:
                 # A degenerate sample set (say, constant images) must not end days of training.
                 warnings.warn(f"{probe.name()} has no result at step {event.step}: {error}", stacklevel=2)
-                folder.append({"step": event.step, "probe": probe.name(), "values": {}, "error": str(error)})
-                continue
-            seconds[probe.name()] = time.perf_counter() - start
-            self.tracker.log(event.step, probe.name(), result, conventions, seconds[probe.name()])
-        timing = {f"{part}_seconds": value for part, value in seconds.items()}
-        self.tracker.log(event.step, "timing", ProbeResult(values=timing), conventions)
+                extra["error"] = str(error)
+            if result.values or extra:
+                extra["seconds"] = round(time.perf_counter() - start, 3)
+            entries.append(Entry(event.step, probe.name(), result, self.conventions, extra))
+        return entries
 
-    def _record_training(self, trainer: L.Trainer, step: int) -> None:
+    def _training_entries(self, trainer: L.Trainer, step: int) -> list[Entry]:
         """Mean loss and speed since the last event, as a record like any other."""
-        if trainer.is_global_zero and self._loss_count:
-            seconds = time.perf_counter() - self._interval_start
-            values = {
-                "loss_mean": float(self._loss_sum) / self._loss_count,
-                "steps_per_second": self._loss_count / seconds,
-                "epoch": float(trainer.current_epoch),
-            }
-            conventions = {"batches": self._loss_count, "precision": trainer.precision}
-            self.tracker.log(step, "training", ProbeResult(values=values), conventions)
-        self._loss_sum.zero_()
-        self._loss_count = 0
+        if not (trainer.is_global_zero and self._loss_count):
+            return []
+        values = {
+            "loss_mean": float(self._loss_sum) / self._loss_count,
+            "steps_per_second": self._loss_count / (time.perf_counter() - self._interval_start),
+        }
+        conventions = {"batches": self._loss_count, "precision": trainer.precision}
+        return [Entry(step, "training", ProbeResult(values), conventions)]
 
     @contextmanager
     def _progress(self, trainer: L.Trainer, step: int) -> Iterator[Advance]:
@@ -166,6 +237,7 @@ class Probing(L.Callback):
         with tqdm(desc=f"probing step {step}", disable=hidden, leave=False, position=1, mininterval=0.5) as bar:
 
             def advance(part: str, done: int, total: int) -> None:
+                self.stop.raise_if_requested()
                 if bar.total != total or part not in bar.desc:
                     bar.reset(total)
                     bar.set_description(f"probing step {step}: {part}", refresh=False)

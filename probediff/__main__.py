@@ -8,7 +8,10 @@ from collections.abc import Sequence
 
 from probediff import __version__
 
-COMMANDS = {"fit": "train a diffusion model and probe it at checkpoints"}
+COMMANDS = {
+    "fit": "train a diffusion model and probe it at checkpoints",
+    "prepare": "decode an image set once, for fast training",
+}
 
 _USAGE = """usage: probediff COMMAND [options]
 
@@ -25,6 +28,7 @@ examples:
   probediff fit --config configs/patches.yaml
   probediff fit --config configs/cifar10.yaml --data.root ~/data --trainer.devices 8
   probediff fit --help
+  probediff prepare imagenet64 ~/imagenet/train ~/imagenet64
 
 Documentation: README.md"""
 
@@ -43,6 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f"did you mean {close[0]!r}?" if close else f"commands: {', '.join(COMMANDS)}"
         print(f"probediff: unknown command {arguments[0]!r}; {hint} (see probediff --help)", file=sys.stderr)
         return 2
+    if arguments[0] == "prepare":
+        from probediff.prepare.command import prepare
+
+        return prepare(arguments[1:])
     from probediff.cli import fit
 
     return fit(arguments[1:])

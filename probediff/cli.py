@@ -25,6 +25,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 import callbacks
 from callbacks import Probe, Probing
+from callbacks.stopping import StoppedBySignalError
+from probediff.checkpoints import load_checkpoint, newest_loadable
 from probediff.data import ImageDataModule
 from probediff.denoisers import UNet
 from probediff.features import FeatureLoadError
@@ -34,6 +36,8 @@ from probediff.report.table import run_summary
 from probediff.tracking import FailsafeWandbLogger, WandbSettings
 
 _RUN_DIR_VARIABLE = "PROBEDIFF_RUN_DIR"
+#: Exit status of a run that a signal stopped and that wants to be started again (EX_TEMPFAIL of sysexits.h).
+_STATUS_STOPPED = 75
 _EXPECTED_ERRORS = (ValueError, OSError, FeatureLoadError, NonFiniteLossError)
 
 
@@ -110,6 +114,13 @@ class FitCLI(LightningCLI):
         parser.add_argument(
             "--run_dir", type=str | None, default=None, help="Folder of the run (runs/<config name>/<start time>)."
         )
+        parser.add_argument(
+            "--resume",
+            type=str | None,
+            default=None,
+            help="Go on with a run: 'auto' takes the newest checkpoint that loads (in --run_dir, or else in the newest "
+            "folder of this configuration) and starts anew where there is none; or a checkpoint file.",
+        )
         parser.add_class_arguments(UNet, "network")
         parser.add_class_arguments(WandbSettings, "wandb")
         parser.add_lightning_class_args(Probing, "probing")
@@ -135,18 +146,35 @@ class FitCLI(LightningCLI):
         # Processes that Lightning launches inherit the variable, so that all ranks agree on one folder.
         if _RUN_DIR_VARIABLE in os.environ and "LOCAL_RANK" in os.environ:
             return Path(os.environ[_RUN_DIR_VARIABLE])
-        run_dir = self.config.run_dir
-        if run_dir is None:
-            if "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1:
-                raise ValueError(
-                    "--run_dir must be given when torchrun or SLURM starts the processes, got none: "
-                    "each would take its own start time for the name of the folder"
-                )
-            sources = self.config.get("config") or []
-            name = Path(str(sources[-1])).stem if sources else "fit"
-            run_dir = Path("runs") / name / datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
+        run_dir = Path(self.config.run_dir or self._default_run_dir())
         os.environ[_RUN_DIR_VARIABLE] = str(run_dir)
-        return Path(run_dir)
+        return run_dir
+
+    def _default_run_dir(self) -> Path:
+        if "TORCHELASTIC_RUN_ID" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+            raise ValueError(
+                "--run_dir must be given when torchrun or SLURM starts the processes, got none: "
+                "each would take its own start time for the name of the folder"
+            )
+        sources = self.config.get("config") or []
+        parent = Path("runs") / (Path(str(sources[-1])).stem if sources else "fit")
+        if self.config.resume == "auto" and (started := sorted(parent.glob("*/checkpoints/step=*.ckpt"))):
+            return started[-1].parents[1]
+        return parent / datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
+
+    def checkpoint_to_resume(self) -> Path | None:
+        """The checkpoint that ``--resume`` asks for.
+
+        Raises:
+            ValueError: when a file was named that cannot be gone on with.
+        """
+        keys = self.model.state_dict().keys()
+        if self.config.resume is None:
+            return None
+        if self.config.resume == "auto":
+            return newest_loadable(self.run_dir / "checkpoints", keys)
+        load_checkpoint(Path(self.config.resume), keys)
+        return Path(self.config.resume)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """The trainer, with the run folder as its root and W&B as its logger."""
@@ -196,7 +224,15 @@ def fit(arguments: list[str]) -> int:
         cli = FitCLI(arguments)
         run_dir = cli.run_dir
         print_once(f"run folder: {run_dir}")
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+        checkpoint = cli.checkpoint_to_resume()
+        if checkpoint is not None and RunFolder(run_dir).is_finished():
+            print_once(f"going on with a finished run from {checkpoint}")
+        elif checkpoint is not None:
+            print_once(f"going on from {checkpoint}")
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
+    except StoppedBySignalError as stop:
+        print_once(f"{stop}; go on with: probediff fit --config ... --run_dir {run_dir} --resume auto")
+        return _STATUS_STOPPED
     except _EXPECTED_ERRORS as error:
         print(f"probediff fit: error: {_own_words(error)}", file=sys.stderr)
         _keep_traceback(run_dir)

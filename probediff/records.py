@@ -22,6 +22,9 @@ from probediff.probing import ProbeResult
 
 _PACKAGES = ("probediff", "torch", "torchvision", "lightning", "wandb", "timm", "open_clip_torch")
 
+#: Probe names that close an event and a run: what comes before them in the records is whole.
+END_OF_EVENT, FINISHED = "timing", "run"
+
 
 class RunFolder:
     """The layout of a run folder.
@@ -83,27 +86,60 @@ class RunFolder:
         Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()).save(path)
         return path
 
-    def append(self, record: dict[str, Any]) -> None:
-        """Append one record; numbers that are not finite become null."""
-        with self.records_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_finite(record), allow_nan=False) + "\n")
+    def append(self, *records: dict[str, Any]) -> None:
+        """Append records in one write; numbers that are not finite become null.
+
+        Raises:
+            OSError: when they cannot be written; the file is then as it was.
+        """
+        lines = "".join(json.dumps(_finite(record), allow_nan=False) + "\n" for record in records)
+        with self.records_path.open("ab") as file:
+            size = file.tell()
+            try:
+                file.write(lines.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(size)
+                raise
 
     def records(self) -> list[dict[str, Any]]:
-        """All records in the order of writing."""
-        with self.records_path.open(encoding="utf-8") as file:
-            return [json.loads(line) for line in file if line.strip()]
+        """All records in the order of writing; an incomplete last line, left by a kill, does not count."""
+        if not self.records_path.exists():
+            return []
+        *lines, _ = self.records_path.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines if line.strip()]
 
-    def store(
-        self, step: int, probe: str, result: ProbeResult, conventions: dict[str, Any], seconds: float | None = None
-    ) -> None:
-        """Keep one probe's result: record, per-sample arrays and pictures."""
+    def is_finished(self) -> bool:
+        """Whether a run has come to its end here."""
+        return any(record["probe"] == FINISHED for record in self.records())
+
+    def rewind(self, step: int) -> bool:
+        """Make the folder that of a run that has just saved its checkpoint of ``step``.
+
+        Everything that was recorded later goes, and so does an event at ``step`` that was cut short.
+
+        Returns:
+            Whether the event at ``step`` is complete.
+        """
+        records = self.records()
+        complete = any(record["step"] == step and record["probe"] == END_OF_EVENT for record in records)
+        last_step = step if complete else step - 1
+        final = ("_final", FINISHED)
+        kept = [r for r in records if r["step"] <= last_step and not r["probe"].endswith(final)]
+        partial = self.records_path.with_name(self.records_path.name + ".partial")
+        partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        partial.replace(self.records_path)
+        for later in (s for s in self.sample_steps() if s > last_step):
+            self.sample_path(later).unlink()
+        return complete
+
+    def store(self, step: int, probe: str, result: ProbeResult) -> None:
+        """Keep the per-sample arrays and the pictures of one probe's result."""
         if result.arrays:
             self.save_arrays(step, probe, result.arrays)
         for name, picture in result.pictures.items():
             self.save_picture(step, f"{probe}.{name}", picture)
-        if result.values:
-            timing = {} if seconds is None else {"seconds": round(seconds, 3)}
-            self.append({"step": step, "probe": probe, "values": result.values, "conventions": conventions, **timing})
 
     def save_config(self, text: str) -> None:
         """Write the configuration as it ran, with versions and git commit as comments at its head."""
@@ -137,8 +173,11 @@ def _git_commit() -> str | None:
 
 def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     partial = path.with_name(path.name + ".partial")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
-    partial.replace(path)
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _finite(value: Any) -> Any:

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 from probediff.pictures import grid, to_uint8, triangle
-from probediff.probing import ProbeResult
 from probediff.records import RunFolder, provenance
 from probediff.report.table import format_table, probe_tables, run_summary
 
@@ -19,19 +18,38 @@ from probediff.report.table import format_table, probe_tables, run_summary
 def test_records_are_appended_and_valid_json(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run").create()
     folder.append({"step": 0, "probe": "a", "values": {"x": 1.0, "y": float("nan")}})
-    folder.store(5, "a", ProbeResult({"x": 2.0}), {"num_samples": 3}, 0.12345)
+    folder.append({"step": 5, "probe": "a"}, {"step": 5, "probe": "b"})
     RunFolder(tmp_path / "run").create()
-    assert [record["step"] for record in folder.records()] == [0, 5]
+    assert [(record["step"], record["probe"]) for record in folder.records()] == [(0, "a"), (5, "a"), (5, "b")]
     assert folder.records()[0]["values"] == {"x": 1.0, "y": None}
-    assert folder.records()[1] == {
-        "step": 5,
-        "probe": "a",
-        "values": {"x": 2.0},
-        "conventions": {"num_samples": 3},
-        "seconds": 0.123,
-    }
     for line in folder.records_path.read_text().splitlines():
         json.loads(line, parse_constant=pytest.fail)
+
+
+def test_a_torn_last_line_does_not_count(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path).create()
+    folder.append({"step": 0, "probe": "a"})
+    with folder.records_path.open("a") as file:
+        file.write('{"step": 5, "pro')
+    assert folder.records() == [{"step": 0, "probe": "a"}]
+
+
+def test_rewinding_drops_what_came_later_or_was_cut_short(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path).create()
+    events = [{"step": step, "probe": probe} for step in (0, 2, 5) for probe in ("a", "timing")]
+    folder.append(*events, {"step": 0, "probe": "a_final"}, {"step": 5, "probe": "run"})
+    for step in (0, 2, 5):
+        folder.save_samples(step, torch.zeros(1, 1, 2, 2))
+    assert folder.is_finished()
+    assert folder.rewind(5)
+    assert folder.records() == events
+    assert not folder.is_finished()
+    folder.append({"step": 7, "probe": "a"})
+    assert not folder.rewind(7)
+    assert folder.records() == events
+    assert folder.rewind(2)
+    assert folder.records() == events[:4]
+    assert folder.sample_steps() == [0, 2]
 
 
 def test_samples_survive_to_half_precision(tmp_path: Path) -> None:

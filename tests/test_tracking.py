@@ -12,7 +12,7 @@ import pytest
 
 from probediff.probing import ProbeResult
 from probediff.records import RunFolder
-from probediff.tracking import FailsafeWandbLogger, Tracker, WandbSettings, resolve_mode
+from probediff.tracking import Entry, FailsafeWandbLogger, Tracker, WandbSettings, resolve_mode
 from tests.conftest import all_probes
 from tests.reference.wandb_log import history
 
@@ -58,8 +58,8 @@ def test_the_first_failure_is_reported_and_nothing_more_is_tried(tmp_path: Path)
     logger._experiment = Broken()  # type: ignore[assignment]
     tracker = Tracker(RunFolder(tmp_path).create(), [logger])
     with pytest.warns(UserWarning, match=r"Weights & Biases failed .*server is gone.*Training goes on"):
-        tracker.log(1, "a", ProbeResult({"x": 1.0}), {})
-    tracker.log(2, "a", ProbeResult({"x": 2.0}), {})
+        tracker.log([Entry(1, "a", ProbeResult({"x": 1.0}), {})])
+    tracker.log([Entry(2, "a", ProbeResult({"x": 2.0}), {})])
     logger.log_metrics({"train/loss": 1.0}, 3)
     logger.log_hyperparams({"a": 1})
     logger.finalize("success")

@@ -1,0 +1,63 @@
+"""Stopping cleanly on a signal: schedulers and people get the step saved before the process ends."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import lightning as L
+
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+# Processes agree on stopping by a collective, which would cost a synchronisation in every step.
+_AGREE_EVERY_N_BATCHES = 16
+
+
+class StoppedBySignalError(Exception):
+    """The run was asked to stop and has saved where it is."""
+
+
+class StopRequest:
+    """Remembers that SIGTERM or SIGUSR1 came; the run looks at it between steps and between probe batches."""
+
+    def __init__(self) -> None:
+        self.signal_name: str | None = None
+        self._previous: dict[int, Any] = {}
+
+    def install(self, trainer: L.Trainer) -> None:
+        """Take the two signals, in the main thread, until ``uninstall``; launched processes get them too."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+
+        def remember(number: int, frame: FrameType | None) -> None:
+            launcher = trainer.strategy.launcher
+            if self.signal_name is None and launcher is not None:
+                launcher.kill(signal.Signals(number))
+            self.signal_name = signal.Signals(number).name
+
+        for number in _SIGNALS:
+            self._previous[number] = signal.signal(number, remember)
+
+    def uninstall(self) -> None:
+        """Give the signals back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()
+
+    def raise_if_requested(self) -> None:
+        """Stop at once; for places where every process stops by itself.
+
+        Raises:
+            StoppedBySignalError: when a signal came.
+        """
+        if self.signal_name is not None:
+            raise StoppedBySignalError(f"stopped by {self.signal_name}")
+
+    def agreed(self, trainer: L.Trainer) -> bool:
+        """Whether all processes are to stop after this batch."""
+        if trainer.world_size == 1:
+            return self.signal_name is not None
+        if trainer.fit_loop.total_batch_idx % _AGREE_EVERY_N_BATCHES:
+            return False
+        return trainer.strategy.reduce_boolean_decision(self.signal_name is not None, all=False)

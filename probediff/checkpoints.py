@@ -1,0 +1,93 @@
+"""Checkpoints that appear only when they are whole, and the newest one that loads."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import warnings
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+
+_NEEDED = ("state_dict", "global_step", "loops", "optimizer_states", "callbacks")
+
+
+class _WholeFileIO(TorchCheckpointIO):
+    """Writes beside the final name, then renames; keeps a failure instead of raising it.
+
+    Lightning waits for all processes after the first one has written, so that an error there would hang the others.
+    """
+
+    failure: Exception | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        partial = Path(f"{path}.partial")
+        try:
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except (OSError, RuntimeError) as error:
+            # torch reports a full disk as a RuntimeError of its file writer.
+            partial.unlink(missing_ok=True)
+            self.failure = error
+
+
+def save_checkpoint(trainer: L.Trainer, path: Path) -> None:
+    """Save a checkpoint under ``path``; every process must call this, the first one writes.
+
+    A kill or a full disk leaves no file of that name: what is not whole is called ``<path>.partial``.
+
+    Raises:
+        OSError: when it cannot be written (on the first process only).
+    """
+    usual, whole = trainer.strategy.checkpoint_io, _WholeFileIO()
+    trainer.strategy.checkpoint_io = whole
+    try:
+        trainer.save_checkpoint(path, weights_only=False)
+    finally:
+        trainer.strategy.checkpoint_io = usual
+    if whole.failure is not None:
+        raise OSError(f"the checkpoint {path} could not be written: {whole.failure}") from whole.failure
+
+
+def load_checkpoint(path: Path, keys: Collection[str]) -> dict[str, Any]:
+    """Read a training checkpoint without unpickling code.
+
+    Args:
+        path: the file.
+        keys: keys of the state dict of the module that will be trained on.
+
+    Raises:
+        ValueError: when it is truncated, no checkpoint of a training, or one of another model.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]})") from error
+    missing = [name for name in _NEEDED if not isinstance(checkpoint, dict) or name not in checkpoint]
+    if missing:
+        raise ValueError(f"{path} is no checkpoint of a training: it lacks {', '.join(missing)}")
+    differing = sorted(set(checkpoint["state_dict"]) ^ set(keys))
+    if differing:
+        raise ValueError(
+            f"{path} is a checkpoint of another model: {len(differing)} tensors differ, {differing[0]} first"
+        )
+    return dict(checkpoint)
+
+
+def newest_loadable(folder: Path, keys: Collection[str]) -> Path | None:
+    """The newest checkpoint in ``folder`` that loads; others are passed over with a warning that names them."""
+    for path in sorted(folder.glob("step=*.ckpt"), reverse=True):
+        try:
+            load_checkpoint(path, keys)
+        except ValueError as error:
+            warnings.warn(f"passing over a checkpoint: {error}", stacklevel=2)
+        else:
+            return path
+    return None
