@@ -166,6 +166,8 @@ class Probing(L.Callback):
         self.tracker.log([*entries, Entry(trainer.global_step, FINISHED, finished, {})])
 
     def _save(self, trainer: L.Trainer, module: DiffusionModule) -> None:
+        # Every process goes on from the mean, which is what the checkpoint keeps of all of them.
+        self._loss_sum = trainer.strategy.reduce(self._loss_sum, reduce_op="mean")
         path = self.context.folder.checkpoint_path(trainer.global_step)
         try:
             save_checkpoint(trainer, path)
