@@ -233,8 +233,11 @@ def fit(arguments: list[str]) -> int:
     except StoppedBySignalError as stop:
         print_once(f"{stop}; go on with: probediff fit --config ... --run_dir {run_dir} --resume auto")
         return _STATUS_STOPPED
-    except _EXPECTED_ERRORS as error:
-        print(f"probediff fit: error: {_own_words(error)}", file=sys.stderr)
+    except Exception as error:
+        words = _words_for(error, run_dir)
+        if words is None:
+            raise
+        print(f"probediff fit: error: {words}", file=sys.stderr)
         _keep_traceback(run_dir)
         return 1
     print_once(run_summary(RunFolder(run_dir)))
@@ -247,11 +250,20 @@ def print_once(text: str) -> None:
     print(text, flush=True)
 
 
-def _own_words(error: BaseException) -> BaseException:
-    """The error of the class that refused its arguments, without the parser's list of all types that it tried."""
+def _words_for(error: BaseException, run_dir: Path | None) -> str | None:
+    """One line for an error that the user can cure; None for what is a fault of the program."""
+    if isinstance(error, torch.OutOfMemoryError):
+        cure = "lower --data.batch_size (training) or --probing.settings.batch_size (probes), then --resume auto"
+        return f"the device ran out of memory; {cure} ({str(error).splitlines()[0]})"
+    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+        cure = f"try --data.num_workers 0 or free some memory, and go on with --run_dir {run_dir} --resume auto"
+        return f"a process that reads data died; {cure} ({error})"
+    if not isinstance(error, _EXPECTED_ERRORS):
+        return None
+    # The parser wraps the error of a class that refuses its arguments into a list of all types that it tried.
     while str(error).startswith("Does not validate against any of") and error.__cause__ is not None:
         error = error.__cause__
-    return error
+    return str(error)
 
 
 def _keep_traceback(run_dir: Path | None) -> None:

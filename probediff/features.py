@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
+
+from probediff.feature_weights import FeatureLoadError, hub_file, load_strictly, read_weights
 
 GRAMMAR = "'dino', 'clip', 'timm/NAME' or 'open_clip/NAME', each optionally followed by '=WEIGHTS_FILE'"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -22,12 +23,6 @@ HUB_FILES = {
 # Names under which timm and open_clip keep weights on the hub, best first.
 TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
 OPEN_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-HUB_PROBE_TIMEOUT_SEC = 5.0
-MISMATCHES_SHOWN = 3
-
-
-class FeatureLoadError(RuntimeError):
-    """A feature network could not be built or its weights could not be had."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +104,8 @@ def extract(
     Args:
         network: Moved to ``device`` and left there.
         images: (N, C, H, W) in [-1, 1], on any device.
-        batch_size: Images a batch; bounds memory, changes nothing beyond rounding.
+        batch_size: Images a batch; bounds memory, changes nothing beyond rounding. Halved, with a warning, as often as
+            the device runs out of memory.
         device: Where to compute.
 
     Returns:
@@ -124,7 +120,16 @@ def extract(
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     network.to(device)
     starts = range(0, len(images), batch_size)
-    return torch.cat([network(images[start : start + batch_size].to(device)).cpu() for start in starts])
+    try:
+        return torch.cat([network(images[start : start + batch_size].to(device)).cpu() for start in starts])
+    except torch.OutOfMemoryError:
+        if batch_size == 1:
+            raise
+    warnings.warn(
+        f"the feature network {network.name!r} ran out of memory at a batch of {batch_size}; trying {batch_size // 2}",
+        stacklevel=2,
+    )
+    return extract(network, images, batch_size // 2, device)
 
 
 def load_features(spec: str) -> FeatureNetwork:
@@ -178,7 +183,7 @@ def _build_timm(spec: _Spec) -> tuple[nn.Module, Preprocessing]:
     if (config := timm.get_pretrained_cfg(spec.model_name)) is None:
         raise FeatureLoadError(f"timm knows no network {spec.model_name}")
     # Before the network is built: that takes seconds, and most failures are here.
-    weights = read_weights(spec.path or _hub_file(config.hf_hub_id, config.hf_hub_filename, TIMM_FILES))
+    weights = read_weights(spec.path or hub_file(config.hf_hub_id, config.hf_hub_filename, TIMM_FILES))
     body = timm.create_model(spec.model_name, pretrained=False, num_classes=0)
     classifier = config.classifier or ()
     unused = tuple(f"{name}." for name in ((classifier,) if isinstance(classifier, str) else classifier))
@@ -194,7 +199,7 @@ def _build_open_clip(spec: _Spec) -> tuple[nn.Module, Preprocessing]:
 
     config = _open_clip_config(spec)
     repository, _, file = str(config.get("hf_hub", "")).rpartition("/")
-    weights = read_weights(spec.path or _hub_file(repository, file, OPEN_CLIP_FILES))
+    weights = read_weights(spec.path or hub_file(repository, file, OPEN_CLIP_FILES))
     # OpenAI's weights need QuickGELU, which open_clip leaves out of the plain names and only warns about.
     quick = bool(config.get("quick_gelu"))
     body: Any = open_clip.create_model(spec.model_name, force_quick_gelu=quick, pretrained_text=False).visual
@@ -214,66 +219,6 @@ def _open_clip_config(spec: _Spec) -> dict[str, Any]:
     if not (tags := open_clip.list_pretrained_tags_by_model(spec.model_name)):
         raise FeatureLoadError(f"open_clip lists no pretrained weights for {spec.model_name}")
     return dict(open_clip.get_pretrained_cfg(spec.model_name, "openai" if "openai" in tags else tags[0]))
-
-
-def _hub_file(repository: str | None, file: str | None, usual_files: tuple[str, ...]) -> str:
-    """Path of ``file`` (None or "": the first usual one there is) from the hub's cache or else from the hub."""
-    from huggingface_hub import constants, get_session, hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError
-
-    if not repository:
-        raise FeatureLoadError("no weights for it are on the hub")
-    file_names = (file,) if file else usual_files
-    cached = (try_to_load_from_cache(repository, name) for name in file_names)
-    if path := next((entry for entry in cached if isinstance(entry, str)), None):
-        return path
-    if not constants.HF_HUB_OFFLINE:
-        # The hub's client would try again for most of a minute before it says that there is no network.
-        get_session().head(constants.ENDPOINT, timeout=HUB_PROBE_TIMEOUT_SEC)
-    for name in file_names:
-        try:
-            return hf_hub_download(repository, name)
-        except EntryNotFoundError:
-            continue
-    raise FeatureLoadError(f"{repository} on the hub holds none of {', '.join(file_names)}")
-
-
-def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """State dict of a .safetensors file or of one that ``torch.save`` wrote; never runs code from the file.
-
-    Raises:
-        FeatureLoadError: The file holds anything but a dict of tensors, at top level or under ``state_dict``.
-        OSError: The file cannot be read.
-    """
-    if str(path).endswith(".safetensors"):
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    weights = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise FeatureLoadError(f"{path} must hold a state dict of tensors; save one with torch.save(net.state_dict())")
-    return weights
-
-
-def load_strictly(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Load weights that must fit tensor for tensor.
-
-    Raises:
-        FeatureLoadError: Tensors are missing, unexpected or of another shape; the first few are named.
-    """
-    expected = network.state_dict()
-    faults = [f"{key} is missing" for key in expected if key not in weights]
-    faults += [f"{key} is unexpected" for key in weights if key not in expected]
-    faults += [
-        f"{key} must have shape {tuple(expected[key].shape)}, got {tuple(value.shape)}"
-        for key, value in weights.items()
-        if key in expected and value.shape != expected[key].shape
-    ]
-    if faults:
-        more = f"; and {len(faults) - MISMATCHES_SHOWN} more" if len(faults) > MISMATCHES_SHOWN else ""
-        raise FeatureLoadError(f"the weights do not fit the network: {'; '.join(faults[:MISMATCHES_SHOWN])}{more}")
-    network.load_state_dict(weights)
 
 
 def _check_images(images: Tensor) -> None:

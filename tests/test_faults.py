@@ -1,0 +1,134 @@
+"""Faults, injected: what must go on goes on, what must stop says the cure, and what was written stays."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+
+import probediff.checkpoints
+import probediff.records
+from callbacks import AssignmentAccuracy, ProbeSchedule
+from probediff.cli import fit as fit_command
+from probediff.data.base import ImageTensors
+from probediff.features import FeatureNetwork, Preprocessing, extract
+from probediff.records import RunFolder
+from tests.conftest import all_probes
+
+ROOT = Path(__file__).parents[1]
+Fit = Callable[..., tuple[Any, L.Trainer]]
+
+
+def fails_at_first(function: Callable[..., Any], times: int) -> Callable[..., Any]:
+    """``function`` that finds a full disk the first ``times`` times."""
+    calls = []
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) <= times:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return function(*args, **kwargs)
+
+    return failing
+
+
+def events(folder: RunFolder) -> set[int]:
+    return {record["step"] for record in folder.records() if record["probe"] == "assignment_accuracy"}
+
+
+def test_records_survive_a_full_disk(fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder(tmp_path / "run")
+    monkeypatch.setattr(RunFolder, "append", fails_at_first(RunFolder.append, 2))
+    with pytest.warns(UserWarning, match=r"records could not be written .*No space left.*Free some space"):
+        _, trainer = fit([AssignmentAccuracy()], schedule=ProbeSchedule(steps=(2, 4)))
+    assert trainer.global_step == 5
+    assert events(folder) == {0, 2, 4, 5}
+    steps = [record["step"] for record in folder.records()]
+    assert steps == sorted(steps)
+
+
+def test_a_failed_append_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder(tmp_path).create()
+    folder.append({"step": 0, "probe": "a"})
+    before = folder.records_path.read_bytes()
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(probediff.records.os, "fsync", fails_at_first(os.fsync, 1))
+        folder.append({"step": 1, "probe": "a"})
+    assert folder.records_path.read_bytes() == before
+
+
+@pytest.mark.parametrize("what", ["save_samples", "save_picture", "save_arrays"])
+def test_samples_and_pictures_survive_a_full_disk(
+    what: str, fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RunFolder, what, fails_at_first(getattr(RunFolder, what), 1))
+    with pytest.warns(UserWarning, match="could not be written .*No space left"):
+        _, trainer = fit(all_probes())
+    assert trainer.global_step == 5
+    assert events(RunFolder(tmp_path / "run")) == {0, 2, 5}
+
+
+def test_a_checkpoint_on_a_full_disk_is_left_out_whole(
+    fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half_written(content: Any, file: Any) -> None:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.warns(UserWarning, match="checkpoint .* could not be written"):
+        patch.setattr(probediff.checkpoints.torch, "save", half_written)
+        _, trainer = fit([AssignmentAccuracy()])
+    assert trainer.global_step == 5
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+    assert events(RunFolder(tmp_path / "run")) == {0, 2, 5}
+
+
+class DyingTensors(ImageTensors):
+    """A data set whose reading process dies at its tenth batch."""
+
+    batches = 0
+
+    def __getitems__(self, indices: Any) -> torch.Tensor:
+        self.batches += 1
+        if torch.utils.data.get_worker_info() is not None and self.batches == 10:
+            os._exit(1)
+        return super().__getitems__(indices)
+
+
+def test_a_dead_data_worker_stops_with_the_cure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("probediff.data.base.ImageTensors", DyingTensors)
+    arguments = ["--config", str(ROOT / "configs" / "digits.yaml"), "--data.num_workers=1", "--wandb.mode=disabled"]
+    arguments += ["--network.channels=8", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+    arguments += ["--probing.settings.num_samples=11", "--probing.settings.num_steps=2", "--trainer.accelerator=cpu"]
+    assert fit_command([*arguments, "--run_dir", str(tmp_path / "run")]) == 1
+    error = capsys.readouterr().err
+    assert "a process that reads data died; try --data.num_workers 0" in error
+    assert "--resume auto" in error
+    assert 0 in events(RunFolder(tmp_path / "run"))
+
+
+def test_a_feature_network_that_runs_out_of_memory_gets_smaller_batches() -> None:
+    sizes = []
+
+    class Hungry(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if len(x) > 3:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            sizes.append(len(x))
+            return x.flatten(1)[:, :4]
+
+    network = FeatureNetwork("hungry", Hungry(), Preprocessing(8, 8, (0.5,) * 3, (0.5,) * 3))
+    images = torch.rand(10, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with pytest.warns(UserWarning, match=r"'hungry' ran out of memory at a batch of 8; trying 4") as caught:
+        features = extract(network, images, batch_size=8)
+    assert len(caught) == 2
+    assert sizes == [2] * 5
+    assert torch.equal(features, extract(network, images, batch_size=1))
