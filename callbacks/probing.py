@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from callbacks.base import Probe, ProbeContext
 from callbacks.schedule import ProbeSchedule
 from callbacks.stopping import StoppedBySignalError, StopRequest
-from probediff.checkpoints import save_checkpoint
+from probediff.checkpoints import save_checkpoint, thin_out
 from probediff.module import DiffusionModule
 from probediff.probing import Advance, PassSettings, ProbePass, ProbeResult, run_pass, undisturbed
 from probediff.records import END_OF_EVENT, FINISHED, RunFolder
@@ -33,6 +33,8 @@ class Probing(L.Callback):
         schedule: when to probe.
         settings: what to generate and how.
         progress: show how far a probe pass is.
+        keep_full_checkpoints: keep so many newest checkpoints whole and of older ones the weights in float16, a quarter
+            of the size; all are kept whole by default.
     """
 
     def __init__(
@@ -40,10 +42,16 @@ class Probing(L.Callback):
         schedule: ProbeSchedule = ProbeSchedule(),  # noqa: B008 (frozen)
         settings: PassSettings = PassSettings(),  # noqa: B008 (frozen)
         progress: bool = True,
+        keep_full_checkpoints: int | None = None,
     ) -> None:
+        if keep_full_checkpoints is not None and keep_full_checkpoints < 1:
+            raise ValueError(
+                f"probing.keep_full_checkpoints must be at least 1, got {keep_full_checkpoints}: no run could go on"
+            )
         self.schedule = schedule
         self.settings = settings
         self.progress = progress
+        self.keep_full_checkpoints = keep_full_checkpoints
         self.stop = StopRequest()
         self._probed_at = -1
         self._looked_back = False
@@ -171,6 +179,8 @@ class Probing(L.Callback):
         path = self.context.folder.checkpoint_path(trainer.global_step)
         try:
             save_checkpoint(trainer, path)
+            if self.keep_full_checkpoints is not None and trainer.is_global_zero:
+                thin_out(path.parent, self.keep_full_checkpoints)
         except OSError as error:
             warnings.warn(f"{error}; training goes on without it. Free some space.", stacklevel=2)
         else:

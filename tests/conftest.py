@@ -77,14 +77,14 @@ def fit(tmp_path: Path) -> Fit:
         module: DiffusionModule | None = None,
         settings: PassSettings | None = None,
         schedule: ProbeSchedule | None = None,
+        keep_full_checkpoints: int | None = None,
         **trainer_options: Any,
     ) -> tuple[DiffusionModule, L.Trainer]:
         module = module or tiny_module()
-        callbacks = (
-            []
-            if probes is None
-            else [Probing(schedule or ProbeSchedule(steps=(2,)), settings or tiny_settings(), False), *probes]
-        )
+        callbacks: list[L.Callback] = []
+        if probes is not None:
+            due = schedule or ProbeSchedule(steps=(2,))
+            callbacks = [Probing(due, settings or tiny_settings(), False, keep_full_checkpoints), *probes]
         options = {
             "accelerator": "cpu",
             "max_steps": 5,

@@ -14,7 +14,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from callbacks import AssignmentAccuracy, CheckpointSimilarity, InversionAngles, PixelCorrelation, Probe, ProbeSchedule
+from callbacks import (
+    AssignmentAccuracy,
+    CheckpointSimilarity,
+    InversionAngles,
+    PixelCorrelation,
+    Probe,
+    ProbeSchedule,
+    Probing,
+)
 from callbacks.schedule import P1_CIFAR10, P1_IMAGENET64
 from probediff.ddim import ddim_invert, ddim_sample
 from probediff.measures import assignment_accuracy, top_k_correlation, triangle_angles
@@ -209,6 +217,25 @@ def test_a_run_folder_that_cannot_be_written(fit: Fit, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="--run_dir must be a folder that can be written to"):
         fit([], default_root_dir=tmp_path / "file")
+
+
+def test_older_checkpoints_keep_their_weights_only(fit: Fit, tmp_path: Path) -> None:
+    fit([AssignmentAccuracy()], schedule=ProbeSchedule(every_n_steps=1), keep_full_checkpoints=2)
+    fit([AssignmentAccuracy()], schedule=ProbeSchedule(every_n_steps=1), default_root_dir=tmp_path / "whole")
+    thinned, whole = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "whole")
+    for step in range(6):
+        ours, theirs = (torch.load(f.checkpoint_path(step), weights_only=True) for f in (thinned, whole))
+        assert ("optimizer_states" in ours) == (step >= 4)
+        assert ours["global_step"] == step
+        for name, value in theirs["state_dict"].items():
+            expected = value if step >= 4 else value.half()
+            assert torch.equal(ours["state_dict"][name], expected), name
+    assert thinned.checkpoint_path(3).stat().st_size < 0.6 * whole.checkpoint_path(3).stat().st_size
+
+
+def test_at_least_one_whole_checkpoint_is_kept() -> None:
+    with pytest.raises(ValueError, match=r"probing.keep_full_checkpoints must be at least 1, got 0"):
+        Probing(keep_full_checkpoints=0)
 
 
 def test_schedules() -> None:
