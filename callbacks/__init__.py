@@ -8,6 +8,7 @@ from callbacks.generation import FixedNoiseGeneration
 from callbacks.probing import Probing
 from callbacks.schedule import ProbeSchedule
 from callbacks.similarity import CheckpointSimilarity
+from callbacks.stopping import StoppedBySignalError
 
 __all__ = [
     "AssignmentAccuracy",
@@ -19,4 +20,5 @@ __all__ = [
     "ProbeContext",
     "ProbeSchedule",
     "Probing",
+    "StoppedBySignalError",
 ]

@@ -24,8 +24,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
 import callbacks
-from callbacks import Probe, Probing
-from callbacks.stopping import StoppedBySignalError
+from callbacks import Probe, Probing, StoppedBySignalError
 from probediff.checkpoints import load_checkpoint, newest_loadable
 from probediff.data import ImageDataModule
 from probediff.denoisers import UNet
@@ -38,7 +37,7 @@ from probediff.tracking import FailsafeWandbLogger, WandbSettings
 _RUN_DIR_VARIABLE = "PROBEDIFF_RUN_DIR"
 #: Exit status of a run that a signal stopped and that wants to be started again (EX_TEMPFAIL of sysexits.h).
 _STATUS_STOPPED = 75
-_EXPECTED_ERRORS = (ValueError, OSError, FeatureLoadError, NonFiniteLossError)
+_EXPECTED_ERRORS = (ValueError, OSError, ImportError, FeatureLoadError, NonFiniteLossError)
 
 
 def available_probes() -> dict[str, type[Probe]]:

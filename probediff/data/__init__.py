@@ -6,7 +6,9 @@ from probediff.data.digits import Digits
 from probediff.data.folder import ImageFolder
 from probediff.data.imagenet64 import ImageNet64
 from probediff.data.patches import Patches
+from probediff.data.prepared import PreparedImages
 from probediff.data.sampler import StepKeyedBatchSampler
+from probediff.data.streamed import StreamedImages
 
 __all__ = [
     "CIFAR10",
@@ -16,5 +18,7 @@ __all__ = [
     "ImageNet64",
     "ImageTensors",
     "Patches",
+    "PreparedImages",
     "StepKeyedBatchSampler",
+    "StreamedImages",
 ]

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import lightning
 import numpy as np
@@ -13,7 +13,26 @@ from torch.utils.data import DataLoader, Dataset
 from probediff.data.sampler import StepKeyedBatchSampler
 
 T = TypeVar("T")
-Images = npt.NDArray[np.uint8]
+
+
+class ImageArray(Protocol):
+    """What is needed of images (N, C, H, W) uint8: an array in memory, a memory map, or many files behind one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, C, H, W)."""
+
+    @property
+    def ndim(self) -> int:
+        """4."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type uint8."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, indices: npt.NDArray[np.int64], /) -> npt.NDArray[Any]: ...
 
 
 class ImageTensors(Dataset[torch.Tensor]):
@@ -23,7 +42,7 @@ class ImageTensors(Dataset[torch.Tensor]):
         images: (N, C, H, W) uint8, a memory map allowed.
     """
 
-    def __init__(self, images: Images) -> None:
+    def __init__(self, images: ImageArray) -> None:
         self.images = images
 
     def __len__(self) -> int:
@@ -75,10 +94,10 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
             raise ValueError(f"num_workers must be at least 0, got {num_workers}; 0 reads in the training process")
         self.batch_size = batch_size
         self.num_workers = num_workers
-        self._images: Images | None = None
+        self._images: ImageArray | None = None
 
     @abstractmethod
-    def load(self) -> npt.NDArray[Any] | torch.Tensor:
+    def load(self) -> ImageArray | torch.Tensor:
         """All training images (N, C, H, W) uint8; a memory map is welcome."""
 
     def setup(self, stage: str | None = None) -> None:
@@ -91,7 +110,7 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
             self._images = _checked(self.load(), self.channels, self.image_size)
 
     @property
-    def images(self) -> Images:
+    def images(self) -> ImageArray:
         """The training images (N, C, H, W) uint8.
 
         Raises:
@@ -115,13 +134,15 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
         )
 
+    def order(self, seed: int, rank: int = 0, world_size: int = 1) -> StepKeyedBatchSampler:
+        """Batches of image indices of one process, a function of seed and step."""
+        return StepKeyedBatchSampler(len(self.images), self.batch_size, seed, rank, world_size)
+
     def _sampler(self) -> StepKeyedBatchSampler:
         trainer = self.trainer
         if trainer is None:
-            return StepKeyedBatchSampler(len(self.images), self.batch_size, seed=0)
-        seed = _seed_of(trainer.lightning_module)
-        ranks = {"rank": trainer.global_rank, "world_size": trainer.world_size}
-        sampler = StepKeyedBatchSampler(len(self.images), self.batch_size, seed, **ranks)
+            return self.order(seed=0)
+        sampler = self.order(_seed_of(trainer.lightning_module), trainer.global_rank, trainer.world_size)
         # Not Lightning's epochs: one that max_steps or limit_train_batches cut short counts whole, and a resumed run
         # would skip images. The count of batches also keys the noise.
         sampler.follow(lambda: trainer.fit_loop.total_batch_idx + 1)
@@ -138,8 +159,8 @@ def _seed_of(module: lightning.LightningModule) -> int:
     return seed
 
 
-def _checked(images: npt.NDArray[Any] | torch.Tensor, channels: int, image_size: int) -> Images:
-    array = images.numpy() if isinstance(images, torch.Tensor) else images
+def _checked(images: ImageArray | torch.Tensor, channels: int, image_size: int) -> ImageArray:
+    array: ImageArray = images.numpy() if isinstance(images, torch.Tensor) else images
     expected = (channels, image_size, image_size)
     if array.dtype != np.uint8:
         raise ValueError(f"images must be uint8 (0..255), got {array.dtype}; scale and convert them before saving")

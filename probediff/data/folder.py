@@ -14,11 +14,9 @@ import numpy.typing as npt
 from PIL import Image
 from tqdm import tqdm
 
-from probediff.data.base import ImageDataModule
+from probediff.data.base import ImageArray, ImageDataModule
+from probediff.decoding import DECODING_VERSION, EXTENSIONS, square_pixels
 
-EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
-# Part of the cache key: raise it when the decoding below changes, so that old caches are not taken for new ones.
-DECODING_VERSION = 1
 FILES_PER_TASK = 64
 ERRORS_SHOWN = 10
 
@@ -90,7 +88,7 @@ class ImageFolder(ImageDataModule):
         if not self.cache_file.exists():
             decode_folder(self.path, self.files, self.cache_file, self.image_size, self.channels)
 
-    def load(self) -> npt.NDArray[np.uint8]:
+    def load(self) -> ImageArray:
         """The decoded images (N, C, image_size, image_size) uint8, as a read-only memory map."""
         self.prepare_data()
         images: npt.NDArray[np.uint8] = np.load(self.cache_file, mmap_mode="r", allow_pickle=False)
@@ -167,35 +165,10 @@ def _decode_into(folder: Path, file: ImageFile, pixels: npt.NDArray[np.uint8]) -
     """Decode one file into ``pixels`` (C, H, W); return the reason if that fails."""
     try:
         with Image.open(folder / file.relative_path) as image:
-            pixels[:] = _pixels(image, pixels.shape[-1], pixels.shape[0])
+            pixels[:] = square_pixels(image, pixels.shape[-1], pixels.shape[0])
     except Exception as error:  # decoders raise anything, SyntaxError included; each failure is reported
         return f"{file.relative_path}: {error or type(error).__name__}"
     return None
-
-
-def _pixels(image: Image.Image, image_size: int, channels: int) -> npt.NDArray[np.uint8]:
-    """One image as (C, image_size, image_size) uint8."""
-    if image.mode[0] in "IF":
-        raise ValueError(f"has mode {image.mode}, more than 8 bits a channel; convert it to 8 bits")
-    if min(image.size) < image_size:
-        width, height = image.size
-        raise ValueError(f"is {width} x {height} pixels, smaller than image_size {image_size}")
-    square = resize_and_crop(image.convert("RGB" if channels == 3 else "L"), image_size)
-    return np.asarray(square).reshape(image_size, image_size, channels).transpose(2, 0, 1)
-
-
-def resize_and_crop(image: Image.Image, image_size: int) -> Image.Image:
-    """Resize the shorter side to ``image_size`` pixels and crop the centre, as Nichol & Dhariwal (2021) prepare images.
-
-    The image is halved by box averages while its shorter side is at least twice the target, because one bicubic step
-    from far above would alias; a bicubic step does the rest.
-    """
-    while min(image.size) >= 2 * image_size:
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = image_size / min(image.size)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-    left, top = (image.width - image_size) // 2, (image.height - image_size) // 2
-    return image.crop((left, top, left + image_size, top + image_size))
 
 
 def _raise_for_failures(folder: Path, failures: list[str], num_files: int) -> None:

@@ -12,7 +12,8 @@ import torch.nn.functional
 from PIL import Image
 
 from probediff.data import ImageFolder, ImageNet64
-from probediff.data.folder import default_cache_dir, resize_and_crop
+from probediff.data.folder import default_cache_dir
+from probediff.decoding import resize_and_crop
 
 
 def random_pixels(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -1,0 +1,74 @@
+"""Sets that ``probediff prepare`` decoded, read by memory map."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from probediff.data.base import ImageDataModule
+from probediff.data.pieces import ImagePieces
+from probediff.prepare.manifest import Manifest, read_manifest
+
+
+class PreparedShards(ImagePieces):
+    """The shards of a prepared folder, each mapped into memory when it is first needed.
+
+    Args:
+        folder: The prepared folder.
+        manifest: What it says about itself.
+
+    Raises:
+        ValueError: Shards are missing or of a wrong length.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        size = manifest.identity.image_size
+        super().__init__([shard.count for shard in manifest.shards], (3, size, size))
+        if missing := manifest.missing(folder):
+            raise ValueError(
+                f"path must be a whole prepared folder, got {folder} where {len(missing)} shards are missing or cut "
+                f"off ({missing[0]}, ...); start the same `probediff prepare` command again: it makes them anew"
+            )
+        self.files = [folder / shard.file for shard in manifest.shards]
+        self._maps: dict[int, npt.NDArray[np.uint8]] = {}
+
+    def open_pieces(self, numbers: list[int]) -> list[npt.NDArray[Any]]:
+        """Memory maps of these shards."""
+        for number in numbers:
+            if number not in self._maps:
+                self._maps[number] = np.load(self.files[number], mmap_mode="r", allow_pickle=False)
+        return [self._maps[number] for number in numbers]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the maps: a worker process opens its own."""
+        return self.__dict__ | {"_maps": {}}
+
+
+class PreparedImages(ImageDataModule):
+    """A set that ``probediff prepare imagenet64`` decoded: RGB images, mapped into memory and shared by all processes.
+
+    Args:
+        path: The prepared folder.
+        batch_size: Global batch size, shared by all processes; must divide by their number.
+        num_workers: Worker processes that read batches; 0 reads in the training process.
+
+    Raises:
+        FileNotFoundError: ``path`` is no prepared folder, or an unfinished one.
+        ValueError: The folder's manifest is damaged.
+    """
+
+    channels = 3
+
+    def __init__(self, path: str, batch_size: int = 128, num_workers: int = 0) -> None:
+        super().__init__(batch_size, num_workers)
+        self.path = Path(path).expanduser()
+        self.image_size = read_manifest(self.path).identity.image_size
+
+    def load(self) -> PreparedShards:
+        """The images (N, 3, S, S) uint8; see `PreparedShards`.
+
+        Raises:
+            ValueError: Shards are missing or of a wrong length.
+        """
+        return PreparedShards(self.path, read_manifest(self.path))

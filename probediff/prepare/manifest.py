@@ -1,0 +1,157 @@
+"""What a prepared folder says about itself: manifest.json, written last."""
+
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from probediff.decoding import DECODING_VERSION
+from probediff.prepare.files import write_json
+
+MANIFEST = "manifest.json"
+UNFINISHED = "unfinished.json"
+UNREADABLE = "unreadable.tsv"
+FORMAT = "probediff images 1"
+# An .npy header of one array of images; NumPy leaves room for the count to grow.
+HEADER_BYTES = 128
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a prepared set is made from; two sets of one identity are the same bytes.
+
+    Attributes:
+        source_sha256: Digest of names and sizes of all source files.
+        num_entries: Number of source files.
+        image_size: Height and width in pixels.
+        images_per_shard: Source files a shard.
+        decoding_version: Version of decoding and resizing.
+    """
+
+    source_sha256: str
+    num_entries: int
+    image_size: int
+    images_per_shard: int
+    decoding_version: int = DECODING_VERSION
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of images.
+
+    Attributes:
+        file: Name in the folder.
+        count: Number of images in it.
+        sha256: Digest of the whole file.
+        unreadable: (name, reason) of the source files that could not be read, in order.
+    """
+
+    file: str
+    count: int
+    sha256: str
+    unreadable: tuple[tuple[str, str], ...]
+
+    def is_present(self, folder: Path, image_size: int) -> bool:
+        """Whether the file is there and as long as it should be."""
+        path = folder / self.file
+        return path.is_file() and path.stat().st_size == HEADER_BYTES + self.count * 3 * image_size**2
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A finished set: images (N, 3, S, S) uint8, spread over shards in order."""
+
+    identity: Identity
+    shards: tuple[Shard, ...]
+
+    @property
+    def num_images(self) -> int:
+        """Images in all shards."""
+        return sum(shard.count for shard in self.shards)
+
+    @property
+    def unreadable(self) -> list[tuple[str, str]]:
+        """(name, reason) of all source files that could not be read, in order."""
+        return [line for shard in self.shards for line in shard.unreadable]
+
+    def missing(self, folder: Path) -> list[str]:
+        """Names of the shards that are absent or of a wrong length."""
+        return [s.file for s in self.shards if not s.is_present(folder, self.identity.image_size)]
+
+    def write(self, folder: Path) -> None:
+        """Write manifest.json."""
+        write_json(folder / MANIFEST, {"format": FORMAT, "num_images": self.num_images, **asdict(self)})
+
+
+def shard_from(record: dict[str, Any]) -> Shard:
+    """A shard from its JSON record; raises KeyError or TypeError where it is none."""
+    lines = tuple((str(name), str(reason)) for name, reason in record["unreadable"])
+    return Shard(str(record["file"]), int(record["count"]), str(record["sha256"]), lines)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a finished set.
+
+    Raises:
+        FileNotFoundError: There is none: the folder is no prepared set, or an unfinished one.
+        ValueError: It is damaged, or of another version of this program.
+    """
+    try:
+        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        if (folder / UNFINISHED).exists():
+            cure = "its preparation has not ended: start the same `probediff prepare` command again"
+        else:
+            cure = "make one with `probediff prepare imagenet64 SOURCE OUT`"
+        raise FileNotFoundError(f"path must be a prepared folder, got {folder} without {MANIFEST}; {cure}") from None
+    except ValueError as error:
+        raise _damaged(folder, str(error)) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise _damaged(folder, f"its format is not {FORMAT!r}")
+    try:
+        return Manifest(Identity(**content["identity"]), tuple(shard_from(record) for record in content["shards"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(folder, f"{type(error).__name__}: {error}") from error
+
+
+def verify(folder: Path) -> Manifest:
+    """Compare every shard of a finished set with its checksum.
+
+    Raises:
+        FileNotFoundError: The set is not finished.
+        ValueError: Shards are missing or changed; the message names them.
+    """
+    manifest = read_manifest(folder)
+    missing = set(manifest.missing(folder))
+
+    def is_wrong(shard: Shard) -> bool:
+        return shard.file in missing or file_sha256(folder / shard.file) != shard.sha256
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        bar = tqdm(pool.map(is_wrong, manifest.shards), total=len(manifest.shards), desc="verifying", unit="shard")
+        wrong = [shard.file for shard, bad in zip(manifest.shards, bar, strict=True) if bad]
+    if wrong:
+        raise ValueError(
+            f"OUT: {len(wrong)} of {len(manifest.shards)} shards in {folder} are missing or do not match their "
+            f"checksums: {', '.join(wrong)}; delete these files and start the command again without --verify: it makes "
+            "them anew"
+        )
+    return manifest
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _damaged(folder: Path, reason: str) -> ValueError:
+    return ValueError(
+        f"path must be a prepared folder, got {folder} whose {MANIFEST} cannot be used ({reason}); delete the folder "
+        "and prepare it again"
+    )

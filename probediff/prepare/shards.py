@@ -1,0 +1,117 @@
+"""One shard: a fixed slice of the source, decoded in one worker process."""
+
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from probediff.decoding import failure_reason, square_pixels
+from probediff.prepare.files import whole_file, write_json
+from probediff.prepare.manifest import HEADER_BYTES, Shard, shard_from
+from probediff.prepare.sources import Entry, read_entry
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """What one worker is given: the slice ``entries`` of ``source`` becomes shard number ``index`` of ``folder``."""
+
+    folder: Path
+    index: int
+    source: Path
+    entries: list[Entry]
+    image_size: int
+
+
+def shard_name(index: int) -> str:
+    """File name of a shard."""
+    return f"images-{index:05}.npy"
+
+
+def write_shard(task: ShardTask) -> Shard:
+    """Decode the images of one shard one by one into its file, then write its record beside it.
+
+    Images that cannot be decoded are left out and named in the record.
+
+    Raises:
+        OSError: The folder cannot be written; nothing half-written is left.
+    """
+    unreadable: list[tuple[str, str]] = []
+    count = 0
+    with whole_file(task.folder / shard_name(task.index)) as file:
+        file.write(_header(count, task.image_size))
+        for entry in task.entries:
+            pixels = _decoded(task.source, entry, task.image_size)
+            if isinstance(pixels, str):
+                unreadable.append((entry.name, pixels))
+            else:
+                file.write(pixels.tobytes())
+                count += 1
+        file.seek(0)
+        file.write(_header(count, task.image_size))
+        file.seek(0)
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    shard = Shard(shard_name(task.index), count, sha256, tuple(unreadable))
+    write_json(_record_path(task.folder, task.index), asdict(shard))
+    return shard
+
+
+def finished_shards(folder: Path) -> dict[int, Shard]:
+    """Shards by number, from the records that earlier runs wrote."""
+    paths = folder.glob("images-*.json")
+    return {int(path.stem.split("-")[1]): shard_from(json.loads(path.read_text(encoding="utf-8"))) for path in paths}
+
+
+def remove_records(folder: Path) -> None:
+    """Remove the records of single shards, once the manifest holds them."""
+    for path in folder.glob("images-*.json"):
+        path.unlink()
+
+
+def start_worker() -> None:
+    """Ready a worker process: quiet, deaf to Ctrl-C, and ending with its parent, even one that is killed."""
+    warnings.simplefilter("ignore")  # Pillow warns of odd metadata in many photographs
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the work
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _decoded(source: Path, entry: Entry, image_size: int) -> npt.NDArray[np.uint8] | str:
+    """Pixels (3, S, S) of one image, or why there are none."""
+    try:
+        with Image.open(io.BytesIO(read_entry(source, entry))) as image:
+            return square_pixels(image, image_size, channels=3)
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise anything, SyntaxError included; each failure is reported
+        return failure_reason(error)
+
+
+def _header(count: int, image_size: int) -> bytes:
+    """The .npy header of images (count, 3, S, S) uint8."""
+    buffer = io.BytesIO()
+    description = {"descr": "|u1", "fortran_order": False, "shape": (count, 3, image_size, image_size)}
+    np.lib.format.write_array_header_1_0(buffer, description)
+    header = buffer.getvalue()
+    if len(header) != HEADER_BYTES:
+        raise RuntimeError(f"an .npy header must take {HEADER_BYTES} bytes, got {len(header)} from NumPy")
+    return header
+
+
+def _record_path(folder: Path, index: int) -> Path:
+    return folder / f"images-{index:05}.json"
