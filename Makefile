@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-slow lint bench clean
+.PHONY: install demo test test-slow lint bench cost clean
 
 install: $(VENV)/.installed
 
@@ -29,6 +29,9 @@ lint: install
 
 bench: install
 	$(BIN)/python -m tests.benchmarks.bench_measures
+
+cost: install
+	$(BIN)/python -m tests.benchmarks.bench_costs --config configs/imagenet64.yaml
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -17,6 +18,7 @@ from tqdm.auto import tqdm
 from callbacks.base import Probe, ProbeContext
 from callbacks.schedule import ProbeSchedule
 from callbacks.stopping import StoppedBySignalError, StopRequest
+from callbacks.waiting import on_first_process
 from probediff.checkpoints import save_checkpoint, thin_out
 from probediff.module import DiffusionModule
 from probediff.probing import Advance, PassSettings, ProbePass, ProbeResult, run_pass, undisturbed
@@ -162,16 +164,17 @@ class Probing(L.Callback):
 
     def _look_back(self, trainer: L.Trainer, module: DiffusionModule) -> None:
         self._looked_back = True
-        if not trainer.is_global_zero:
-            return
         with undisturbed(module):
-            entries = [
-                Entry(step, f"{probe.name()}_final", result, self.conventions)
-                for probe in self.probes
-                for step, result in probe.finish(self.context).items()
-            ]
-        finished = ProbeResult({"last_step": float(trainer.global_step)})
-        self.tracker.log([*entries, Entry(trainer.global_step, FINISHED, finished, {})])
+            on_first_process(trainer, partial(self._finish_all, trainer.global_step))
+
+    def _finish_all(self, last_step: int) -> None:
+        entries = [
+            Entry(step, f"{probe.name()}_final", result, self.conventions)
+            for probe in self.probes
+            for step, result in probe.finish(self.context).items()
+        ]
+        finished = Entry(last_step, FINISHED, ProbeResult({"last_step": float(last_step)}), {})
+        self.tracker.log([*entries, finished])
 
     def _save(self, trainer: L.Trainer, module: DiffusionModule) -> None:
         # Every process goes on from the mean, which is what the checkpoint keeps of all of them.
@@ -193,20 +196,25 @@ class Probing(L.Callback):
             self._save(trainer, module)
         entries = self._training_entries(trainer, step)
         start = time.perf_counter()
-        if self.probes:
-            with undisturbed(module), self._progress(trainer, step) as advance:
-                invert = any(probe.needs_latent for probe in self.probes)
-                model = module.probe_model(self.settings.weights, self.settings.ema_rate)
-                event = run_pass(model, module.schedule, self.settings, self.context.image_shape, step, invert, advance)
-                pass_seconds = time.perf_counter() - start
-                if trainer.is_global_zero:
-                    self.tracker.save_samples(step, event.x_0)
-                    entries += self._measure_all(event, pass_seconds, advance)
-        if trainer.is_global_zero:
-            timing = {f"{e.probe}_seconds": e.extra["seconds"] for e in entries if "seconds" in e.extra}
-            timing["event_seconds"] = time.perf_counter() - start
-            self.tracker.log([*entries, Entry(step, END_OF_EVENT, ProbeResult(timing), self.conventions)])
+        with undisturbed(module), self._progress(trainer, step) as advance:
+            event = self._shared_pass(module, step, advance) if self.probes else None
+            on_first_process(trainer, lambda: self._record(step, entries, event, start, advance))
         self._finish_event(step)
+
+    def _shared_pass(self, module: DiffusionModule, step: int, advance: Advance) -> ProbePass:
+        invert = any(probe.needs_latent for probe in self.probes)
+        model = module.probe_model(self.settings.weights, self.settings.ema_rate)
+        return run_pass(model, module.schedule, self.settings, self.context.image_shape, step, invert, advance)
+
+    def _record(self, step: int, entries: list[Entry], event: ProbePass | None, start: float, advance: Advance) -> None:
+        """Measure the pass that began at ``start`` and store the whole event."""
+        if event is not None:
+            pass_seconds = time.perf_counter() - start
+            self.tracker.save_samples(step, event.x_0)
+            entries = [*entries, *self._measure_all(event, pass_seconds, advance)]
+        timing = {f"{e.probe}_seconds": e.extra["seconds"] for e in entries if "seconds" in e.extra}
+        timing["event_seconds"] = time.perf_counter() - start
+        self.tracker.log([*entries, Entry(step, END_OF_EVENT, ProbeResult(timing), self.conventions)])
 
     def _finish_event(self, step: int) -> None:
         self._probed_at = step

@@ -96,8 +96,8 @@ def newest_loadable(folder: Path, keys: Collection[str]) -> Path | None:
 def keep_weights_only(path: Path) -> None:
     """Rewrite a full checkpoint with its raw and averaged weights alone, in float16; others are left as they are.
 
-    A quarter of the size with one average (before: weights, average and two moments of the optimiser in float32). Probes
-    still run on it, within the rounding to 11 bits; training cannot go on from it.
+    A quarter of the size with one average (before: weights, average and two moments of the optimiser in float32).
+    Probes still run on it, within the rounding to 11 bits; training cannot go on from it.
     """
     checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     if "optimizer_states" not in checkpoint:

@@ -156,7 +156,7 @@ class FitCLI(LightningCLI):
                 "each would take its own start time for the name of the folder"
             )
         sources = self.config.get("config") or []
-        parent = Path("runs") / (Path(str(sources[-1])).stem if sources else "fit")
+        parent = Path("runs") / (Path(str(sources[0])).stem if sources else "fit")
         if self.config.resume == "auto" and (started := sorted(parent.glob("*/checkpoints/step=*.ckpt"))):
             return started[-1].parents[1]
         return parent / datetime.now().strftime("%Y-%m-%dT%H-%M-%S")

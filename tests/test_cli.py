@@ -70,6 +70,15 @@ def test_every_config_parses_and_names_real_classes(path: Path, capsys: pytest.C
     assert config["trainer"]["max_steps"] > 0
 
 
+def test_the_fragment_for_several_machines(capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [ROOT / "configs" / "imagenet64.yaml", ROOT / "configs" / "fragments" / "nodes.yaml"]
+    config = printed_config(capsys, *(f"--config={path}" for path in paths), "--data.path=images")
+    assert config["trainer"]["num_nodes"] == 4
+    assert config["trainer"]["max_steps"] == 1_500_000
+    assert config["probing"]["schedule"]["named"] == "p1_imagenet64"
+    assert config["probing"]["keep_full_checkpoints"] == 3
+
+
 @pytest.mark.parametrize(
     ("name", "image_size", "parameters", "steps"),
     [("cifar10", 32, 52_546_438, 500_000), ("imagenet64", 64, 121_063_942, 1_500_000)],

@@ -106,3 +106,34 @@ def test_two_nodes_train_are_killed_and_go_on(tmp_path: Path) -> None:
         assert [node.returncode for node in nodes] == [0, 0], outputs
         assert RunFolder(run_dir).is_finished()
     assert values(killed) == values(whole)
+
+
+def test_work_of_the_first_process_outlasts_the_timeout(tmp_path: Path) -> None:
+    """Two gloo processes with a timeout of 6 s; the first one works for 10 s."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        """
+import time
+from datetime import timedelta
+import lightning as L
+from lightning.pytorch.strategies import DDPStrategy
+from callbacks.waiting import on_first_process
+from probediff.data import Digits
+from tests.conftest import tiny_module
+
+class Slow(L.Callback):
+    def on_train_start(self, trainer, module):
+        on_first_process(trainer, lambda: time.sleep(10), heartbeat_sec=1)
+
+trainer = L.Trainer(accelerator="cpu", devices=2, strategy=DDPStrategy(timeout=timedelta(seconds=6)), max_steps=2,
+    logger=False, enable_checkpointing=False, enable_progress_bar=False, use_distributed_sampler=False,
+    enable_model_summary=False, callbacks=[Slow()])
+trainer.fit(tiny_module(), datamodule=Digits(batch_size=16))
+if trainer.is_global_zero:
+    print("steps", trainer.global_step)
+"""
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, env=ENVIRONMENT, timeout=240, cwd=tmp_path
+    )
+    assert "steps 2" in done.stdout, done.stdout + done.stderr
