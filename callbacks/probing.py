@@ -257,7 +257,9 @@ class Probing(L.Callback):
         with tqdm(desc=f"probing step {step}", disable=hidden, leave=False, position=1, mininterval=0.5) as bar:
 
             def advance(part: str, done: int, total: int) -> None:
-                self.stop.raise_if_requested()
+                # While the first process measures alone, the others could not know that it stops.
+                if trainer.world_size == 1 or part in ("sampling", "inverting"):
+                    self.stop.raise_if_requested()
                 if bar.total != total or part not in bar.desc:
                     bar.reset(total)
                     bar.set_description(f"probing step {step}: {part}", refresh=False)

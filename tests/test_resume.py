@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +28,35 @@ COMMAND = [
     *("--probing.schedule.steps=[3,5,9]", "--probing.schedule.every_n_steps=null", "--data.batch_size=300"),
     *("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--probing.progress=false"),
 ]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 #: What may differ between two runs: clocks.
 CLOCKS = ("timing", "pass")
+# Processes are forked from one that has imported everything, or most of a test would be imports.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["probediff.cli", "tests.test_resume"])
 
 
-def start(run_dir: Path, *extra: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "probediff", "fit", *COMMAND, "--run_dir", str(run_dir), "--resume=auto", *extra]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT)
+def run_in_child(arguments: list[str], log: Path) -> None:
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    torch.set_num_threads(1)
+    sys.exit(fit_command(arguments))
 
 
-def finish(run_dir: Path, *extra: str) -> str:
-    process = start(run_dir, *extra)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    return output
+def start(run_dir: Path) -> ForkServerProcess:
+    arguments = [*COMMAND, "--run_dir", str(run_dir), "--resume=auto"]
+    process = CONTEXT.Process(target=run_in_child, args=(arguments, run_dir.with_suffix(".log")))
+    process.start()
+    return process
+
+
+def ended(process: ForkServerProcess) -> int | None:
+    process.join(timeout=300)
+    return process.exitcode
+
+
+def finish(run_dir: Path) -> None:
+    assert ended(start(run_dir)) == 0, run_dir.with_suffix(".log").read_text()
 
 
 def comparable(folder: RunFolder) -> list[dict[str, Any]]:
@@ -87,35 +102,56 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_dir
 
 
+def wait_for_a_sign_of_work(process: ForkServerProcess, run_dir: Path) -> None:
+    while process.is_alive() and not (run_dir / "records.jsonl").exists():
+        time.sleep(0.01)
+
+
 def kill_at_random_moments(run_dir: Path, num_kills: int, seed: int, seconds: float) -> int:
     """Start, kill, start again ..., then let it end; returns how many of the kills hit a living process."""
     rng = random.Random(seed)
     hits = 0
     for _ in range(num_kills):
         process = start(run_dir)
-        deadline = time.monotonic() + 60
-        # Waiting for the first sign of work leaves out the seconds of importing, in which a kill shows nothing.
-        while process.poll() is None and time.monotonic() < deadline and not (run_dir / "records.jsonl").exists():
-            time.sleep(0.02)
+        wait_for_a_sign_of_work(process, run_dir)
         time.sleep(rng.uniform(0, seconds))
-        if process.poll() is None:
-            hits += 1
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        hits += process.is_alive()
+        process.kill()
+        process.join()
     finish(run_dir)
     return hits
 
 
-def test_a_run_killed_at_a_few_random_moments_is_the_uninterrupted_run(reference: Path, tmp_path: Path) -> None:
-    assert kill_at_random_moments(tmp_path / "run", num_kills=2, seed=0, seconds=6) > 0
-    assert_same_run(tmp_path / "run", reference)
+@pytest.fixture(scope="module")
+def seconds(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> float:
+    """How long a run works on this machine, now."""
+    run_dir = tmp_path_factory.mktemp("timed") / "run"
+    process = start(run_dir)
+    wait_for_a_sign_of_work(process, run_dir)
+    begin = time.monotonic()
+    assert ended(process) == 0
+    return time.monotonic() - begin
+
+
+def test_a_run_killed_at_20_random_moments_is_the_uninterrupted_run(
+    reference: Path, seconds: float, tmp_path: Path
+) -> None:
+    hits, seed = 0, 0
+    while hits < 20:
+        hits += kill_at_random_moments(tmp_path / str(seed), num_kills=4, seed=seed, seconds=0.7 * seconds)
+        assert_same_run(tmp_path / str(seed), reference)
+        seed += 1
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(20))
-def test_a_run_killed_at_random_moments_is_the_uninterrupted_run(seed: int, reference: Path, tmp_path: Path) -> None:
-    kill_at_random_moments(tmp_path / "run", num_kills=2, seed=seed + 1, seconds=8)
-    assert_same_run(tmp_path / "run", reference)
+def test_a_run_killed_at_100_random_moments_is_the_uninterrupted_run(
+    reference: Path, seconds: float, tmp_path: Path
+) -> None:
+    hits, seed = 0, 1000
+    while hits < 100:
+        hits += kill_at_random_moments(tmp_path / str(seed), num_kills=5, seed=seed, seconds=0.6 * seconds)
+        assert_same_run(tmp_path / str(seed), reference)
+        seed += 1
 
 
 @pytest.mark.parametrize("step", [0, 3, 5, 9, 12])
@@ -151,11 +187,12 @@ def test_a_finished_run_stays_as_it_is(reference: Path, tmp_path: Path) -> None:
 def test_signals_save_and_stop(signal_number: int, reference: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     process = start(run_dir)
-    while process.poll() is None and len(RunFolder(run_dir).records()) == 0:
-        time.sleep(0.02)
-    process.send_signal(signal_number)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 75, output
+    while process.is_alive() and len(RunFolder(run_dir).records()) == 0:
+        time.sleep(0.005)
+    assert process.pid is not None
+    os.kill(process.pid, signal_number)
+    code, output = ended(process), run_dir.with_suffix(".log").read_text()
+    assert code == 75, output
     assert f"stopped by {signal.Signals(signal_number).name}" in output
     assert "--resume auto" in output
     assert list((run_dir / "checkpoints").glob("step=*.ckpt"))
