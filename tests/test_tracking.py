@@ -99,3 +99,26 @@ def test_mode_auto(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert resolve_mode("auto") == "disabled"
     assert resolve_mode("online") == "online"
+
+
+def test_a_resumed_run_goes_on_under_its_id(tmp_path: Path) -> None:
+    settings = WandbSettings(mode="offline")
+    loggers = [FailsafeWandbLogger(settings, tmp_path) for _ in range(2)]
+    for logger in loggers:
+        logger.log_metrics({"x": 1.0}, 1)
+        logger.finalize("success")
+    assert loggers[0].version == loggers[1].version
+    files = {path.name for path in tmp_path.glob("wandb/offline-run-*/*.wandb")}
+    assert files == {f"run-{loggers[0].version}.wandb"}
+
+
+def test_keys_stay_out_of_the_run_folder(fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = "0123456789abcdef" * 2 + "deadbeef"
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    root = tmp_path / "run"
+    root.mkdir()
+    fit(all_probes(), logger=FailsafeWandbLogger(WandbSettings(mode="offline"), root))
+    files = [path for path in root.rglob("*") if path.is_file()]
+    assert len(files) > 20
+    for path in files:
+        assert key.encode() not in path.read_bytes(), path
