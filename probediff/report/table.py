@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from probediff.records import RunFolder
+from probediff.records import FINISHED, RunFolder
 
 #: Columns of the probes that have more values than fit a line; other probes show their first ones.
 _COLUMNS = {
@@ -29,6 +29,8 @@ _COLUMNS = {
     "timing": ("pass_seconds",),
 }
 _MOST_COLUMNS = 8
+#: Bookkeeping that is no measurement.
+_LEFT_OUT = ("pass", FINISHED)
 
 
 def _cell(value: Any) -> str:
@@ -50,7 +52,7 @@ def format_table(header: list[str], rows: list[list[Any]]) -> str:
 def probe_tables(records: list[dict[str, Any]]) -> str:
     """Every probe by training step."""
     by_probe: dict[str, dict[int, dict[str, Any]]] = {}
-    for record in records:
+    for record in (r for r in records if r["probe"] not in _LEFT_OUT):
         by_probe.setdefault(record["probe"], {})[record["step"]] = record["values"]
     parts = []
     for probe, by_step in by_probe.items():
