@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from callbacks import ProbeSchedule
 from probediff.denoisers import UNet
 from probediff.module import DiffusionModule
-from probediff.noise import training_draws
+from probediff.noise import TrainingDraws, training_draws
 from probediff.records import RunFolder
 
 _SIZES = {"CIFAR10": 32, "ImageNet64": 64, "PreparedImages": 64}
@@ -39,6 +39,24 @@ def median_seconds(action: Any, repeats: int) -> float:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return statistics.median(times)
+
+
+def kept_for_backward(module: DiffusionModule, x_0: torch.Tensor, draws: TrainingDraws) -> int:
+    """Bytes that the graph of one loss keeps."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    n = len(x_0)
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast(x_0.device.type, torch.bfloat16),
+    ):
+        module.loss(module.eps_model.output, module.schedule, x_0, draws.timestep[:n], draws.eps[:n]).mean()
+    return sum(kept.values())
 
 
 def unit_costs(config: dict[str, Any], batch_size: int, repeats: int) -> dict[str, float]:
@@ -67,6 +85,11 @@ def unit_costs(config: dict[str, Any], batch_size: int, repeats: int) -> dict[st
     costs = {
         "parameters": float(sum(p.numel() for p in parameters)),
         "forward_gflop_per_image": flops.get_total_flops() / batch_size / 1e9,
+        # The slope over the batch leaves out what does not grow with it: weights and their 16-bit copies.
+        "activation_bytes_per_image": (
+            kept_for_backward(module, x_0, draws) - kept_for_backward(module, x_0[:1], draws)
+        )
+        / (batch_size - 1),
         "training_step_seconds_per_image": median_seconds(step, repeats) / batch_size,
         "evaluation_seconds_per_image": median_seconds(evaluate, repeats) / batch_size,
     }
