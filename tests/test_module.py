@@ -132,9 +132,9 @@ def test_compiling_keeps_the_keys() -> None:
 
 
 @pytest.mark.slow
-def test_a_compiled_run_trains_like_an_eager_one(fit: Fit) -> None:
+def test_a_compiled_run_trains_like_an_eager_one(fit: Fit, tmp_path: Path) -> None:
     compiled, _ = fit([], module=tiny_module(compile=True))
-    eager, _ = fit([], module=tiny_module())
+    eager, _ = fit([], module=tiny_module(), default_root_dir=tmp_path / "eager")
     assert list(compiled.state_dict()) == list(eager.state_dict())
     torch.testing.assert_close(compiled.state_dict(), eager.state_dict(), rtol=1e-2, atol=2e-2)
 
