@@ -24,6 +24,9 @@ from torch import Tensor
 from probediff.probing import ProbeResult
 from probediff.records import RunFolder
 
+#: How long a server that answers nothing holds up the start of a run, unless WANDB_INIT_TIMEOUT says otherwise.
+INIT_TIMEOUT_SEC = 30.0
+
 WandbMode = Literal["auto", "online", "offline", "disabled"]
 
 
@@ -55,7 +58,7 @@ def resolve_mode(mode: WandbMode) -> Literal["online", "offline", "disabled"]:
     asked = os.environ.get("WANDB_MODE", "").lower()
     if asked in ("online", "offline", "disabled"):
         return asked  # type: ignore[return-value]
-    url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    url = os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url
     return "online" if _has_key(url) and _reachable(url) else "offline"
 
 
@@ -97,7 +100,9 @@ class FailsafeWandbLogger(WandbLogger):
             tags=settings.tags,
             mode=mode,
             # The run's own tables are printed instead of W&B's summary.
-            settings=wandb.Settings(quiet=True),
+            settings=wandb.Settings(
+                quiet=True, init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", INIT_TIMEOUT_SEC))
+            ),
         )
         # Lightning passes an argument that wandb only warns about and is going to remove.
         self._wandb_init.pop("anonymous", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ import torch
 
 import probediff.checkpoints
 import probediff.records
-from callbacks import AssignmentAccuracy, ProbeSchedule
+from callbacks import AssignmentAccuracy, ProbeSchedule, StoppedBySignalError
 from probediff.cli import fit as fit_command
 from probediff.data.base import ImageTensors
 from probediff.features import FeatureNetwork, Preprocessing, extract
+from probediff.probing import run_pass
 from probediff.records import RunFolder
 from tests.conftest import all_probes
 
@@ -87,6 +89,34 @@ def test_a_checkpoint_on_a_full_disk_is_left_out_whole(
     assert trainer.global_step == 5
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
     assert events(RunFolder(tmp_path / "run")) == {0, 2, 5}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_inside_a_probe_stops_between_its_batches(
+    number: int, fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluations = []
+
+    def pass_with_signal(*arguments: Any) -> Any:
+        *rest, step, invert, advance = arguments
+
+        def counting(part: str, done: int, total: int) -> None:
+            if step == 2:
+                evaluations.append((part, done))
+                if done == 3:
+                    os.kill(os.getpid(), number)
+            advance(part, done, total)
+
+        return run_pass(*rest, step, invert, counting)
+
+    monkeypatch.setattr("callbacks.probing.run_pass", pass_with_signal)
+    before = signal.getsignal(number)
+    with pytest.raises(StoppedBySignalError, match=f"stopped by {signal.Signals(number).name}"):
+        fit(all_probes())
+    assert evaluations == [("sampling", 1), ("sampling", 2), ("sampling", 3)]
+    assert events(RunFolder(tmp_path / "run")) == {0}
+    assert RunFolder(tmp_path / "run").checkpoint_path(2).exists()
+    assert signal.getsignal(number) == before
 
 
 class DyingTensors(ImageTensors):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,6 +82,27 @@ def test_a_run_goes_on_when_wandb_cannot_start(fit: Fit, tmp_path: Path, monkeyp
         )
     assert trainer.global_step == 5
     assert len(RunFolder(tmp_path / "run").records()) > 10
+
+
+def test_a_server_that_never_answers_does_not_stop_a_run(tmp_path: Path) -> None:
+    """In a process of its own, because W&B reads the address of its server once."""
+    script = """
+import sys
+from pathlib import Path
+from probediff.tracking import FailsafeWandbLogger, WandbSettings
+logger = FailsafeWandbLogger(WandbSettings(mode="auto"), Path(sys.argv[1]))
+logger.log_metrics({"x": 1.0}, 1)
+print("failed", logger.failed)
+"""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        environment = {**os.environ, "WANDB_BASE_URL": url, "WANDB_API_KEY": "k" * 40, "WANDB_INIT_TIMEOUT": "3"}
+        environment |= {"PYTHONPATH": str(Path(__file__).parents[1])}
+        environment.pop("WANDB_MODE", None)
+        command = [sys.executable, "-c", script, str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert "failed True" in done.stdout, done.stderr
+    assert "Training goes on" in done.stderr
 
 
 def test_mode_auto(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
