@@ -55,7 +55,7 @@ class Probing(L.Callback):
         self.progress = progress
         self.keep_full_checkpoints = keep_full_checkpoints
         self.stop = StopRequest()
-        self._probed_at = -1
+        self._probed_at = self._seen_step = -1
         self._looked_back = False
         self._due: frozenset[int] = frozenset()
         self._restored: dict[str, Any] | None = None
@@ -124,7 +124,7 @@ class Probing(L.Callback):
         self._loss_sum = torch.tensor(restored["loss_sum"], dtype=torch.float64, device=module.device)
         self._loss_count = restored["loss_count"]
         self._interval_start = time.perf_counter()
-        step = trainer.global_step
+        step = self._seen_step = trainer.global_step
         folder = self.context.folder
         complete = trainer.is_global_zero and folder.rewind(step)
         if trainer.strategy.reduce_boolean_decision(complete, all=False):
@@ -139,7 +139,11 @@ class Probing(L.Callback):
         self._loss_sum += outputs["loss"].detach()
         self._loss_count += 1
         step = trainer.global_step
-        if step in self._due and step != self._probed_at:
+        if step == self._seen_step:
+            # Gradients are still being accumulated, and no checkpoint holds them.
+            return
+        self._seen_step = step
+        if step in self._due:
             self._probe(trainer, pl_module)
         elif self.stop.agreed(trainer):
             self._save(trainer, pl_module)

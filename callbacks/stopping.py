@@ -11,7 +11,7 @@ import lightning as L
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 # Processes agree on stopping by a collective, which would cost a synchronisation in every step.
-_AGREE_EVERY_N_BATCHES = 16
+_AGREE_EVERY_N_STEPS = 16
 
 
 class StoppedBySignalError(Exception):
@@ -55,9 +55,9 @@ class StopRequest:
             raise StoppedBySignalError(f"stopped by {self.signal_name}")
 
     def agreed(self, trainer: L.Trainer) -> bool:
-        """Whether all processes are to stop after this batch."""
+        """Whether all processes are to stop after this optimiser step."""
         if trainer.world_size == 1:
             return self.signal_name is not None
-        if trainer.fit_loop.total_batch_idx % _AGREE_EVERY_N_BATCHES:
+        if trainer.global_step % _AGREE_EVERY_N_STEPS:
             return False
         return trainer.strategy.reduce_boolean_decision(self.signal_name is not None, all=False)

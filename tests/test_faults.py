@@ -119,6 +119,18 @@ def test_a_signal_inside_a_probe_stops_between_its_batches(
     assert signal.getsignal(number) == before
 
 
+def test_a_signal_waits_for_the_accumulated_gradients(fit: Fit, tmp_path: Path) -> None:
+    class Interrupt(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+            if batch_idx == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(StoppedBySignalError, match="stopped by SIGTERM at step 2"):
+        fit([Interrupt()], schedule=ProbeSchedule(), accumulate_grad_batches=3)
+    checkpoint = torch.load(RunFolder(tmp_path / "run").checkpoint_path(2), weights_only=True)
+    assert checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"] == 6
+
+
 class DyingTensors(ImageTensors):
     """A data set whose reading process dies at its tenth batch."""
 
