@@ -31,11 +31,10 @@ def test_an_offline_run_holds_every_number_and_picture(fit: Fit, tmp_path: Path)
     assert len(records) > 10
     for record in records:
         prefix = f"probe/{record['probe']}/"
-        (row,) = (
-            row
-            for row in rows
-            if row["trainer/global_step"] == record["step"] and any(key.startswith(prefix) for key in row)
-        )
+        of_step = [row for row in rows if row["trainer/global_step"] == record["step"]]
+        found = [row for row in of_step if any(key.startswith(prefix) for key in row)]
+        assert len(found) == 1, (prefix, record["step"], [sorted(row) for row in rows])
+        (row,) = found
         for key, value in record["values"].items():
             assert row[prefix + key] == pytest.approx(value), prefix + key
     for name in ("fixed_noise_generation/samples", "inversion_angles/latents", "assignment_accuracy/hubs"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,19 @@ def _messages(data: bytes) -> Iterator[bytes]:
             message = b""
 
 
-def history(run_folder: Path) -> list[dict[str, Any]]:
-    """The logged steps of the one W&B run below ``run_folder``, as dictionaries."""
+def history(run_folder: Path, timeout_sec: float = 60.0) -> list[dict[str, Any]]:
+    """The logged steps of the one finished W&B run below ``run_folder``, as dictionaries.
+
+    W&B writes from a process of its own, so this waits until the record of the run's exit is there.
+    """
     (path,) = run_folder.glob("wandb/offline-run-*/*.wandb")
-    rows = []
-    for message in _messages(path.read_bytes()):
-        record = Record.FromString(message)
-        if record.WhichOneof("record_type") == "history":
-            items = record.history.item
-            rows.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
-    return rows
+    deadline = time.monotonic() + timeout_sec
+    while True:
+        records = [Record.FromString(message) for message in _messages(path.read_bytes())]
+        if any(record.WhichOneof("record_type") == "exit" for record in records):
+            break
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{path} has no exit record after {timeout_sec} s, only {len(records)} others")
+        time.sleep(0.1)
+    histories = (record.history.item for record in records if record.WhichOneof("record_type") == "history")
+    return [{item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in row} for row in histories]
