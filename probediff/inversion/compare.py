@@ -1,0 +1,174 @@
+"""All methods on the same noises, or on the same images: one row of figures a method."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from probediff.inversion.methods import invert, resample, sample
+from probediff.inversion.problem import Problem, State
+from probediff.inversion.settings import InversionSettings, Method
+from probediff.measures import null_top_k_correlation, top_k_correlation, triangle_angles
+
+_TOP_K = 10
+_FEWEST_FOR_NULL = 4
+_ROUNDING = 1e-6
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """What one method does to N images of D values; None where a figure has no meaning.
+
+    Attributes:
+        name: as it was named in the comparison.
+        method: which method that is.
+        num_images: N.
+        sampling_evaluations: network evaluations per image of its sampler; None for the user's images.
+        inversion_evaluations: network evaluations per image of the inversion.
+        reconstruction_l2: mean over images of the L2 distance between image and reconstruction.
+        reconstruction_rmse: root of the mean square of their difference, over all values.
+        noise_distance: mean over images of the L2 distance between latent and true noise; None for the user's images.
+        angle_at_latent_deg: mean angle at the latent in the triangle of noise, image and latent, over the images whose
+            latent is farther from the noise than rounding, 1e-6 of its length; None without any.
+        latent_top_10_correlation: mean of the ten largest absolute correlations between the latents' values.
+        null_top_10_correlation: what independent normal values give on average; both None for fewer than 4 images.
+        latent_mean: mean over all values of the latents.
+        latent_std: standard deviation over all values of the latents.
+        latent_ks_distance: mean over images of the Kolmogorov-Smirnov distance of the latent's values to N(0, 1).
+        inversion_seconds: wall-clock time of the inversion of all images.
+    """
+
+    name: str
+    method: Method
+    num_images: int
+    sampling_evaluations: int | None
+    inversion_evaluations: int
+    reconstruction_l2: float
+    reconstruction_rmse: float
+    noise_distance: float | None
+    angle_at_latent_deg: float | None
+    latent_top_10_correlation: float | None
+    null_top_10_correlation: float | None
+    latent_mean: float
+    latent_std: float
+    latent_ks_distance: float
+    inversion_seconds: float
+
+    def values(self) -> dict[str, float]:
+        """All figures that have a meaning, by name."""
+        return {k: float(v) for k, v in asdict(self).items() if k not in ("name", "method") and v is not None}
+
+
+def compare(
+    problem: Problem,
+    settings_by_name: Mapping[str, InversionSettings],
+    x_T: Tensor | None,
+    indices: Sequence[int] | Tensor,
+    images: Tensor | None = None,
+    batch_size: int = 64,
+    on_row: Callable[[MethodRow], None] | None = None,
+) -> list[MethodRow]:
+    """Invert, and reconstruct, by each method; every method inverts the images that its own sampler makes of ``x_T``.
+
+    Args:
+        problem: the model and how it is sampled.
+        settings_by_name: methods to compare, by the names that their rows get.
+        x_T: (N, C, H, W) noise, in the dtype and on the device to work in; None when there are ``images``.
+        indices: (N,) numbers of the samples, which key the noise of ``forward``.
+        images: (N, C, H, W) a user's images in [-1, 1], which no known noise made; then there is no ``x_T``.
+        batch_size: images per network evaluation; does not change the figures.
+        on_row: called with each row when it is ready.
+
+    Raises:
+        ValueError: bad settings, found before any work; both or neither of ``x_T`` and ``images``; ``swap`` for images.
+    """
+    start = x_T if images is None else images
+    if start is None or (x_T is not None and images is not None):
+        raise ValueError("exactly one of x_T and images must be given: the noises to sample from, or images to invert")
+    if len(start) == 0 or len(indices) != len(start) or batch_size < 1:
+        raise ValueError(
+            f"there must be at least one image, as many indices, and a batch_size of at least 1, got {len(start)} "
+            f"images, {len(indices)} indices and batch_size={batch_size}"
+        )
+    for name, settings in settings_by_name.items():
+        settings.check(problem.num_steps, problem.clip, problem.clip_inversion)
+        if settings.method == "swap" and images is not None:
+            raise ValueError(f"method 'swap' (named {name!r}) inverts samples only, got images: leave it out")
+    rows = []
+    for name, settings in settings_by_name.items():
+        done = _round_trip(problem, settings, start, torch.as_tensor(indices), x_T is not None, batch_size)
+        rows.append(_row(name, problem, settings, done, x_T))
+        if on_row is not None:
+            on_row(rows[-1])
+    return rows
+
+
+@dataclass(frozen=True)
+class _RoundTrip:
+    x_0: Tensor
+    latent: Tensor
+    reconstruction: Tensor
+    seconds: float
+
+
+def _round_trip(
+    problem: Problem, settings: InversionSettings, start: Tensor, indices: Tensor, is_noise: bool, batch_size: int
+) -> _RoundTrip:
+    images, latents, reconstructions, seconds = [], [], [], 0.0
+    for rows, numbers in zip(start.split(batch_size), indices.split(batch_size), strict=True):
+        state = sample(problem, settings, rows) if is_noise else State(rows)
+        images.append(state.x.double().cpu())
+        started = time.perf_counter()
+        inverted = invert(problem, settings, state, numbers)
+        # The copy waits for the device, so the clock stops when the work is done.
+        latents.append(inverted.x.double().cpu())
+        seconds += time.perf_counter() - started
+        reconstructions.append(resample(problem, settings, inverted).x.double().cpu())
+    return _RoundTrip(torch.cat(images), torch.cat(latents), torch.cat(reconstructions), seconds)
+
+
+def _row(name: str, problem: Problem, settings: InversionSettings, done: _RoundTrip, x_T: Tensor | None) -> MethodRow:
+    sampling, inversion = settings.evaluations(problem.num_steps, from_image=x_T is None)
+    difference = (done.reconstruction - done.x_0).flatten(1)
+    noise = None if x_T is None else x_T.double().cpu()
+    num_images, num_values = done.latent.flatten(1).shape
+    many = num_images >= _FEWEST_FOR_NULL
+    finite = bool(done.latent.isfinite().all())
+    return MethodRow(
+        name=name,
+        method=settings.method,
+        num_images=num_images,
+        sampling_evaluations=None if x_T is None else sampling,
+        inversion_evaluations=inversion,
+        reconstruction_l2=float(difference.norm(dim=1).mean()),
+        reconstruction_rmse=float(difference.square().mean().sqrt()),
+        noise_distance=None if noise is None else float((done.latent - noise).flatten(1).norm(dim=1).mean()),
+        angle_at_latent_deg=_mean_angle(noise, done) if noise is not None and finite else None,
+        latent_top_10_correlation=top_k_correlation(done.latent, _TOP_K) if many and finite else None,
+        null_top_10_correlation=null_top_k_correlation(num_images, num_values, _TOP_K) if many else None,
+        latent_mean=float(done.latent.mean()),
+        latent_std=float(done.latent.std(correction=0)),
+        latent_ks_distance=float(normal_ks_distance(done.latent).mean()) if finite else math.nan,
+        inversion_seconds=done.seconds,
+    )
+
+
+def _mean_angle(noise: Tensor, done: _RoundTrip) -> float | None:
+    apart = (noise - done.latent).flatten(1).norm(dim=1) > _ROUNDING * noise.flatten(1).norm(dim=1)
+    if not bool(apart.any()):
+        return None
+    return float(triangle_angles(noise[apart], done.x_0[apart], done.latent[apart]).at_latent_deg.mean())
+
+
+def normal_ks_distance(x: Tensor) -> Tensor:
+    """Kolmogorov-Smirnov distance between the values of each row of ``x`` (B, ...) and N(0, 1), (B,) float64."""
+    ordered = x.double().flatten(1).sort(dim=1).values
+    expected = torch.special.ndtr(ordered)
+    steps = torch.arange(ordered.shape[1] + 1, dtype=torch.float64, device=x.device) / ordered.shape[1]
+    above, below = steps[1:] - expected, expected - steps[:-1]
+    return torch.maximum(above, below).amax(dim=1)

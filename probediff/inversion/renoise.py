@@ -1,0 +1,38 @@
+"""ReNoise (Garibi et al. 2024, arXiv 2403.14602, algorithm 1): noise again and again, and average the last estimates.
+
+At each step the estimate of x_i is noised again from x_(i-1) with the prediction at the last estimate,
+``renoise_iterations`` times after the first, and the last ``renoise_average`` estimates are averaged. The defaults are
+those of the authors' configuration for few steps (10 evaluations a step, the last two averaged). Their edit-enhancing
+losses, which move the prediction towards uncorrelated noise, their correction of a stochastic sampler's noise, and the
+other averages they take below timestep 250 are left out. num_steps * (renoise_iterations + 1) evaluations.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from probediff.ddim import OnStep
+from probediff.inversion.problem import Problem, State, Walk
+from probediff.inversion.settings import InversionSettings
+
+
+@torch.no_grad()
+def invert(
+    problem: Problem, settings: InversionSettings, state: State, indices: Tensor, on_step: OnStep | None = None
+) -> State:
+    """Estimates of the noise that the sampler turned into ``state.x``."""
+    walk, x = Walk(problem, on_step), state.x
+    for level in range(1, problem.num_steps + 1):
+        x = _renoised(walk, x, level, settings)
+    return State(x)
+
+
+def _renoised(walk: Walk, x: Tensor, level: int, settings: InversionSettings) -> Tensor:
+    z, averaged = x, torch.zeros_like(x)
+    for iteration in range(settings.renoise_iterations + 1):
+        z, x_0 = walk.preimage_map(z, x, level)
+        walk.report_preimage(level, z, x_0)
+        if iteration > settings.renoise_iterations - settings.renoise_average:
+            averaged += z / settings.renoise_average
+    return averaged

@@ -1,0 +1,45 @@
+"""A small network that was trained for seconds, and the Gaussian and nonlinear toys."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+from probediff.diffusion import simple_loss
+from probediff.schedule import NoiseSchedule
+from tests.conftest import tiny_module
+
+NUM_TRAIN_TIMESTEPS = 40
+
+
+@pytest.fixture(scope="session")
+def digits() -> Tensor:
+    return torch.as_tensor(load_digits().images).float()[:, None] / 8 - 1
+
+
+@pytest.fixture(scope="session")
+def network(digits: Tensor) -> nn.Module:
+    """An eps_model for 8x8 digits, in eval mode."""
+    generator = torch.Generator().manual_seed(0)
+    model = tiny_module(num_train_timesteps=NUM_TRAIN_TIMESTEPS).eps_model.eval()
+    schedule = NoiseSchedule.cosine(NUM_TRAIN_TIMESTEPS)
+    optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
+    for _ in range(250):
+        x_0 = digits[torch.randint(len(digits), (64,), generator=generator)]
+        timestep = torch.randint(NUM_TRAIN_TIMESTEPS, (64,), generator=generator)
+        eps = torch.randn(x_0.shape, generator=generator)
+        loss = simple_loss(model, schedule, x_0, timestep, eps).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 0.25
+    return model
+
+
+@pytest.fixture(scope="session")
+def network_float64(network: nn.Module) -> nn.Module:
+    return copy.deepcopy(network).double()
