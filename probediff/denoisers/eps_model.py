@@ -1,11 +1,15 @@
-"""The one wrapper that turns a noise-predicting network into an `eps_model` of integer timesteps."""
+"""The wrappers that turn a network, whatever it predicts, into an `eps_model` of integer timesteps."""
 
 from __future__ import annotations
 
-from typing import Protocol, cast
+from typing import Literal, Protocol, cast, get_args
 
 import torch
 from torch import Tensor, nn
+
+from probediff.schedule import NoiseSchedule
+
+PredictionType = Literal["epsilon", "v_prediction", "sample"]
 
 
 class _Network(Protocol):
@@ -73,3 +77,43 @@ class EpsModel(nn.Module):
     def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
         """Return the predicted noise, (B, C, H, W); arguments as in `output`."""
         return self.output(x, timestep)[:, : self.in_channels]
+
+
+class PredictionModel(EpsModel):
+    """`eps_model` around a network that predicts the noise, v or the clean image.
+
+    With a = alpha_bar(t) of the timestep that the network is asked at: eps = sqrt(a) v + sqrt(1 - a) x_t (Salimans & Ho
+    2022, appendix D) or eps = (x_t - sqrt(a) x_0) / sqrt(1 - a). While inverting, DDIMInverseScheduler of diffusers
+    asks at the next timestep and converts with the alpha_bar of the current one, which divides by 0 in the first step
+    of a network that predicts x_0; the two agree for networks that predict the noise.
+
+    Args:
+        unet: Network `(x, timestep) -> output` with the attributes `in_channels` and `out_channels`.
+        schedule: Schedule the network was trained with.
+        prediction_type: What the network predicts, in the words of diffusers.
+
+    Raises:
+        ValueError: On another prediction type, or an output of neither C nor 2 C channels.
+    """
+
+    signal_rate: Tensor
+    noise_rate: Tensor
+
+    def __init__(self, unet: nn.Module, schedule: NoiseSchedule, prediction_type: PredictionType) -> None:
+        super().__init__(unet, len(schedule), rescale_timesteps=False)
+        if prediction_type not in get_args(PredictionType):
+            raise ValueError(f"prediction_type must be one of {get_args(PredictionType)}, got {prediction_type!r}")
+        self.prediction_type = prediction_type
+        self.register_buffer("signal_rate", schedule.alpha_bar.sqrt(), persistent=False)
+        self.register_buffer("noise_rate", (1 - schedule.alpha_bar).sqrt(), persistent=False)
+
+    def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+        """Return the predicted noise, (B, C, H, W); arguments as in `output`."""
+        predicted = super().forward(x, timestep)
+        if self.prediction_type == "epsilon":
+            return predicted
+        signal = self.signal_rate[timestep][:, None, None, None]
+        noise = self.noise_rate[timestep][:, None, None, None]
+        if self.prediction_type == "v_prediction":
+            return (signal * predicted + noise * x).to(x.dtype)
+        return ((x - signal * predicted) / noise).to(x.dtype)

@@ -11,26 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from probediff.denoisers.blocks import ResidualBlock
 from probediff.denoisers.eps_model import EpsModel
+from probediff.denoisers.state import tensor_differences
 from probediff.denoisers.unet import UNet
-from probediff.schedule import NoiseSchedule
+from probediff.schedule import NoiseSchedule, ScheduleName
 
 _UPSAMPLING = re.compile(r"output_blocks\.(\d+)\.[12]\.(conv|in_layers\.2)\.weight")
 _GUIDED_HEAD_CHANNELS = 64
 
 
 def load_openai(path: str | os.PathLike[str], schedule: NoiseSchedule, num_heads: int | None = None) -> EpsModel:
-    """Load an unconditional OpenAI checkpoint; the architecture is read off the tensors.
-
-    What the tensors do not say is taken from the published commands. Heads: guided-diffusion networks (the ones that
-    resample inside residual blocks) have 64 channels a head, improved-diffusion ones 4 heads, or 1 where they lack
-    scale-shift norm (the LSUN ones); rows of the attention weights are ordered (head, q k v); dropout is 0.
-    `UNet.image_size` is inferred from the levels that have attention, whose lowest published resolution is 8 pixels, or
-    16 where only one level has it; the forward pass does not depend on it.
+    """Load an unconditional OpenAI checkpoint: `load_openai_network` as an `openai_eps_model`.
 
     Args:
         path: `.pt` file (read without unpickling code) or `.safetensors` file with the state dict.
-        schedule: Schedule the network was trained with; its length is T. Timesteps are scaled to 0..1000.
+        schedule: Schedule the network was trained with; its length is T.
         num_heads: Number of attention heads, for networks other than the published ones.
 
     Returns:
@@ -39,6 +35,18 @@ def load_openai(path: str | os.PathLike[str], schedule: NoiseSchedule, num_heads
     Raises:
         FileNotFoundError: When there is no such file.
         ValueError: When it holds no state dict, a class-conditional network, or another architecture (named).
+    """
+    return openai_eps_model(load_openai_network(path, num_heads), len(schedule))
+
+
+def load_openai_network(path: str | os.PathLike[str], num_heads: int | None = None) -> UNet:
+    """Load the network of an unconditional OpenAI checkpoint; the architecture is read off the tensors.
+
+    What the tensors do not say is taken from the published commands. Heads: guided-diffusion networks (the ones that
+    resample inside residual blocks) have 64 channels a head, improved-diffusion ones 4 heads, or 1 where they lack
+    scale-shift norm (the LSUN ones); rows of the attention weights are ordered (head, q k v); dropout is 0.
+    `UNet.image_size` is inferred from the levels that have attention, whose lowest published resolution is 8 pixels, or
+    16 where only one level has it; the forward pass does not depend on it. Arguments and errors as in `load_openai`.
     """
     state = _read_state_dict(Path(path))
     if "label_emb.weight" in state:
@@ -54,7 +62,34 @@ def load_openai(path: str | os.PathLike[str], schedule: NoiseSchedule, num_heads
         raise ValueError(f"{path} must be a network of improved-diffusion or guided-diffusion: {error}") from error
     _check_tensors(path, state, network.state_dict())
     network.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
-    return EpsModel(network, len(schedule)).eval()
+    return network.eval()
+
+
+def openai_eps_model(network: UNet, num_train_timesteps: int) -> EpsModel:
+    """Make an `eps_model` that shows the network its timesteps on the scale it was trained with.
+
+    That is timestep * 1000 / T in improved-diffusion and the timestep itself in guided-diffusion, the defaults of the
+    two. Guided-diffusion's published networks, and improved-diffusion's LSUN ones, have T = 1000, where both agree.
+    """
+    return EpsModel(network, num_train_timesteps, rescale_timesteps=not _is_guided(network)).eval()
+
+
+def published_process(network: UNet) -> tuple[ScheduleName, int]:
+    """Schedule and T that the published commands give for a network of this architecture.
+
+    Cosine and 4000 for improved-diffusion's CIFAR-10 and ImageNet 64x64 networks; linear and 1000 for its LSUN ones
+    (no scale-shift norm) and for guided-diffusion's unconditional ones.
+    """
+    plain = not any(block.use_scale_shift_norm for block in _residual_blocks(network))
+    return ("linear", 1000) if plain or _is_guided(network) else ("cosine", 4000)
+
+
+def _is_guided(network: UNet) -> bool:
+    return any(block.resampling != "none" for block in _residual_blocks(network))
+
+
+def _residual_blocks(network: UNet) -> list[ResidualBlock]:
+    return [module for module in network.modules() if isinstance(module, ResidualBlock)]
 
 
 def _read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -141,16 +176,9 @@ def _shape(state: dict[str, Tensor], name: str) -> torch.Size:
 
 def _check_tensors(path: str | os.PathLike[str], state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     """Raise ValueError that names the tensors in which the file and the inferred network differ."""
-    problems = [f"missing {name}" for name in expected if name not in state]
-    problems += [f"unexpected {name}" for name in state if name not in expected]
-    problems += [
-        f"{name} expected {tuple(tensor.shape)} got {tuple(state[name].shape)}"
-        for name, tensor in expected.items()
-        if name in state and state[name].shape != tensor.shape
-    ]
+    problems = tensor_differences(state, expected)
     if problems:
-        shown = "; ".join(problems[:5])
         raise ValueError(
-            f"{path} must match the network inferred from it, got {len(problems)} differences: {shown}. "
-            "Use an unchanged improved-diffusion or guided-diffusion checkpoint"
+            f"{path} must match the network inferred from it, got {len(problems)} differences: "
+            f"{'; '.join(problems[:5])}. Use an unchanged improved-diffusion or guided-diffusion checkpoint"
         )

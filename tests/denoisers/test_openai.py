@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from probediff.denoisers import UNet, load_openai
+from probediff.denoisers import UNet, load_openai, load_openai_network, published_process
 from probediff.denoisers.blocks import AttentionBlock
 from probediff.denoisers.openai import _infer_arguments
 from probediff.schedule import NoiseSchedule
@@ -84,6 +84,42 @@ def test_infers_the_published_arguments(case: str) -> None:
     assert str(inferred) == str(expected)
     assert inferred.image_size == expected.image_size
     assert heads(inferred) == heads(expected)
+
+
+@pytest.mark.parametrize(
+    ("case", "process"),
+    [
+        ("improved_32", ("cosine", 4000)),
+        ("improved_lsun_like", ("linear", 1000)),
+        ("guided_legacy_order", ("linear", 1000)),
+        ("guided_256_narrow", ("linear", 1000)),
+        pytest.param("improved_64", ("cosine", 4000), marks=pytest.mark.slow),
+        pytest.param("guided_256", ("linear", 1000), marks=pytest.mark.slow),
+    ],
+)
+@torch.no_grad()
+def test_a_file_gives_the_authors_output(tmp_path: Path, case: str, process: tuple[str, int]) -> None:
+    golden = load_golden("unet")["cases"][case]
+    path = save(tmp_path, checkpoint(golden["ours"]))
+    network = load_openai_network(path)
+    assert published_process(network) == process
+    timestep = torch.tensor(golden["timestep"])
+    x = hashed_normal("x", (len(timestep), 3, golden["size"], golden["size"])).float()
+    output = network(x, timestep)
+    thinned = output.flatten()[:: golden["stride"]]
+    torch.testing.assert_close(thinned, torch.tensor(golden["output"]), rtol=0, atol=1e-5)
+    means = output.abs().mean(dim=(0, 2, 3))
+    torch.testing.assert_close(means, torch.tensor(golden["channel_mean_absolute"]), rtol=0, atol=1e-5)
+    if golden["ours"]["image_size"] in (32, 64, 256):
+        assert network.image_size == golden["ours"]["image_size"]
+
+
+@pytest.mark.parametrize(("arguments", "shown"), [(IMPROVED, 250.0), (LSUN_LIKE, 250.0), (GUIDED, 1000.0)])
+@torch.no_grad()
+def test_timesteps_are_rescaled_as_by_default(tmp_path: Path, arguments: dict[str, Any], shown: float) -> None:
+    model = load_openai(save(tmp_path, checkpoint(arguments)), NoiseSchedule.cosine(4000))
+    x = hashed_normal("x", (1, 3, 16, 16)).float()
+    torch.testing.assert_close(model.output(x, torch.tensor([1000])), model.unet(x, torch.tensor([shown])))
 
 
 def heads(network: nn.Module) -> list[int]:

@@ -84,6 +84,22 @@ UNETS["guided_new_order"] = {
     **UNETS["guided_legacy_order"],
     "ours": {**UNETS["guided_legacy_order"]["ours"], "new_attention_order": True},
 }
+# The unconditional 256 x 256 network, 552.8 million parameters, and one with an eighth of its channels.
+UNETS["guided_256"] = {
+    "ours": {
+        "image_size": 256,
+        "channels": 256,
+        "channel_mult": [1, 1, 2, 2, 4, 4],
+        "num_res_blocks": 2,
+        "attention_resolutions": [32, 16, 8],
+        "num_head_channels": 64,
+        "resblock_updown": True,
+    },
+    "size": 256,
+    "timestep": [431.0],
+    "stride": 3121,
+}
+UNETS["guided_256_narrow"] = {**UNETS["guided_256"], "ours": {**UNETS["guided_256"]["ours"], "channels": 32}}
 
 
 def authors_unet(case: str) -> nn.Module:

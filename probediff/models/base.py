@@ -1,0 +1,57 @@
+"""What probing needs to know of a model, wherever it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from torch import Tensor, nn
+
+from probediff.schedule import NoiseSchedule
+
+
+@dataclass(frozen=True)
+class ProbeModel:
+    """A model to probe, on the CPU.
+
+    Attributes:
+        eps_model: ``(x (B,C,H,W), timestep (B,) int64) -> eps (B,C,H,W)``, in eval mode and without gradients.
+        schedule: the schedule that it was trained with.
+        image_shape: (C, H, W) of what it diffuses: pixels, or the codes of a latent diffusion model.
+        step: optimiser steps that it has seen; 0 where that is unknown.
+        conventions: what its numbers depend on beside the settings of the pass, as plain types for the records.
+        clip: whether its own sampler clips predicted images to [-1, 1].
+        decode: codes -> pixels in [-1, 1], on the device of the codes; None for a model of pixels.
+        encode: pixels in [-1, 1] -> codes, likewise.
+    """
+
+    eps_model: nn.Module
+    schedule: NoiseSchedule
+    image_shape: tuple[int, int, int]
+    step: int
+    conventions: dict[str, Any]
+    clip: bool = True
+    decode: Callable[[Tensor], Tensor] | None = None
+    encode: Callable[[Tensor], Tensor] | None = None
+
+
+def conventions_of(
+    eps_model: nn.Module,
+    schedule_name: str,
+    schedule: NoiseSchedule,
+    image_shape: Sequence[int],
+    ema_rate: float | None = None,
+    **others: Any,
+) -> dict[str, Any]:
+    """What a probe's number depends on beside settings and weights; the keys are those that a run records."""
+    weight = next(chain(eps_model.parameters(), eps_model.buffers()))
+    return {
+        "ema_rate": ema_rate,
+        "schedule": schedule_name,
+        "num_train_timesteps": len(schedule),
+        "image_shape": list(image_shape),
+        "dtype": str(weight.dtype).removeprefix("torch."),
+        **others,
+    }

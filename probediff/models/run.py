@@ -1,0 +1,233 @@
+"""The models and the data of a run, from its own folder."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from torch import Tensor
+
+from probediff.data import ImageDataModule
+from probediff.denoisers import EpsModel, UNet
+from probediff.denoisers.state import tensor_differences
+from probediff.models.base import ProbeModel, conventions_of
+from probediff.records import RunFolder
+from probediff.schedule import NoiseSchedule
+
+Weights = Literal["ema", "raw"]
+
+
+def checkpoint_steps(run: Path) -> list[int]:
+    """Steps of the checkpoints that a run keeps, ascending; empty where there are none."""
+    matches = (re.fullmatch(r"step=(\d+)\.ckpt", path.name) for path in (Path(run) / "checkpoints").glob("*.ckpt"))
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def load_checkpoint_model(
+    path_or_run: str | Path, step: int | None = None, weights: Weights = "ema", ema_rate: float | None = None
+) -> ProbeModel:
+    """The model of a checkpoint of ``probediff fit``, as the run's own probes saw it.
+
+    Args:
+        path_or_run: folder of a run, or one of its checkpoint files.
+        step: which checkpoint of the run; by default the newest one that loads.
+        weights: averaged (``ema``) or ``raw`` weights.
+        ema_rate: which average; the first of ``model.ema_rates`` by default.
+
+    Returns:
+        The model in the precision of the checkpoint. From a checkpoint that was thinned out to float16 the weights are
+        float32 again, and the conventions say ``"stored_dtype": "float16"``.
+
+    Raises:
+        FileNotFoundError: no such file, no run around it, or no checkpoint of that step.
+        ValueError: no checkpoint of this run, an average that it does not keep, or a configuration that cannot be read.
+    """
+    path = Path(path_or_run).expanduser()
+    run = _run_of(path)
+    recipe = _Recipe.of(run, weights, ema_rate)
+    if not path.is_dir():
+        if step is not None:
+            raise ValueError(f"step must be left out for a checkpoint file, got {step} for {path}; or name the run")
+        return recipe.load(path)
+    steps = checkpoint_steps(run)
+    if not steps:
+        raise FileNotFoundError(f"{run / 'checkpoints'} must hold step=*.ckpt, got none: copy the checkpoints there")
+    folder = RunFolder(run)
+    if step is None:
+        return _newest(recipe, [folder.checkpoint_path(one) for one in reversed(steps)])
+    if step not in steps:
+        raise FileNotFoundError(f"step must be one of the checkpoints of {run}, {steps}, got {step}")
+    return recipe.load(folder.checkpoint_path(step))
+
+
+def load_run_data(run: Path) -> ImageDataModule:
+    """The run's data module from its configuration, set up: ``images`` and ``train_dataloader`` are ready.
+
+    Raises:
+        FileNotFoundError: no run there, or its data are gone.
+        ValueError: the configuration names no data module, or arguments that it does not take.
+    """
+    data = _data_module(Path(run), read_run_config(run))
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def read_run_config(run: str | Path) -> dict[str, Any]:
+    """The ``config.yaml`` that ``probediff fit`` wrote into a run's folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is no configuration of ``probediff fit``.
+    """
+    path = Path(run) / "config.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(f"{run} must be the folder of a run of `probediff fit`, got no config.yaml in it")
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{path} must be a YAML file, got one that cannot be read: {error}") from error
+    missing = [key for key in ("model", "network", "data") if not isinstance(config, dict) or key not in config]
+    if missing:
+        raise ValueError(f"{path} must be written by `probediff fit`, got a file without {', '.join(missing)}")
+    return dict(config)
+
+
+def schedule_of(config: dict[str, Any]) -> tuple[str, NoiseSchedule]:
+    """Name and schedule of a run's configuration."""
+    model = config["model"]
+    return model["schedule"], NoiseSchedule.from_name(model["schedule"], model["num_train_timesteps"])
+
+
+def _run_of(path: Path) -> Path:
+    """The run folder that ``path`` is or lies in."""
+    if path.is_dir():
+        return path
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} must be the folder of a run or one of its checkpoints, got no such file")
+    for folder in path.absolute().parents[:2]:
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise FileNotFoundError(
+        f"{path} must lie in a run of `probediff fit` or in its folder checkpoints, got no config.yaml beside it or "
+        "above: copy the run's config.yaml there; a published checkpoint is loaded by load_published"
+    )
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """How to make the model of one run out of a checkpoint: which tensors, and the network that they fill."""
+
+    prefix: str
+    ema_rate: float | None
+    schedule_name: str
+    schedule: NoiseSchedule
+    skeleton: EpsModel
+    image_shape: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, run: Path, weights: Weights, ema_rate: float | None) -> _Recipe:
+        config = read_run_config(run)
+        name, schedule = schedule_of(config)
+        shape = _image_shape(run, config)
+        prefix, rate = _selected(run, config["model"]["ema_rates"], weights, ema_rate)
+        try:
+            # On the meta device nothing is initialised, so the global random state stays as it is.
+            with torch.device("meta"):
+                network = UNet(shape[1], in_channels=shape[0], out_channels=2 * shape[0], **config["network"])
+        except TypeError as error:
+            raise ValueError(f"{run / 'config.yaml'} must describe a network of this version, got: {error}") from error
+        skeleton = EpsModel(network, len(schedule), config["model"]["rescale_timesteps"])
+        return cls(prefix, rate, name, schedule, skeleton.requires_grad_(False).eval(), shape)
+
+    def load(self, path: Path) -> ProbeModel:
+        """The model with the weights of one checkpoint."""
+        step, state = _read_checkpoint(path)
+        found = {name.removeprefix(self.prefix): t for name, t in state.items() if name.startswith(self.prefix)}
+        problems = tensor_differences(found, self.skeleton.state_dict())
+        if problems:
+            raise ValueError(
+                f"{path} must be a checkpoint of the run whose config.yaml lies there, got {len(problems)} differences "
+                f"in {self.prefix}*: {'; '.join(problems[:5])}"
+            )
+        is_thinned = any(tensor.dtype == torch.float16 for tensor in found.values())
+        weights = {name: t.float() if t.dtype == torch.float16 else t.clone() for name, t in found.items()}
+        self.skeleton.load_state_dict(weights, assign=True)
+        others = {"stored_dtype": "float16"} if is_thinned else {}
+        conventions = conventions_of(
+            self.skeleton, self.schedule_name, self.schedule, self.image_shape, self.ema_rate, **others
+        )
+        return ProbeModel(self.skeleton, self.schedule, self.image_shape, step, conventions)
+
+
+def _newest(recipe: _Recipe, paths: list[Path]) -> ProbeModel:
+    """The model of the first checkpoint that loads; the others are passed over with a warning."""
+    for path in paths:
+        try:
+            return recipe.load(path)
+        except ValueError as error:
+            warnings.warn(f"passing over a checkpoint: {error}", stacklevel=3)
+            last = error
+    raise ValueError(f"none of the {len(paths)} checkpoints loads; the oldest one: {last}") from last
+
+
+def _read_checkpoint(path: Path) -> tuple[int, dict[str, Tensor]]:
+    """Step and state dict of a full or a thinned checkpoint, mapped into memory, without unpickling code."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]})") from error
+    missing = [
+        name for name in ("state_dict", "global_step") if not isinstance(checkpoint, dict) or name not in checkpoint
+    ]
+    if missing:
+        raise ValueError(f"{path} must be a checkpoint of `probediff fit`, got a file without {', '.join(missing)}")
+    return int(checkpoint["global_step"]), checkpoint["state_dict"]
+
+
+def _selected(run: Path, rates: list[float], weights: Weights, ema_rate: float | None) -> tuple[str, float | None]:
+    """Prefix of the chosen weights in a state dict of ``DiffusionModule``, and their averaging rate."""
+    if weights not in ("ema", "raw"):
+        raise ValueError(f"weights must be 'ema' or 'raw', got {weights!r}")
+    if weights == "raw":
+        return "eps_model.", None
+    if not rates or (ema_rate is not None and ema_rate not in rates):
+        raise ValueError(
+            f"ema_rate must be one of the averages that {run} keeps, {list(rates)}, got {ema_rate}; "
+            "choose one of them or the raw weights (weights raw)"
+        )
+    index = 0 if ema_rate is None else rates.index(ema_rate)
+    return f"ema.models.{index}.", rates[index]
+
+
+def _image_shape(run: Path, config: dict[str, Any]) -> tuple[int, int, int]:
+    """(C, H, W) as recorded, so that a run can be probed where its data are not; else from its data module."""
+    for record in RunFolder(run).records():
+        if "image_shape" in record.get("conventions", {}):
+            channels, height, width = record["conventions"]["image_shape"]
+            return channels, height, width
+    data = _data_module(run, config)
+    return data.channels, data.image_size, data.image_size
+
+
+def _data_module(run: Path, config: dict[str, Any]) -> ImageDataModule:
+    class_path, arguments = config["data"].get("class_path", ""), config["data"].get("init_args", {})
+    module, _, name = class_path.rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module), name)
+        if not issubclass(cls, ImageDataModule):
+            raise TypeError(f"{class_path} is no ImageDataModule")
+        data: ImageDataModule = cls(**arguments)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        # ValueError: an empty module name, or arguments that the class refuses.
+        raise ValueError(
+            f"data of {run / 'config.yaml'} must be a data module and its arguments, got: {error}"
+        ) from error
+    return data
