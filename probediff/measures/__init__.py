@@ -11,21 +11,76 @@ from probediff.measures.angles import (
 )
 from probediff.measures.assignment import AssignmentAccuracy, assignment_accuracy, hub_counts, pixel_variance
 from probediff.measures.correlation import null_top_k_correlation, top_k_correlation
+from probediff.measures.interpolation import midpoint_contrast, path_lengths, slerp, slerp_path
+from probediff.measures.normality import (
+    BesideNull,
+    Normality,
+    kolmogorov_smirnov,
+    latent_normality,
+    patch_correlation,
+    pixel_divergence,
+    radial_power,
+    shapiro_rejected_share,
+    squared_norms,
+)
+from probediff.measures.plain_areas import PlainAreaErrors, plain_area_errors, plain_areas
 from probediff.measures.similarity import cka, cosine_similarity, ssim, svcca
+from probediff.measures.trajectory import (
+    ClosestApproach,
+    TrajectoryDistances,
+    TrajectoryRecorder,
+    closest_approach,
+    heat_map,
+)
+from probediff.measures.transport import (
+    Reproducibility,
+    Transport,
+    hubness,
+    null_hubness,
+    optimal_transport,
+    reproducibility,
+)
 
 __all__ = [
     "AssignmentAccuracy",
+    "BesideNull",
+    "ClosestApproach",
     "MostProbableTriangle",
+    "Normality",
+    "PlainAreaErrors",
+    "Reproducibility",
+    "TrajectoryDistances",
+    "TrajectoryRecorder",
+    "Transport",
     "TriangleAngles",
     "TriangleDistances",
     "angle_of_mean_cosine",
     "assignment_accuracy",
     "cka",
+    "closest_approach",
     "cosine_similarity",
+    "heat_map",
     "hub_counts",
+    "hubness",
+    "kolmogorov_smirnov",
+    "latent_normality",
+    "midpoint_contrast",
     "most_probable_triangle",
+    "null_hubness",
     "null_top_k_correlation",
+    "optimal_transport",
+    "patch_correlation",
+    "path_lengths",
+    "pixel_divergence",
     "pixel_variance",
+    "plain_area_errors",
+    "plain_areas",
+    "radial_power",
+    "reproducibility",
+    "shapiro_rejected_share",
+    "slerp",
+    "slerp_path",
+    "squared_norms",
     "ssim",
     "svcca",
     "top_k_correlation",

@@ -2,7 +2,8 @@
 
 Run `python -m tests.benchmarks.bench_measures [--quick]`. The peak is the resident set of the process, its imports
 and inputs included. The product is timed in tiles of the size that the measure uses, in the dtype it uses, and for
-many tiles extrapolated from a few; SSIM needs no product, so it stands beside its ten bare window means.
+many tiles extrapolated from a few; SSIM needs no product, so it stands beside its ten bare window means, and the heat
+map beside the literal loop over steps, places and samples, extrapolated from a subset.
 """
 
 import argparse
@@ -13,17 +14,30 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from probediff.measures import assignment_accuracy, cka, ssim, svcca, top_k_correlation
+from probediff.measures import (
+    TrajectoryDistances,
+    TrajectoryRecorder,
+    assignment_accuracy,
+    cka,
+    heat_map,
+    ssim,
+    svcca,
+    top_k_correlation,
+)
 
-CASES = ("assignment", "top_k", "cka", "debiased_cka", "svcca", "ssim")
-FULL = {"assignment": (50_000, 3072), "top_k": (2048, 12_288)}
+CASES = ("assignment", "top_k", "cka", "debiased_cka", "svcca", "ssim", "heat_map")
+FULL = {"assignment": (50_000, 3072), "top_k": (2048, 12_288), "heat_map": (1000, 3072)}
 QUICK = {"assignment": (4096, 768), "top_k": (512, 3072)}
 TIMED_TILES = 4
+HEAT_MAP_STEPS, HEAT_MAP_LAMBDAS, HEAT_MAP_BATCH = 100, 101, 128
+# Of steps, places and samples, so many of each are timed for the literal loop.
+LITERAL_PART = 10
 
 
 def set_of_images(num: int, dim: int, seed: int) -> Tensor:
@@ -58,6 +72,28 @@ def window_means(images: Tensor) -> None:
             avg_pool2d(avg_pool2d(chunk.double(), (1, 7), stride=1), (7, 1), stride=1)
 
 
+def heat_map_in_batches(noise: Tensor, latent: Tensor) -> Tensor:
+    """Recording included; what the states hold does not matter for the time."""
+    parts = []
+    for x_T, z in zip(noise.split(HEAT_MAP_BATCH), latent.split(HEAT_MAP_BATCH), strict=True):
+        recorder = TrajectoryRecorder(HEAT_MAP_STEPS)
+        for index in range(HEAT_MAP_STEPS):
+            recorder.on_step(SimpleNamespace(index=index, x=z))
+        parts.append(recorder.distances(x_T, z))
+    return heat_map(TrajectoryDistances.cat(parts), torch.linspace(0, 1, HEAT_MAP_LAMBDAS))
+
+
+def literal_heat_map_seconds(noise: Tensor, latent: Tensor) -> float:
+    def part() -> None:
+        for _ in range(LITERAL_PART):
+            for place in torch.linspace(0, 1, LITERAL_PART).tolist():
+                for i in range(LITERAL_PART):
+                    float(torch.linalg.vector_norm((1 - place) * noise[i] + place * latent[i] - latent[i]))
+
+    part()
+    return seconds(part) / LITERAL_PART**3 * HEAT_MAP_STEPS * HEAT_MAP_LAMBDAS * len(noise)
+
+
 def measure_and_bare(case: str, num: int, dim: int) -> tuple[Callable[[], object], Callable[[], float]]:
     """What to time, and what returns the seconds of the bare work."""
     x = set_of_images(num, dim, 0)
@@ -66,6 +102,8 @@ def measure_and_bare(case: str, num: int, dim: int) -> tuple[Callable[[], object
     y = set_of_images(num, dim, 1)
     if case == "assignment":
         return lambda: assignment_accuracy(x, y), lambda: product_seconds(num, dim, 4096, torch.float32, False)
+    if case == "heat_map":
+        return lambda: heat_map_in_batches(x, y), lambda: literal_heat_map_seconds(x, y)
     if case == "ssim":
         shape = (num, 3, math.isqrt(dim // 3), math.isqrt(dim // 3))
         return lambda: ssim(x.view(shape), y.view(shape)), lambda: seconds(lambda: window_means(x.view(shape)))
@@ -100,7 +138,7 @@ def main() -> None:
         command = [sys.executable, "-m", "tests.benchmarks.bench_measures", "--case", name, str(num), str(dim)]
         result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         took, bare, peak = result["seconds"], result["bare_seconds"], result["peak_gib"]
-        print(f"{name:<14}{num:>8}{dim:>8}{took:>10.2f}{bare:>10.2f}{took / bare:>8.2f}{peak:>10.2f}", flush=True)
+        print(f"{name:<14}{num:>8}{dim:>8}{took:>10.2f}{bare:>10.2f}{took / bare:>8.3f}{peak:>10.2f}", flush=True)
 
 
 if __name__ == "__main__":
