@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from callbacks.base import Probe
 from probediff.measures import angle_of_mean_cosine, most_probable_triangle, triangle_angles, triangle_distances
@@ -27,6 +28,7 @@ class InversionAngles(Probe):
     """
 
     needs_latent: ClassVar[bool] = True
+    needs_pairs: ClassVar[bool] = True
 
     def __init__(self, enabled: bool = True, num_shown: int = 16) -> None:
         super().__init__(enabled)
@@ -51,14 +53,16 @@ class InversionAngles(Probe):
         }
         arrays = {name: value.float() for name, value in (asdict(angles) | asdict(distances)).items()}
         pictures = {
-            "latents": self._picture(noise, x_0, latent),
+            "latents": self._picture(event, noise, latent),
             "triangle": triangle(likely.at_noise_deg, likely.at_image_deg, likely.at_latent_deg),
         }
         histograms = ("at_noise_deg", "at_image_deg", "at_latent_deg")
         return ProbeResult(values, arrays, pictures, histograms)
 
-    def _picture(self, noise: Tensor, x_0: Tensor, latent: Tensor) -> Tensor:
+    def _picture(self, event: ProbePass, noise: Tensor, latent: Tensor) -> Tensor:
         """Rows: samples, latents (-3..3), latent minus noise (-2..2)."""
-        n = min(self.num_shown, len(x_0))
-        rows = [to_uint8(x_0[:n]), to_uint8(latent[:n], (-3, 3)), to_uint8((latent - noise)[:n], (-2, 2))]
+        n = min(self.num_shown, len(noise))
+        samples = to_uint8(event.pixels(event.x_0[:n]))
+        shown = [to_uint8(latent[:n], (-3, 3)), to_uint8((latent - noise)[:n], (-2, 2))]
+        rows = [samples, *(interpolate(images, samples.shape[-2:]) for images in shown)]
         return grid(torch.cat(rows), n)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 
 from callbacks.base import Probe
@@ -17,6 +19,8 @@ class AssignmentAccuracy(Probe):
         enabled: whether the probe runs.
         num_hubs: hubs in the picture, in the order of the noises that they capture.
     """
+
+    needs_pairs: ClassVar[bool] = True
 
     def __init__(self, enabled: bool = True, num_hubs: int = 16) -> None:
         super().__init__(enabled)
@@ -44,4 +48,4 @@ class AssignmentAccuracy(Probe):
             "captured_noises": captured,
             "pixel_variance": variance.float(),
         }
-        return ProbeResult(values, arrays, {"hubs": grid(to_uint8(event.x_0[top]), len(top))})
+        return ProbeResult(values, arrays, {"hubs": grid(to_uint8(event.pixels(event.x_0[top])), len(top))})

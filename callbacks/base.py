@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import lightning as L
+from torch import Tensor
 
 from probediff.probing import PassSettings, ProbePass, ProbeResult
 from probediff.records import RunFolder
@@ -20,11 +22,20 @@ class ProbeContext:
         settings: what the shared pass will make.
         image_shape: (C, H, W).
         folder: the run's folder.
+        real_images: n -> n real images, (n, C, H, W) in [-1, 1]; None where there are none.
+        decode: codes -> pixels, for a latent diffusion model.
     """
 
     settings: PassSettings
     image_shape: tuple[int, int, int]
     folder: RunFolder
+    real_images: Callable[[int], Tensor] | None = None
+    decode: Callable[[Tensor], Tensor] | None = None
+
+    def stored_pixels(self, step: int, count: int) -> Tensor:
+        """The first ``count`` stored samples of ``step``, as images for eyes."""
+        x_0 = self.folder.load_samples(step)[:count]
+        return x_0 if self.decode is None else self.decode(x_0)
 
 
 class Probe(L.Callback):
@@ -39,6 +50,10 @@ class Probe(L.Callback):
 
     #: Whether the probe reads ``event.latent``; inversion is skipped when no probe does.
     needs_latent: ClassVar[bool] = False
+    #: Whether the probe needs to know which noise made which image; it is left out for a user's images.
+    needs_pairs: ClassVar[bool] = False
+    #: Whether the probe reads ``event.trajectory``.
+    needs_trajectory: ClassVar[bool] = False
 
     def __init__(self, enabled: bool = True) -> None:
         self.enabled = enabled

@@ -30,7 +30,7 @@ class FixedNoiseGeneration(Probe):
 
     def measure(self, event: ProbePass) -> ProbeResult:
         """Mean, spread and saturation of the samples, and their picture."""
-        shown = event.x_0[: self.num_shown]
+        shown = event.pixels(event.x_0[: self.num_shown])
         values = {
             "sample_mean": float(event.x_0.double().mean()),
             "sample_std": float(event.x_0.double().std(correction=0)),
@@ -42,5 +42,5 @@ class FixedNoiseGeneration(Probe):
         """The same noises over training: one row a step, evenly chosen among the stored ones (P1-F6, right)."""
         steps = context.folder.sample_steps()
         chosen = sorted({steps[round(k * (len(steps) - 1) / (_MOST_ROWS - 1))] for k in range(_MOST_ROWS)})
-        rows = [to_uint8(context.folder.load_samples(step)[:_SAMPLES_A_ROW]) for step in chosen]
+        rows = [to_uint8(context.stored_pixels(step, _SAMPLES_A_ROW)) for step in chosen]
         return {steps[-1]: ProbeResult(pictures={"over_training": grid(torch.cat(rows), len(rows[0]))})}

@@ -7,7 +7,6 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -16,13 +15,17 @@ import torch
 from tqdm.auto import tqdm
 
 from callbacks.base import Probe, ProbeContext
+from callbacks.event import Recorder, conventions, pass_request
 from callbacks.schedule import ProbeSchedule
 from callbacks.stopping import StoppedBySignalError, StopRequest
 from callbacks.waiting import on_first_process
 from probediff.checkpoints import save_checkpoint, thin_out
+from probediff.data import ImageDataModule
+from probediff.models.base import conventions_of
 from probediff.module import DiffusionModule
-from probediff.probing import Advance, PassSettings, ProbePass, ProbeResult, run_pass, undisturbed
-from probediff.records import END_OF_EVENT, FINISHED, RunFolder
+from probediff.probing import PassSettings, ProbePass, ProbeResult, undisturbed
+from probediff.records import RunFolder
+from probediff.shared_pass import PASS, Advance, run_pass
 from probediff.tracking import Entry, Tracker
 
 
@@ -72,24 +75,21 @@ class Probing(L.Callback):
         folder = RunFolder(trainer.default_root_dir)
         if trainer.is_global_zero:
             folder.create()
-        self.context = ProbeContext(self.settings, pl_module.image_shape, folder)
-        self.tracker = Tracker(folder, trainer.loggers)
-        self.conventions = self._conventions(pl_module)
+        data = getattr(trainer, "datamodule", None)
+        real_images = data.real_images if isinstance(data, ImageDataModule) else None
+        self.context = ProbeContext(self.settings, pl_module.image_shape, folder, real_images)
+        tracker = Tracker(folder, trainer.loggers)
+        self.recorder = Recorder(self.probes, self.context, tracker, self._conventions(pl_module))
         for probe in self.probes:
             probe.check(self.context)
 
     def _conventions(self, module: DiffusionModule) -> dict[str, Any]:
-        """All that a probe's number depends on beside the weights, as plain types for the record."""
         rates = module.ema.rates
         rate = None if self.settings.weights == "raw" else self.settings.ema_rate or rates[0]
-        model = {
-            "ema_rate": rate,
-            "schedule": module.schedule_name,
-            "num_train_timesteps": len(module.schedule),
-            "image_shape": list(self.context.image_shape),
-            "dtype": str(next(module.eps_model.parameters()).dtype).removeprefix("torch."),
-        }
-        return asdict(self.settings) | model
+        model = conventions_of(
+            module.eps_model, module.schedule_name, module.schedule, self.context.image_shape, ema_rate=rate
+        )
+        return conventions(self.settings, model)
 
     def state_dict(self) -> dict[str, Any]:
         """The running loss since the last event, so that a resumed run records the same mean."""
@@ -169,16 +169,7 @@ class Probing(L.Callback):
     def _look_back(self, trainer: L.Trainer, module: DiffusionModule) -> None:
         self._looked_back = True
         with undisturbed(module):
-            on_first_process(trainer, partial(self._finish_all, trainer.global_step))
-
-    def _finish_all(self, last_step: int) -> None:
-        entries = [
-            Entry(step, f"{probe.name()}_final", result, self.conventions)
-            for probe in self.probes
-            for step, result in probe.finish(self.context).items()
-        ]
-        finished = Entry(last_step, FINISHED, ProbeResult({"last_step": float(last_step)}), {})
-        self.tracker.log([*entries, finished])
+            on_first_process(trainer, partial(self.recorder.finish, trainer.global_step))
 
     def _save(self, trainer: L.Trainer, module: DiffusionModule) -> None:
         # Every process goes on from the mean, which is what the checkpoint keeps of all of them.
@@ -202,47 +193,19 @@ class Probing(L.Callback):
         start = time.perf_counter()
         with undisturbed(module), self._progress(trainer, step) as advance:
             event = self._shared_pass(module, step, advance) if self.probes else None
-            on_first_process(trainer, lambda: self._record(step, entries, event, start, advance))
+            on_first_process(trainer, lambda: self.recorder.record(step, event, start, advance, entries))
         self._finish_event(step)
 
     def _shared_pass(self, module: DiffusionModule, step: int, advance: Advance) -> ProbePass:
-        invert = any(probe.needs_latent for probe in self.probes)
         model = module.probe_model(self.settings.weights, self.settings.ema_rate)
-        return run_pass(model, module.schedule, self.settings, self.context.image_shape, step, invert, advance)
-
-    def _record(self, step: int, entries: list[Entry], event: ProbePass | None, start: float, advance: Advance) -> None:
-        """Measure the pass that began at ``start`` and store the whole event."""
-        if event is not None:
-            pass_seconds = time.perf_counter() - start
-            self.tracker.save_samples(step, event.x_0)
-            entries = [*entries, *self._measure_all(event, pass_seconds, advance)]
-        timing = {f"{e.probe}_seconds": e.extra["seconds"] for e in entries if "seconds" in e.extra}
-        timing["event_seconds"] = time.perf_counter() - start
-        self.tracker.log([*entries, Entry(step, END_OF_EVENT, ProbeResult(timing), self.conventions)])
+        request = pass_request(self.probes)
+        return run_pass(model, module.schedule, self.settings, self.context.image_shape, step, request, advance)
 
     def _finish_event(self, step: int) -> None:
         self._probed_at = step
         self._loss_sum.zero_()
         self._loss_count = 0
         self._interval_start = time.perf_counter()
-
-    def _measure_all(self, event: ProbePass, pass_seconds: float, advance: Advance) -> list[Entry]:
-        passed = ProbeResult({"network_evaluations": float((1 + (event.latent is not None)) * self.settings.num_steps)})
-        entries = [Entry(event.step, "pass", passed, self.conventions, {"seconds": round(pass_seconds, 3)})]
-        for done, probe in enumerate(self.probes):
-            advance(probe.name(), done, len(self.probes))
-            start = time.perf_counter()
-            result, extra = ProbeResult(), dict[str, Any]()
-            try:
-                result = probe.measure(event)
-            except ValueError as error:
-                # A degenerate sample set (say, constant images) must not end days of training.
-                warnings.warn(f"{probe.name()} has no result at step {event.step}: {error}", stacklevel=2)
-                extra["error"] = str(error)
-            if result.values or extra:
-                extra["seconds"] = round(time.perf_counter() - start, 3)
-            entries.append(Entry(event.step, probe.name(), result, self.conventions, extra))
-        return entries
 
     def _training_entries(self, trainer: L.Trainer, step: int) -> list[Entry]:
         """Mean loss and speed since the last event, as a record like any other."""
@@ -262,7 +225,7 @@ class Probing(L.Callback):
 
             def advance(part: str, done: int, total: int) -> None:
                 # While the first process measures alone, the others could not know that it stops.
-                if trainer.world_size == 1 or part in ("sampling", "inverting"):
+                if trainer.world_size == 1 or part == PASS:
                     self.stop.raise_if_requested()
                 if bar.total != total or part not in bar.desc:
                     bar.reset(total)

@@ -1,24 +1,20 @@
-"""The pass that all probes share: fixed noise -> samples -> latents, once per checkpoint, sharded over processes."""
+"""What a probe pass is told and what it gives, and how a model is looked at without leaving traces."""
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from probediff.ddim import DDIMStep, ddim_invert, ddim_sample
-from probediff.noise import seeded_noise
+from probediff.inversion import InversionSettings
+from probediff.measures import TrajectoryDistances
 from probediff.schedule import Convention, NoiseSchedule
-
-Advance = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -35,6 +31,7 @@ class PassSettings:
         weights: probe the averaged (``ema``) or the ``raw`` weights.
         ema_rate: which average to probe; the first of ``model.ema_rates`` by default.
         batch_size: samples per network evaluation; does not change the numbers.
+        inversion: which method inverts the samples, ``ddim`` by default (P1).
     """
 
     num_samples: int = 1000
@@ -46,6 +43,7 @@ class PassSettings:
     weights: Literal["ema", "raw"] = "ema"
     ema_rate: float | None = None
     batch_size: int = 128
+    inversion: InversionSettings = InversionSettings()  # noqa: RUF009 (frozen)
 
     def check(self, schedule: NoiseSchedule) -> None:
         """Raise ValueError for settings that a pass over a model with ``schedule`` could not run with."""
@@ -55,6 +53,7 @@ class PassSettings:
         if self.noise_seed < 0:
             raise ValueError(f"probing.settings.noise_seed must be at least 0, got {self.noise_seed}")
         schedule.ddim_timesteps(self.num_steps, self.convention)
+        self.inversion.check(self.num_steps, self.clip, self.clip_inversion)
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,13 @@ class ProbePass:
         step: optimiser steps that the model has seen.
         settings: how it was made.
         noise: the fixed Gaussian noise x_T.
-        x_0: samples.
-        latent: DDIM inversions of the samples; None when no probe needs them.
+        x_0: samples, or the images that were handed in.
+        latent: inversions of x_0; None when no probe needs them.
+        evaluations: network evaluations per image.
+        paired: whether x_0 was made from the noise (False for a user's images).
+        trajectory: how the samplers' ways lie between noise and latent; None when no probe needs it.
+        sample: (M, C, H, W) noises or latents -> samples of the same model with the same settings.
+        decode: (M, C, H, W) codes -> pixels, for a latent diffusion model.
     """
 
     step: int
@@ -74,6 +78,16 @@ class ProbePass:
     noise: Tensor
     x_0: Tensor
     latent: Tensor | None
+    evaluations: int = 0
+    paired: bool = True
+    trajectory: TrajectoryDistances | None = None
+    sample: Callable[[Tensor], Tensor] | None = None
+    decode: Callable[[Tensor], Tensor] | None = None
+
+    def pixels(self, x_0: Tensor | None = None) -> Tensor:
+        """``x_0`` (the pass's own by default) as images for eyes and feature networks."""
+        x_0 = self.x_0 if x_0 is None else x_0
+        return x_0 if self.decode is None else self.decode(x_0)
 
 
 @dataclass(frozen=True)
@@ -107,64 +121,3 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
                 part.training = mode
             random.setstate(python_state)
             np.random.set_state(numpy_state)
-
-
-def run_pass(
-    eps_model: nn.Module,
-    schedule: NoiseSchedule,
-    settings: PassSettings,
-    image_shape: tuple[int, int, int],
-    step: int,
-    invert: bool = True,
-    advance: Advance | None = None,
-) -> ProbePass:
-    """Generate from the fixed noise and, with ``invert``, invert the samples.
-
-    With an initialised process group each process works on its share of the indices and all get the whole; every
-    process must call this. ``advance(part, done, total)`` reports progress in network evaluations of this process.
-    """
-    weight = next(chain(eps_model.parameters(), eps_model.buffers()))
-    device, dtype = weight.device, weight.dtype
-    grouped = torch.distributed.is_available() and torch.distributed.is_initialized()
-    rank, world_size = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if grouped else (0, 1)
-    mine = torch.arange(settings.num_samples).tensor_split(world_size)[rank]
-    batches = mine.split(settings.batch_size) if len(mine) else ()
-
-    def batched(part: str, make: Callable[[Tensor, Callable[[DDIMStep], None]], Tensor]) -> Tensor:
-        total = math.ceil(len(mine) / settings.batch_size) * settings.num_steps
-        done = 0
-
-        def on_step(_: DDIMStep) -> None:
-            nonlocal done
-            done += 1
-            if advance is not None:
-                advance(part, done, total)
-
-        made = [make(indices, on_step).float().cpu() for indices in batches]
-        local = torch.cat(made) if made else torch.empty(0, *image_shape)
-        return _gathered(local, settings.num_samples, world_size, device) if world_size > 1 else local
-
-    def sample(indices: Tensor, on_step: Callable[[DDIMStep], None]) -> Tensor:
-        x_T = seeded_noise(settings.noise_seed, indices, image_shape).to(device, dtype)
-        return ddim_sample(eps_model, schedule, x_T, settings.num_steps, settings.convention, settings.clip, on_step)
-
-    x_0 = batched("sampling", sample)
-
-    def inverted(indices: Tensor, on_step: Callable[[DDIMStep], None]) -> Tensor:
-        images = x_0[indices].to(device, dtype)
-        clip = settings.clip_inversion
-        return ddim_invert(eps_model, schedule, images, settings.num_steps, settings.convention, clip, on_step)
-
-    latent = batched("inverting", inverted) if invert else None
-    noise = seeded_noise(settings.noise_seed, range(settings.num_samples), image_shape)
-    return ProbePass(step, settings, noise, x_0, latent)
-
-
-def _gathered(local: Tensor, num_rows: int, world_size: int, device: torch.device) -> Tensor:
-    """Rows of all processes in order; shards may differ by one row, so they travel padded."""
-    padded = torch.zeros(math.ceil(num_rows / world_size), *local.shape[1:], device=device)
-    padded[: len(local)] = local.to(device)
-    shards = [torch.empty_like(padded) for _ in range(world_size)]
-    torch.distributed.all_gather(shards, padded)
-    sizes = [len(part) for part in torch.arange(num_rows).tensor_split(world_size)]
-    return torch.cat([shard[:size] for shard, size in zip(shards, sizes, strict=True)]).cpu()

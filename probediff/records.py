@@ -70,7 +70,7 @@ class RunFolder:
 
     def save_samples(self, step: int, x_0: Tensor) -> None:
         """Store (N, C, H, W) samples as float16 (error at most 2^-11, an eighth of a grey level of 8 bits)."""
-        _save_tensors(self.sample_path(step), {"x_0": x_0.to(torch.float16)})
+        save_tensors(self.sample_path(step), {"x_0": x_0.to(torch.float16)})
 
     def load_samples(self, step: int) -> Tensor:
         """The samples of ``step``, (N, C, H, W) float32."""
@@ -78,7 +78,7 @@ class RunFolder:
 
     def save_arrays(self, step: int, probe: str, arrays: dict[str, Tensor]) -> None:
         """Store the per-sample results of a probe beside the samples."""
-        _save_tensors(self.path / "samples" / f"step={step:08d}.{probe}.safetensors", arrays)
+        save_tensors(self.path / "samples" / f"step={step:08d}.{probe}.safetensors", arrays)
 
     def save_picture(self, step: int, name: str, picture: Tensor) -> Path:
         """Write a (3, H, W) uint8 picture as PNG."""
@@ -122,17 +122,24 @@ class RunFolder:
         Returns:
             Whether the event at ``step`` is complete.
         """
-        records = self.records()
-        complete = any(record["step"] == step and record["probe"] == END_OF_EVENT for record in records)
+        complete = any(record["step"] == step and record["probe"] == END_OF_EVENT for record in self.records())
         last_step = step if complete else step - 1
-        final = ("_final", FINISHED)
-        kept = [r for r in records if r["step"] <= last_step and not r["probe"].endswith(final)]
-        partial = self.records_path.with_name(self.records_path.name + ".partial")
-        partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-        partial.replace(self.records_path)
+        self.reopen(last_step)
         for later in (s for s in self.sample_steps() if s > last_step):
             self.sample_path(later).unlink()
         return complete
+
+    def reopen(self, last_step: int | None = None) -> None:
+        """Take back what was recorded at the end of the run, and everything after ``last_step``."""
+        end = ("_final", FINISHED)
+        kept = [
+            record
+            for record in self.records()
+            if not record["probe"].endswith(end) and (last_step is None or record["step"] <= last_step)
+        ]
+        partial = self.records_path.with_name(self.records_path.name + ".partial")
+        partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        partial.replace(self.records_path)
 
     def store(self, step: int, probe: str, result: ProbeResult) -> None:
         """Keep the per-sample arrays and the pictures of one probe's result."""
@@ -171,7 +178,8 @@ def _git_commit() -> str | None:
         return None
 
 
-def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors as safetensors; the file appears whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     try:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)

@@ -19,8 +19,8 @@ from callbacks import AssignmentAccuracy, ProbeSchedule, StoppedBySignalError
 from probediff.cli import fit as fit_command
 from probediff.data.base import ImageTensors
 from probediff.features import FeatureNetwork, Preprocessing, extract
-from probediff.probing import run_pass
 from probediff.records import RunFolder
+from probediff.shared_pass import run_pass
 from tests.conftest import all_probes
 
 ROOT = Path(__file__).parents[1]
@@ -98,7 +98,7 @@ def test_a_signal_inside_a_probe_stops_between_its_batches(
     evaluations = []
 
     def pass_with_signal(*arguments: Any) -> Any:
-        *rest, step, invert, advance = arguments
+        *rest, step, request, advance = arguments
 
         def counting(part: str, done: int, total: int) -> None:
             if step == 2:
@@ -107,13 +107,13 @@ def test_a_signal_inside_a_probe_stops_between_its_batches(
                     os.kill(os.getpid(), number)
             advance(part, done, total)
 
-        return run_pass(*rest, step, invert, counting)
+        return run_pass(*rest, step, request, counting)
 
     monkeypatch.setattr("callbacks.probing.run_pass", pass_with_signal)
     before = signal.getsignal(number)
     with pytest.raises(StoppedBySignalError, match=f"stopped by {signal.Signals(number).name}"):
         fit(all_probes())
-    assert evaluations == [("sampling", 1), ("sampling", 2), ("sampling", 3)]
+    assert evaluations == [("pass", 1), ("pass", 2), ("pass", 3)]
     assert events(RunFolder(tmp_path / "run")) == {0}
     assert RunFolder(tmp_path / "run").checkpoint_path(2).exists()
     assert signal.getsignal(number) == before

@@ -120,6 +120,12 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
             raise RuntimeError(f"{type(self).__name__}.images: nothing is loaded yet; call setup('fit') first")
         return self._images
 
+    def real_images(self, count: int) -> torch.Tensor:
+        """``count`` images (or all, where there are fewer), evenly chosen over the set: (n, C, H, W) in [-1, 1]."""
+        total = len(self.images)
+        chosen = np.linspace(0, total - 1, min(count, total)).round().astype(np.int64)
+        return ImageTensors(self.images).__getitems__(chosen.tolist())
+
     def train_dataloader(self) -> DataLoader[torch.Tensor]:
         """Batches x_0 (B, C, H, W) float32 in [-1, 1], B = batch_size / number of processes, ordered by (seed, step).
 

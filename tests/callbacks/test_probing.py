@@ -27,8 +27,9 @@ from callbacks.schedule import P1_CIFAR10, P1_IMAGENET64
 from probediff.ddim import ddim_invert, ddim_sample
 from probediff.measures import assignment_accuracy, top_k_correlation, triangle_angles
 from probediff.noise import seeded_noise
-from probediff.probing import ProbePass, ProbeResult, run_pass, undisturbed
+from probediff.probing import ProbePass, ProbeResult, undisturbed
 from probediff.records import RunFolder
+from probediff.shared_pass import PassRequest, run_pass
 from tests.conftest import all_probes, tiny_module, tiny_settings
 
 Fit = Callable[..., tuple[Any, L.Trainer]]
@@ -118,7 +119,7 @@ def test_numbers_do_not_depend_on_the_probe_batch_size(fit: Fit, tmp_path: Path)
 def test_two_averages_and_raw_weights_give_different_samples(fit: Fit) -> None:
     module, _ = fit(None, tiny_module(ema_rates=[0.99, 0.5]))
     passes = [
-        run_pass(model, module.schedule, tiny_settings(), module.image_shape, 5, invert=False).x_0
+        run_pass(model, module.schedule, tiny_settings(), module.image_shape, 5, PassRequest(invert=False)).x_0
         for model in (module.probe_model("ema"), module.probe_model("ema", 0.5), module.probe_model("raw"))
     ]
     assert passes[0].shape == (17, 1, 8, 8)
@@ -261,8 +262,7 @@ def test_the_lists_of_the_authors() -> None:
 def test_pass_reports_its_progress() -> None:
     module = tiny_module().eval()
     seen: list[tuple[str, int, int]] = []
-    run_pass(
-        module.eps_model, module.schedule, tiny_settings(), module.image_shape, 0, True, lambda *now: seen.append(now)
-    )
-    total = math.ceil(17 / 8) * 8
-    assert seen == [(part, k + 1, total) for part in ("sampling", "inverting") for k in range(total)]
+    settings, advance = tiny_settings(), lambda *now: seen.append(now)
+    run_pass(module.eps_model, module.schedule, settings, module.image_shape, 0, PassRequest(), advance)
+    total = math.ceil(17 / 8) * (8 + 8)
+    assert seen == [("pass", k + 1, total) for k in range(total)]

@@ -1,0 +1,56 @@
+"""Is the map from noise to image an optimal transport, and which images and noises are hubs? (P1-T2, P1-F7/8)"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from callbacks.base import Probe, ProbeContext
+from probediff.measures import hub_counts, hubness, null_hubness, optimal_transport
+from probediff.probing import ProbePass, ProbeResult
+
+
+class NoiseImageMap(Probe):
+    """The pairs of noise and sample beside the optimal assignment; hubness of both nearest-neighbour directions.
+
+    Args:
+        enabled: whether the probe runs.
+        max_samples: assigns so many of the first samples; time grows with the third power.
+    """
+
+    needs_pairs: ClassVar[bool] = True
+
+    def __init__(self, enabled: bool = True, max_samples: int = 1000) -> None:
+        super().__init__(enabled)
+        if max_samples < 2:
+            raise ValueError(f"noise_image_map.max_samples must be at least 2, got {max_samples}")
+        self.max_samples = max_samples
+
+    def check(self, context: ProbeContext) -> None:
+        """Needs something to choose from."""
+        if context.settings.num_samples < 2:
+            raise ValueError(
+                f"noise_image_map needs probing.settings.num_samples of at least 2, got "
+                f"{context.settings.num_samples}; raise it or set --noise_image_map.enabled false"
+            )
+
+    def measure(self, event: ProbePass) -> ProbeResult:
+        """Shares and cost gaps with their values for random pairs; skewness of the captures; the assignment."""
+        noise, x_0 = event.noise[: self.max_samples], event.x_0[: self.max_samples]
+        found = optimal_transport(noise, x_0)
+        num = len(noise)
+        values = {
+            "num_samples": float(num),
+            "identity_share": found.identity_share,
+            "identity_share_null": 1 / num,
+            "identity_gap": found.identity_gap,
+            "identity_gap_null": found.random_gap,
+            "nearest_image_share": found.nearest_image_share,
+            "nearest_noise_share": found.nearest_noise_share,
+            "nearest_image_gap": found.nearest_image_gap,
+            "nearest_noise_gap": found.nearest_noise_gap,
+            "optimal_cost": found.optimal_cost,
+            "image_hubness": hubness(hub_counts(found.nearest_image, num)),
+            "noise_hubness": hubness(hub_counts(found.nearest_noise, num)),
+            "hubness_null": null_hubness(num),
+        }
+        return ProbeResult(values, {"assigned_image": found.assigned_image})

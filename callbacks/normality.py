@@ -1,0 +1,60 @@
+"""How far are the latents from white noise, and is the inversion error larger in flat areas? (P1-F1, P1-T1)"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import ClassVar
+
+from callbacks.base import Probe, ProbeContext
+from probediff.measures import latent_normality, plain_area_errors
+from probediff.measures.plain_areas import PLAIN_THRESHOLD
+from probediff.probing import ProbePass, ProbeResult
+
+
+class LatentNormality(Probe):
+    """Tests and statistics of the latents, each beside its value for white noise; the error in plain areas.
+
+    Args:
+        enabled: whether the probe runs.
+        shapiro_samples: the Shapiro-Wilk test looks at so many of the first samples.
+    """
+
+    needs_latent: ClassVar[bool] = True
+
+    def __init__(self, enabled: bool = True, shapiro_samples: int = 1000) -> None:
+        super().__init__(enabled)
+        if shapiro_samples < 1:
+            raise ValueError(f"latent_normality.shapiro_samples must be at least 1, got {shapiro_samples}")
+        self.shapiro_samples = shapiro_samples
+
+    def check(self, context: ProbeContext) -> None:
+        """Needs moments over the samples, and neighbouring pixels."""
+        if context.settings.num_samples < 2:
+            raise ValueError(
+                f"latent_normality needs probing.settings.num_samples of at least 2, got "
+                f"{context.settings.num_samples}; raise it or set --latent_normality.enabled false"
+            )
+        if min(context.image_shape[1:]) < 2:
+            raise ValueError(
+                f"latent_normality needs images of at least 2x2 pixels, got {context.image_shape}; "
+                f"set --latent_normality.enabled false"
+            )
+
+    def measure(self, event: ProbePass) -> ProbeResult:
+        """Every statistic with its null; the split error where a noise is known and pixels are what is inverted."""
+        assert event.latent is not None
+        found = latent_normality(event.latent, self.shapiro_samples)
+        values = {"shapiro_samples": float(min(self.shapiro_samples, len(event.latent)))}
+        for name, measured in found.scalars().items():
+            values |= {name: measured.value, f"{name}_null": measured.null}
+        # Codes of a latent-diffusion model are no pixels in [-1, 1]: the threshold says nothing about them.
+        if event.paired and event.decode is None:
+            split = plain_area_errors(event.noise, event.x_0, event.latent)
+            values |= {f"plain_area_{name}": value for name, value in asdict(split).items()}
+            values["plain_area_threshold"] = PLAIN_THRESHOLD
+        arrays = {
+            "ks_distance": found.ks_distances.float(),
+            "radial_frequency": found.radial_power.frequency.float(),
+            "radial_power": found.radial_power.power.float(),
+        }
+        return ProbeResult(values, arrays)
