@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from probediff import __version__
 
+#: Name -> what it does, and the function behind it, imported when it is called.
 COMMANDS = {
-    "fit": "train a diffusion model and probe it at checkpoints",
-    "prepare": "decode an image set once, for fast training",
+    "fit": ("train a diffusion model and probe it at checkpoints", "probediff.cli:fit"),
+    "probe": ("run the probes on any model: runs, checkpoints, published models", "probediff.probe_cli:probe"),
+    "inversions": ("compare inversion methods on one model", "probediff.inversions_cli:inversions"),
+    "report": ("tables, figures and a page from runs and probes", "probediff.report.command:report"),
+    "prepare": ("decode an image set once, for fast training", "probediff.prepare.command:prepare"),
 }
 
 _USAGE = """usage: probediff COMMAND [options]
@@ -28,6 +33,8 @@ examples:
   probediff fit --config configs/patches.yaml
   probediff fit --config configs/cifar10.yaml --data.root ~/data --trainer.devices 8
   probediff fit --help
+  probediff probe runs/patches/MY_RUN --num_steps 10,100,1000
+  probediff report runs/patches/MY_RUN --out report
   probediff prepare imagenet64 ~/imagenet/train ~/imagenet64
 
 Documentation: README.md"""
@@ -37,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_USAGE.format(commands="\n".join(f"  {name:<13}{text}" for name, text in COMMANDS.items())))
+        print(_USAGE.format(commands="\n".join(f"  {name:<13}{text}" for name, (text, _) in COMMANDS.items())))
         return 0 if arguments else 2
     if arguments[0] == "--version":
         print(f"probediff {__version__}")
@@ -47,13 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f"did you mean {close[0]!r}?" if close else f"commands: {', '.join(COMMANDS)}"
         print(f"probediff: unknown command {arguments[0]!r}; {hint} (see probediff --help)", file=sys.stderr)
         return 2
-    if arguments[0] == "prepare":
-        from probediff.prepare.command import prepare
-
-        return prepare(arguments[1:])
-    from probediff.cli import fit
-
-    return fit(arguments[1:])
+    module, _, function = COMMANDS[arguments[0]][1].partition(":")
+    run: Callable[[list[str]], int] = getattr(importlib.import_module(module), function)
+    return run(arguments[1:])
 
 
 if __name__ == "__main__":

@@ -199,7 +199,7 @@ class FitCLI(LightningCLI):
                 logger.log_hyperparams(yaml.safe_load(text))
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Leave out the libraries' advice that does not apply here."""
     for message in (
         ".*does not have many workers.*",
@@ -217,7 +217,7 @@ def fit(arguments: list[str]) -> int:
 
     An error that the user can cure is printed in one line, with the traceback in the run folder.
     """
-    _quiet_libraries()
+    quiet_libraries()
     run_dir: Path | None = None
     try:
         cli = FitCLI(arguments)
@@ -233,7 +233,7 @@ def fit(arguments: list[str]) -> int:
         print_once(f"{stop}; go on with: probediff fit --config ... --run_dir {run_dir} --resume auto")
         return _STATUS_STOPPED
     except Exception as error:
-        words = _words_for(error, run_dir)
+        words = words_for(error, run_dir)
         if words is None:
             raise
         print(f"probediff fit: error: {words}", file=sys.stderr)
@@ -249,7 +249,7 @@ def print_once(text: str) -> None:
     print(text, flush=True)
 
 
-def _words_for(error: BaseException, run_dir: Path | None) -> str | None:
+def words_for(error: BaseException, run_dir: Path | None) -> str | None:
     """One line for an error that the user can cure; None for what is a fault of the program."""
     if isinstance(error, torch.OutOfMemoryError):
         cure = "lower --data.batch_size (training) or --probing.settings.batch_size (probes), then --resume auto"

@@ -20,10 +20,13 @@ from callbacks import (
     ProbeSchedule,
     Probing,
 )
+from probediff.cli import fit as fit_command
 from probediff.data import Digits
 from probediff.denoisers import UNet
 from probediff.module import DiffusionModule
 from probediff.probing import PassSettings
+
+ROOT = Path(__file__).parents[1]
 
 # Untrained networks produce denormals, which slow a CPU down; the command line does the same.
 torch.set_flush_denormal(True)
@@ -109,3 +112,38 @@ def real_data() -> Path:
     if not os.environ.get("PROBEDIFF_DATA"):
         pytest.skip("PROBEDIFF_DATA does not name a folder of real images")
     return Path(os.environ["PROBEDIFF_DATA"])
+
+
+_TINY_RUN = [
+    "--network.channels=8",
+    "--model.num_train_timesteps=40",
+    "--trainer.max_steps=4",
+    "--trainer.accelerator=cpu",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+    "--wandb.mode=disabled",
+    "--probing.progress=false",
+    "--probing.schedule.steps=[2]",
+    "--probing.settings.num_samples=24",
+    "--probing.settings.num_steps=8",
+    "--probing.settings.batch_size=10",
+    "--checkpoint_similarity.num_directions=3",
+]
+
+
+def close_to(values: dict[str, float | None]) -> Any:
+    """``values`` of a record within 1e-5; what was not finite must be missing on both sides."""
+    return pytest.approx({k: v for k, v in values.items() if v is not None}, rel=1e-5, abs=1e-5)
+
+
+def finite(values: dict[str, float | None]) -> dict[str, float]:
+    """The values of a record that there are."""
+    return {key: value for key, value in values.items() if value is not None}
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the command on the digits, with checkpoints at steps 0, 2 and 4 and T = 40."""
+    path = tmp_path_factory.mktemp("probe") / "run"
+    assert fit_command(["--config", str(ROOT / "configs" / "digits.yaml"), *_TINY_RUN, "--run_dir", str(path)]) == 0
+    return path
