@@ -1,0 +1,66 @@
+"""Published figures of P1 (*There and Back Again*), to stand beside a run's own.
+
+Transcribed from tables 1 and 2 of the paper: mean and spread over three training seeds. What a table does not give is
+left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SOURCE = "There and Back Again (P1), tables 1 and 2; ± over three training seeds, N = 1K by its text"
+#: P1, figure 3: the share of sampling steps after which the trajectory passes the latent.
+PASSES_LATENT = "0.5-0.7"
+#: P1, figure 2, in words: the paper prints no angles.
+ANGLES = {"noise": None, "image": "acute, never 0", "latent": "obtuse"}
+
+Value = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Published:
+    """The published figures of one data set.
+
+    Attributes:
+        data: CIFAR-10, ImageNet-64 or LDM-CelebA.
+        correlation: mean of the top-10 absolute correlations between pixels (table 1), mean and spread.
+        assignment: by number of DDIM steps, image to noise and noise to image in per cent (table 2).
+    """
+
+    data: str
+    correlation: dict[str, Value]
+    assignment: dict[int, tuple[Value, Value]]
+
+
+_CIFAR10 = Published(
+    "CIFAR-10",
+    {"noise": (0.159, 0.003), "latent": (0.462, 0.009), "sample": (0.986, 0.001)},
+    {
+        10: ((90.3, 6.3), (94.0, 2.6)),
+        100: ((98.9, 1.2), (50.4, 1.9)),
+        1000: ((99.1, 1.0), (46.8, 3.0)),
+        4000: ((99.1, 1.0), (46.4, 3.0)),
+    },
+)
+_IMAGENET64 = Published(
+    "ImageNet-64",
+    {"noise": (0.177, 0.007), "latent": (0.219, 0.006), "sample": (0.966, 0.001)},
+    {
+        10: ((99.4, 0.0), (100.0, 0.0)),
+        100: ((100.0, 0.0), (59.0, 7.1)),
+        1000: ((99.8, 0.2), (44.6, 6.3)),
+        4000: ((99.5, 0.3), (43.3, 6.7)),
+    },
+)
+_LDM_CELEBA = Published(
+    "LDM-CelebA",
+    {"latent": (0.179, 0.008), "sample": (0.904, 0.005)},
+    {steps: ((100.0, 0.0), (100.0, 0.0)) for steps in (10, 100, 1000)},
+)
+
+ALL = {figures.data: figures for figures in (_CIFAR10, _IMAGENET64, _LDM_CELEBA)}
+
+
+def published_for(data: str | None) -> tuple[Published, bool]:
+    """The figures for a data set, and whether they are of that one; those of CIFAR-10 stand in for any other."""
+    return (ALL[data], True) if data in ALL else (_CIFAR10, False)

@@ -1,0 +1,35 @@
+"""The sections of a report, in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from probediff.report import geometry, latents, mapping, overview, reproducing
+from probediff.report.groups import Comparison
+from probediff.report.parts import Section
+
+SECTIONS: tuple[Callable[[Comparison], Section], ...] = (
+    overview.overview,
+    overview.training,
+    geometry.pictures,
+    latents.correlation,
+    geometry.triangle,
+    geometry.heat_map,
+    geometry.over_training,
+    mapping.assignment_table,
+    mapping.assignment_curves,
+    mapping.settling,
+    mapping.hubs,
+    latents.normality,
+    latents.noise_image_map,
+    latents.interpolation,
+    latents.quality,
+    latents.inversion_methods,
+    reproducing.reproducibility,
+    overview.all_values,
+)
+
+
+def all_sections(comparison: Comparison) -> list[Section]:
+    """Every section of the page."""
+    return [section(comparison) for section in SECTIONS]

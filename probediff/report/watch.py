@@ -1,0 +1,84 @@
+"""Keeping a report current while runs train."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from probediff.report.groups import group_runs
+from probediff.report.page import Written, write_report
+from probediff.report.sections import all_sections
+from probediff.report.sources import Run, read_runs
+
+Signature = tuple[tuple[str, int, int], ...]
+
+
+def build(paths: list[Path], out: Path, group_by: str | None, refresh_sec: int | None = None) -> tuple[Written, bool]:
+    """Read, measure and write once.
+
+    Returns:
+        What was written, and whether all runs are finished.
+
+    Raises:
+        ValueError: nothing to report on, or a folder that cannot be read or written.
+    """
+    runs = read_runs(paths)
+    if not any(run.own.records for run in runs):
+        raise ValueError(f"RUN must have records, got {runs[0].path}, whose records.jsonl is empty so far")
+    # A sweep holds runs that have not begun; they have nothing to show yet.
+    comparison = group_runs([run for run in runs if run.own.records], group_by)
+    finished = _finished(runs)
+    written = write_report(comparison, all_sections(comparison), out, None if finished else refresh_sec)
+    return written, finished
+
+
+def _finished(runs: list[Run]) -> bool:
+    return all(run.is_finished for run in runs)
+
+
+def watch(
+    paths: list[Path],
+    out: Path,
+    group_by: str | None,
+    interval_sec: int,
+    sleep: Callable[[float], object] = time.sleep,
+) -> None:
+    """Write the report again whenever records change, until all runs are finished.
+
+    Args:
+        paths, out, group_by: as for ``build``.
+        interval_sec: how often to look, and how often the page reloads itself.
+        sleep: waits so many seconds.
+
+    Raises:
+        ValueError: at the first time only, as ``build``; later the page stays as it is and the next change is tried.
+    """
+    written, finished = build(paths, out, group_by, interval_sec)
+    print(f"{written.page} is kept current every {interval_sec} s until the runs end; stop with Ctrl-C", flush=True)
+    seen: Signature | None = signature(paths)
+    while not finished:
+        sleep(interval_sec)
+        now = signature(paths)
+        if now == seen:
+            continue
+        try:
+            written, finished = build(paths, out, group_by, interval_sec)
+            seen = now
+        except ValueError as error:
+            print(f"probediff report: not rebuilt: {error}", file=sys.stderr, flush=True)
+            seen = None
+
+
+def signature(paths: list[Path]) -> Signature:
+    """Name, size and time of every file of records below the folders."""
+    files = sorted(f for p in paths for f in (*p.rglob("records.jsonl"), *p.rglob("inversion_methods.json")))
+    found = []
+    for file in files:
+        try:
+            stat = file.stat()
+        except OSError:
+            continue
+        found.append((str(file), stat.st_size, stat.st_mtime_ns))
+    return tuple(found)
