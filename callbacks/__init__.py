@@ -9,6 +9,7 @@ from callbacks.generation import FixedNoiseGeneration
 from callbacks.interpolation import LatentInterpolation
 from callbacks.noise_image_map import NoiseImageMap
 from callbacks.normality import LatentNormality
+from callbacks.paper_compat import PaperCompat
 from callbacks.probing import Probing
 from callbacks.quality import SampleQuality
 from callbacks.schedule import ProbeSchedule
@@ -24,6 +25,7 @@ __all__ = [
     "LatentInterpolation",
     "LatentNormality",
     "NoiseImageMap",
+    "PaperCompat",
     "PixelCorrelation",
     "Probe",
     "ProbeContext",

@@ -17,6 +17,7 @@ from callbacks import (
     LatentInterpolation,
     LatentNormality,
     NoiseImageMap,
+    PaperCompat,
     Probe,
     ProbeContext,
     SampleQuality,
@@ -33,7 +34,8 @@ from probediff.measures import (
     slerp,
     ssim,
 )
-from probediff.probing import ProbePass
+from probediff.measures.paper_compat import ssim_min_max
+from probediff.probing import PassSettings, ProbePass
 from probediff.quality import feature_distances
 from probediff.records import RunFolder
 from tests.conftest import tiny_settings
@@ -316,3 +318,31 @@ def test_in_a_run(fit: Callable[..., Any], tmp_path: Path) -> None:
     for name in ("trajectory_heatmap.heatmap", "latent_interpolation.paths"):
         assert (folder.path / "pictures" / f"step=00000005.{name}.png").exists()
     assert not [step for name, step in records if name == "sample_quality"]
+
+
+def test_paper_compat(tmp_path: Path) -> None:
+    """The authors' numbers differ from ours in the way that their code does."""
+    event, probe = made_pass(), PaperCompat(num_directions=3)
+    assert event.latent is not None
+    probe.check(context(tmp_path))
+    values = probe.measure(event).values
+    kept = len(event.noise) // event.settings.batch_size * event.settings.batch_size
+    assert 0 < kept < len(event.noise)
+    assert values["num_samples"] == kept
+    edges = [(part - event.x_0)[:kept].flatten(1).double() for part in (event.noise, event.latent)]
+    cosines = torch.nn.functional.cosine_similarity(*edges)
+    expected = {"mean": cosines.mean(), "std": cosines.std()}
+    for name, cosine in expected.items():
+        assert values[f"at_image_of_{name}_cosine_deg"] == pytest.approx(
+            math.degrees(math.acos(float(cosine))), abs=1e-4
+        )
+    folder = RunFolder(tmp_path / "run").create()
+    for step, x_0 in ((0, event.noise), (3, event.x_0)):
+        folder.save_samples(step, x_0)
+    final = probe.finish(ProbeContext(event.settings, (1, 8, 8), folder))
+    assert list(final) == [0]
+    assert final[0].values["ssim_min_max"] == pytest.approx(
+        ssim_min_max(folder.load_samples(0), folder.load_samples(3))
+    )
+    with pytest.raises(ValueError, match=r"num_samples must be at least batch_size \(128\), got 17"):
+        probe.check(ProbeContext(PassSettings(num_samples=17), (1, 8, 8), folder))
