@@ -15,6 +15,9 @@ COMMANDS = {
     "probe": ("run the probes on any model: runs, checkpoints, published models", "probediff.probe_cli:probe"),
     "inversions": ("compare inversion methods on one model", "probediff.inversions_cli:inversions"),
     "report": ("tables, figures and a page from runs and probes", "probediff.report.command:report"),
+    "sweep": ("run all trials of a sweep file, here or through W&B", "probediff.sweep.command:sweep"),
+    "runs": ("list local runs: state, step, speed, last values", "probediff.runs.command:runs"),
+    "dashboard": ("make or update a W&B workspace for a project", "probediff.dashboard.command:dashboard"),
     "prepare": ("decode an image set once, for fast training", "probediff.prepare.command:prepare"),
 }
 

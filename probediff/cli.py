@@ -12,6 +12,7 @@ import re
 import sys
 import traceback
 import warnings
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,12 +27,15 @@ from lightning.pytorch.utilities import rank_zero_only
 import callbacks
 from callbacks import Probe, Probing, StoppedBySignalError
 from probediff.checkpoints import load_checkpoint, newest_loadable
+from probediff.grouping import group_of
 from probediff.data import ImageDataModule
 from probediff.denoisers import UNet
 from probediff.features import FeatureLoadError
+from probediff.lock import WAIT_SEC, hold, holder, release
 from probediff.module import DiffusionModule, NonFiniteLossError
 from probediff.records import RunFolder
 from probediff.report.table import run_summary
+from probediff.sweep.lineage import claim_trial_folder, lineage_of
 from probediff.tracking import FailsafeWandbLogger, WandbSettings
 
 _RUN_DIR_VARIABLE = "PROBEDIFF_RUN_DIR"
@@ -111,7 +115,10 @@ class FitCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Keys beside ``trainer``, ``model`` and ``data``, and the values that must agree."""
         parser.add_argument(
-            "--run_dir", type=str | None, default=None, help="Folder of the run (runs/<config name>/<start time>)."
+            "--run_dir",
+            type=str | None,
+            default=None,
+            help="Folder of the run (runs/<config name>/<start time>, in a sweep runs/sweep-<id>/<values>).",
         )
         parser.add_argument(
             "--resume",
@@ -138,6 +145,11 @@ class FitCLI(LightningCLI):
         """Settle the run folder before anything expensive starts."""
         self.run_dir = self._resolve_run_dir()
         RunFolder(self.run_dir).create()
+        if getattr(rank_zero_only, "rank", 0) == 0 and not hold(self.run_dir, WAIT_SEC):
+            raise ValueError(
+                f"process {(holder(self.run_dir) or {}).get('process')} is at work in {self.run_dir}; "
+                f"wait for its end, or give another --run_dir"
+            )
         # Untrained networks produce denormals, which slow CPUs down a hundredfold.
         torch.set_flush_denormal(True)
 
@@ -155,6 +167,8 @@ class FitCLI(LightningCLI):
                 "--run_dir must be given when torchrun or SLURM starts the processes, got none: "
                 "each would take its own start time for the name of the folder"
             )
+        if (trial_folder := claim_trial_folder()) is not None:
+            return trial_folder
         sources = self.config.get("config") or []
         parent = Path("runs") / (Path(str(sources[0])).stem if sources else "fit")
         if self.config.resume == "auto" and (started := sorted(parent.glob("*/checkpoints/step=*.ckpt"))):
@@ -179,7 +193,7 @@ class FitCLI(LightningCLI):
         """The trainer, with the run folder as its root and W&B as its logger."""
         given = self.config_init.trainer
         if given.logger in (None, True):
-            settings: WandbSettings = self.config_init.wandb
+            settings = self._grouped(self.config_init.wandb)
             kwargs["logger"] = False if settings.mode == "disabled" else FailsafeWandbLogger(settings, self.run_dir)
         added: list[L.Callback] = []
         if given.enable_progress_bar is not False:
@@ -190,13 +204,22 @@ class FitCLI(LightningCLI):
         kwargs["callbacks"] = [*added, *(listed if isinstance(listed, list) else [listed])]
         return super().instantiate_trainer(default_root_dir=str(self.run_dir), **kwargs)
 
+    def _grouped(self, settings: WandbSettings) -> WandbSettings:
+        """Runs that differ by their seed only are one group, whose mean and range dashboards show."""
+        if settings.group is not None:
+            return settings
+        sources = self.config.get("config") or []
+        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        return replace(settings, group=group_of(config, Path(str(sources[0])).stem if sources else "fit"))
+
     def after_instantiate_classes(self) -> None:
         """Write the configuration where the run will be."""
         if self.trainer.is_global_zero:
             text = self.parser.dump(self.config, skip_none=False)
             RunFolder(self.run_dir).save_config(text)
+            lineage = lineage_of(self.run_dir)
             for logger in self.trainer.loggers:
-                logger.log_hyperparams(yaml.safe_load(text))
+                logger.log_hyperparams(yaml.safe_load(text) | ({"lineage": lineage} if lineage else {}))
 
 
 def quiet_libraries() -> None:
@@ -234,11 +257,15 @@ def fit(arguments: list[str]) -> int:
         return _STATUS_STOPPED
     except Exception as error:
         words = words_for(error, run_dir)
+        if words is not None:
+            print(f"probediff fit: error: {words}", file=sys.stderr)
+        _keep_traceback(run_dir)
         if words is None:
             raise
-        print(f"probediff fit: error: {words}", file=sys.stderr)
-        _keep_traceback(run_dir)
         return 1
+    finally:
+        if run_dir is not None:
+            release(run_dir)
     print_once(run_summary(RunFolder(run_dir)))
     return 0
 

@@ -1,4 +1,4 @@
-"""Where numbers go: the run's own folder first, Weights & Biases second. The only module that imports wandb."""
+"""Where numbers go: the run's own folder first, Weights & Biases second. Runs know wandb from here only."""
 
 from __future__ import annotations
 

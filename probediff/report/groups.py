@@ -8,24 +8,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from probediff.grouping import LEFT_OUT
 from probediff.report.sources import Run, config_value
 
-#: Keys of a configuration that do not change what is measured, beside the seed.
-_LEFT_OUT = frozenset(
-    {
-        "seed_everything",
-        "run_dir",
-        "resume",
-        "config",
-        "wandb",
-        "trainer.default_root_dir",
-        "trainer.enable_progress_bar",
-        "trainer.logger",
-        "probing.progress",
-        "probing.keep_full_checkpoints",
-        "data.init_args.num_workers",
-    }
-)
 _MOST_LABEL_KEYS = 3
 
 #: The value of a run by training step.
@@ -174,7 +159,7 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
     flat: dict[str, str] = {}
     for key, value in config.items():
         name = f"{prefix}{key}"
-        if name not in _LEFT_OUT:
+        if name not in LEFT_OUT:
             flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: str(value)}
     return flat
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from probediff.lock import is_held
 from probediff.records import FINISHED, RunFolder
 
 #: Folders of ``probediff probe`` below a run; any other name is that of a model.
@@ -138,7 +139,9 @@ class Run:
         if self.is_finished:
             return "finished"
         written = datetime.fromtimestamp((self.own.path / "records.jsonl").stat().st_mtime, UTC)
-        text = f"training or stopped; last record written {written:%Y-%m-%d %H:%M} UTC"
+        held = is_held(self.own.path)
+        state = "training or stopped" if held is None else "training" if held else "stopped"
+        text = f"{state}; last record written {written:%Y-%m-%d %H:%M} UTC"
         if self.max_steps is not None and self.max_steps == self.own.last_step:
             text = "at its last step, without a record of its end"
         return text + ("; its last line is incomplete and does not count" if self.own.cut_short else "")

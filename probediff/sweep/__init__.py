@@ -1,0 +1,1 @@
+"""Sweeps: the files that ``wandb sweep`` takes, run here or by ``wandb agent``; the folder of each trial."""

@@ -1,0 +1,151 @@
+"""A trial's own folder: found by its values, held by one process at a time, with the starts that it goes on from.
+
+W&B cannot resume a run inside a sweep: a trial that is started again is a new run to it. Here the folder belongs to the
+trial's values, so that the new run finds the checkpoints of the old one, and ``lineage.json`` says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from itertools import count, takewhile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from probediff.lock import hold, holder
+
+#: How ``probediff sweep --local`` tells a process which trial it is: ``Trial`` in JSON.
+TRIAL_VARIABLE = "PROBEDIFF_TRIAL"
+LINEAGE = "lineage.json"
+_LONGEST_NAME = 100
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One start of a trial.
+
+    Attributes:
+        sweep: id of the sweep.
+        trial: id of this start; under an agent, the id of the W&B run.
+        values: the swept keys and their values.
+        folder: the run folder, where it is settled already.
+    """
+
+    sweep: str
+    trial: str
+    values: dict[str, Any]
+    folder: str | None = None
+
+    def to_json(self) -> str:
+        """For ``TRIAL_VARIABLE``."""
+        return json.dumps(asdict(self))
+
+
+def trial_name(values: Mapping[str, Any]) -> str:
+    """A folder name that says the values: ``model.schedule=cosine,seed_everything=10``.
+
+    A digest follows where the words had to be shortened or changed.
+    """
+    words = ",".join(f"{key}={values[key]}" for key in sorted(values))
+    name = re.sub(r"[^\w.,=+-]", "_", words)[:_LONGEST_NAME]
+    if name == words:
+        return name
+    text = json.dumps(values, sort_keys=True, default=str)
+    return f"{name[:60]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def claim_trial_folder(parent: Path = Path("runs")) -> Path | None:
+    """The run folder of the trial that this process is, held until the process ends; None outside of sweeps.
+
+    Under ``wandb agent`` it is ``parent/sweep-<sweep id>/<values>``; the same values drawn again while the first trial
+    is running, or after it has finished, get a folder of their own, ``<values>-2``.
+
+    Raises:
+        ValueError: the folder cannot be made, or another process trains in it.
+    """
+    trial = current_trial()
+    if trial is None:
+        return None
+    try:
+        folder = Path(trial.folder) if trial.folder else _find(trial, parent / f"sweep-{trial.sweep}")
+        claimed = hold(folder)
+    except OSError as error:
+        raise ValueError(f"the trial's folder must be one that can be written to: {error}") from error
+    if not claimed:
+        raise ValueError(f"{folder} is in use by process {holder(folder)}; wait for its end, or end it")
+    _record(trial, folder)
+    return folder
+
+
+def current_trial() -> Trial | None:
+    """Which trial this process is, by ``TRIAL_VARIABLE`` or by what ``wandb agent`` sets."""
+    if told := os.environ.get(TRIAL_VARIABLE):
+        return Trial(**json.loads(told))
+    sweep, run = os.environ.get("WANDB_SWEEP_ID"), os.environ.get("WANDB_RUN_ID")
+    return Trial(sweep, run, _agent_values() or {"run": run}) if sweep and run else None
+
+
+def _agent_values() -> dict[str, Any]:
+    """What the agent wrote down for this run."""
+    path = Path(os.environ.get("WANDB_SWEEP_PARAM_PATH", ""))
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return {key: entry["value"] for key, entry in content.items() if isinstance(entry, dict) and "value" in entry}
+
+
+def lineage_of(folder: Path) -> dict[str, Any]:
+    """What ``lineage.json`` says; empty for a run outside of sweeps.
+
+    ``id`` (stays the same when the trial is started again), ``sweep``, ``trial`` (id of the last start),
+    ``continues`` (ids of the earlier starts that it goes on from, oldest first), ``values`` (the swept keys).
+    """
+    path = folder / LINEAGE
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
+def _find(trial: Trial, parent: Path) -> Path:
+    """The folder where an earlier start of the trial stopped, or else a new one."""
+    first = parent / trial_name(trial.values)
+    mine = (folder for folder in _existing(first) if trial.trial in _starts(lineage_of(folder)))
+    free = (folder for folder in _numbered(first) if not _is_finished(folder) and hold(folder))
+    return next(mine, None) or next(free)
+
+
+def _numbered(first: Path) -> Iterator[Path]:
+    """``first``, ``first-2``, ``first-3``, ..."""
+    yield first
+    yield from (first.with_name(f"{first.name}-{number}") for number in count(2))
+
+
+def _existing(first: Path) -> Iterator[Path]:
+    return takewhile(Path.exists, _numbered(first))
+
+
+def _is_finished(folder: Path) -> bool:
+    from probediff.records import RunFolder
+
+    return RunFolder(folder).is_finished()
+
+
+def _starts(lineage: Mapping[str, Any]) -> list[str]:
+    return [*lineage["continues"], lineage["trial"]] if lineage else []
+
+
+def _record(trial: Trial, folder: Path) -> None:
+    """Write ``lineage.json``; earlier starts count when they left a checkpoint to go on from."""
+    earlier = _starts(lineage_of(folder)) if any(folder.glob("checkpoints/step=*.ckpt")) else []
+    found = {
+        "id": f"{trial.sweep}/{folder.name}",
+        "sweep": trial.sweep,
+        "trial": trial.trial,
+        "continues": [start for start in dict.fromkeys(earlier) if start != trial.trial],
+        "values": trial.values,
+    }
+    partial = folder / f"{LINEAGE}.partial"
+    partial.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    partial.replace(folder / LINEAGE)

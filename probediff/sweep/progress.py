@@ -1,0 +1,118 @@
+"""What a sweep shows: how far each trial is, read from its run folder, one display, and a table at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+import yaml
+from tqdm.auto import tqdm
+
+State = Literal["waiting", "running", "finished", "failed", "stopped"]
+_TAIL_BYTES = 65536
+
+
+@dataclass
+class Standing:
+    """How a trial stands.
+
+    Attributes:
+        name: name of the trial.
+        folder: its run folder.
+        state: ``stopped`` when it was asked to stop and can go on, ``failed`` when it ended by itself too early.
+        reason: why it failed, in one line.
+        max_steps: last training step, once the run's configuration says it.
+    """
+
+    name: str
+    folder: Path
+    state: State = "waiting"
+    reason: str = ""
+    max_steps: int | None = None
+
+    def step(self) -> int:
+        """Training step of the newest complete record; 0 before there is one."""
+        return _last_step(self.folder / "records.jsonl")
+
+    def share(self) -> float:
+        """Share of the training that is done, 0..1."""
+        if self.state == "finished":
+            return 1.0
+        if self.max_steps is None:
+            self.max_steps = _max_steps(self.folder / "config.yaml")
+        return min(1.0, self.step() / self.max_steps) if self.max_steps else 0.0
+
+
+def _last_step(records: Path) -> int:
+    if not records.exists():
+        return 0
+    with records.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - _TAIL_BYTES))
+        lines = file.read().split(b"\n")[:-1]
+    try:
+        return int(json.loads(lines[-1])["step"]) if lines else 0
+    except (ValueError, KeyError):
+        return 0
+
+
+def _max_steps(config: Path) -> int | None:
+    """The run's last step; None while it is not known, 0 where epochs are counted."""
+    if not config.exists():
+        return None
+    try:
+        content = yaml.safe_load(config.read_text(encoding="utf-8"))
+        return max(0, int(content["trainer"]["max_steps"]))
+    except (yaml.YAMLError, KeyError, TypeError, ValueError):
+        return None
+
+
+class SweepDisplay:
+    """One bar for the whole sweep on a terminal; elsewhere one line for each change."""
+
+    def __init__(self, name: str, standings: Sequence[Standing]) -> None:
+        self._standings = standings
+        shown = "{l_bar}{bar}| {n:.1f}/{total} trials [{elapsed}<{remaining}{postfix}]"
+        self._bar = tqdm(total=len(standings), desc=name, disable=None, bar_format=shown, file=sys.stderr)
+
+    def __enter__(self) -> SweepDisplay:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+
+    def say(self, text: str) -> None:
+        """One line, above the bar where there is one."""
+        if self._bar.disable:
+            print(text, flush=True)
+        else:
+            self._bar.write(text)
+
+    def update(self) -> None:
+        """Read how far the trials are; nothing is read where no bar is shown."""
+        if self._bar.disable:
+            return
+        self._bar.n = sum(standing.share() for standing in self._standings)
+        running = [f"{s.name} at step {s.step()}" for s in self._standings if s.state == "running"]
+        failed = sum(standing.state == "failed" for standing in self._standings)
+        self._bar.set_postfix_str("; ".join([*running, *([f"{failed} failed"] if failed else [])]))
+
+
+def summary(standings: Sequence[Standing]) -> str:
+    """A table of all trials: state, step, and the run folder, or why it failed."""
+    rows = [("trial", "state", "step", "")]
+    rows += [(s.name, s.state, str(s.step()), s.reason or str(s.folder)) for s in standings]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [
+        f"{name:<{widths[0]}}  {state:<{widths[1]}}  {step:>{widths[2]}}  {last}".rstrip()
+        for name, state, step, last in rows
+    ]
+    return "\n".join(lines)
