@@ -10,7 +10,6 @@ import os
 import pkgutil
 import re
 import sys
-import traceback
 import warnings
 from dataclasses import replace
 from datetime import datetime
@@ -27,12 +26,12 @@ from lightning.pytorch.utilities import rank_zero_only
 import callbacks
 from callbacks import Probe, Probing, StoppedBySignalError
 from probediff.checkpoints import load_checkpoint, newest_loadable
-from probediff.grouping import group_of
 from probediff.data import ImageDataModule
 from probediff.denoisers import UNet
-from probediff.features import FeatureLoadError
+from probediff.errors import keep_traceback, words_for
+from probediff.grouping import group_of
 from probediff.lock import WAIT_SEC, hold, holder, release
-from probediff.module import DiffusionModule, NonFiniteLossError
+from probediff.module import DiffusionModule
 from probediff.records import RunFolder
 from probediff.report.table import run_summary
 from probediff.sweep.lineage import claim_trial_folder, lineage_of
@@ -41,7 +40,6 @@ from probediff.tracking import FailsafeWandbLogger, WandbSettings
 _RUN_DIR_VARIABLE = "PROBEDIFF_RUN_DIR"
 #: Exit status of a run that a signal stopped and that wants to be started again (EX_TEMPFAIL of sysexits.h).
 _STATUS_STOPPED = 75
-_EXPECTED_ERRORS = (ValueError, OSError, ImportError, FeatureLoadError, NonFiniteLossError)
 
 
 def available_probes() -> dict[str, type[Probe]]:
@@ -259,7 +257,7 @@ def fit(arguments: list[str]) -> int:
         words = words_for(error, run_dir)
         if words is not None:
             print(f"probediff fit: error: {words}", file=sys.stderr)
-        _keep_traceback(run_dir)
+        keep_traceback(run_dir)
         if words is None:
             raise
         return 1
@@ -274,26 +272,3 @@ def fit(arguments: list[str]) -> int:
 def print_once(text: str) -> None:
     """Print on the first process only."""
     print(text, flush=True)
-
-
-def words_for(error: BaseException, run_dir: Path | None) -> str | None:
-    """One line for an error that the user can cure; None for what is a fault of the program."""
-    if isinstance(error, torch.OutOfMemoryError):
-        cure = "lower --data.batch_size (training) or --probing.settings.batch_size (probes), then --resume auto"
-        return f"the device ran out of memory; {cure} ({str(error).splitlines()[0]})"
-    if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
-        cure = f"try --data.num_workers 0 or free some memory, and go on with --run_dir {run_dir} --resume auto"
-        return f"a process that reads data died; {cure} ({error})"
-    if not isinstance(error, _EXPECTED_ERRORS):
-        return None
-    # The parser wraps the error of a class that refuses its arguments into a list of all types that it tried.
-    while str(error).startswith("Does not validate against any of") and error.__cause__ is not None:
-        error = error.__cause__
-    return str(error)
-
-
-def _keep_traceback(run_dir: Path | None) -> None:
-    if run_dir is not None and run_dir.is_dir():
-        path = run_dir / "error.txt"
-        path.write_text(traceback.format_exc(), encoding="utf-8")
-        print(f"The traceback is in {path}", file=sys.stderr)

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import torch
 
-from probediff.cli import words_for
+from probediff.errors import words_for
 from probediff.inversion import InversionSettings, Method, MethodRow, Problem, compare
 from probediff.models import ProbeModel
 from probediff.noise import seeded_noise

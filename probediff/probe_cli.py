@@ -11,9 +11,11 @@ from typing import Any, Literal
 
 import torch
 import yaml
+from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks import Probe, ProbeTask, probe_afterwards, same_numbers
-from probediff.cli import FitParser, available_probes, print_once, quiet_libraries, words_for
+from probediff.cli import FitParser, available_probes, print_once, quiet_libraries
+from probediff.errors import words_for
 from probediff.models import ProbeModel
 from probediff.probe_tasks import Source, build_tasks, find_source, published_convention
 from probediff.probing import PassSettings
@@ -142,7 +144,8 @@ def probe(arguments: list[str]) -> int:
 
 def _run(task: ProbeTask, enabled: Sequence[Probe], options: Any, device: torch.device, text: str) -> None:
     probes = task.applicable(enabled)
-    task.folder.create().save_config(text)
+    if getattr(rank_zero_only, "rank", 0) == 0:
+        task.folder.create().save_config(text)
     mode = options.wandb.mode
     loggers = [] if mode == "disabled" else [FailsafeWandbLogger(options.wandb, task.folder.path)]
     probe_afterwards(task, probes, device, loggers, options.progress)

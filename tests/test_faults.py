@@ -18,6 +18,7 @@ import probediff.records
 from callbacks import AssignmentAccuracy, ProbeSchedule, StoppedBySignalError
 from probediff.cli import fit as fit_command
 from probediff.data.base import ImageTensors
+from probediff.errors import words_for
 from probediff.features import FeatureNetwork, Preprocessing, extract
 from probediff.records import RunFolder
 from probediff.shared_pass import run_pass
@@ -174,3 +175,12 @@ def test_a_feature_network_that_runs_out_of_memory_gets_smaller_batches() -> Non
     assert len(caught) == 2
     assert sizes == [2] * 5
     assert torch.equal(features, extract(network, images, batch_size=1))
+
+
+def test_a_broken_connection_to_a_data_worker_is_its_death() -> None:
+    """How it shows depends on the moment of the death."""
+    compiled = compile("raise ConnectionResetError('reset by peer')", "site-packages/torch/utils/data/x.py", "exec")
+    with pytest.raises(ConnectionResetError) as inside:
+        exec(compiled)
+    assert "a process that reads data died" in str(words_for(inside.value, None))
+    assert words_for(ConnectionResetError("reset by peer"), None) == "reset by peer"

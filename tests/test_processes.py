@@ -110,7 +110,7 @@ def test_two_nodes_train_are_killed_and_go_on(tmp_path: Path) -> None:
 
 
 def test_work_of_the_first_process_outlasts_the_timeout(tmp_path: Path) -> None:
-    """Two gloo processes with a timeout of 6 s; the first one works for 10 s."""
+    """Two gloo processes with a timeout of 15 s; the first one works for 20 s."""
     script = tmp_path / "script.py"
     script.write_text(
         """
@@ -124,9 +124,9 @@ from tests.conftest import tiny_module
 
 class Slow(L.Callback):
     def on_train_start(self, trainer, module):
-        on_first_process(trainer, lambda: time.sleep(10), heartbeat_sec=1)
+        on_first_process(trainer, lambda: time.sleep(20), heartbeat_sec=1)
 
-trainer = L.Trainer(accelerator="cpu", devices=2, strategy=DDPStrategy(timeout=timedelta(seconds=6)), max_steps=2,
+trainer = L.Trainer(accelerator="cpu", devices=2, strategy=DDPStrategy(timeout=timedelta(seconds=15)), max_steps=2,
     logger=False, enable_checkpointing=False, enable_progress_bar=False, use_distributed_sampler=False,
     enable_model_summary=False, callbacks=[Slow()])
 trainer.fit(tiny_module(), datamodule=Digits(batch_size=16))
