@@ -11,6 +11,7 @@ from probediff.measures.angles import (
 )
 from probediff.measures.assignment import AssignmentAccuracy, assignment_accuracy, hub_counts, pixel_variance
 from probediff.measures.correlation import null_top_k_correlation, top_k_correlation
+from probediff.measures.covariance import Moments, linear_fit, moments, paired_moments
 from probediff.measures.interpolation import midpoint_contrast, path_lengths, slerp, slerp_path
 from probediff.measures.normality import (
     BesideNull,
@@ -40,11 +41,13 @@ from probediff.measures.transport import (
     optimal_transport,
     reproducibility,
 )
+from probediff.measures.whitening import Whitening, deviation_from_identity, least_squares_map, matrix_distance
 
 __all__ = [
     "AssignmentAccuracy",
     "BesideNull",
     "ClosestApproach",
+    "Moments",
     "MostProbableTriangle",
     "Normality",
     "PlainAreaErrors",
@@ -54,21 +57,28 @@ __all__ = [
     "Transport",
     "TriangleAngles",
     "TriangleDistances",
+    "Whitening",
     "angle_of_mean_cosine",
     "assignment_accuracy",
     "cka",
     "closest_approach",
     "cosine_similarity",
+    "deviation_from_identity",
     "heat_map",
     "hub_counts",
     "hubness",
     "kolmogorov_smirnov",
     "latent_normality",
+    "least_squares_map",
+    "linear_fit",
+    "matrix_distance",
     "midpoint_contrast",
+    "moments",
     "most_probable_triangle",
     "null_hubness",
     "null_top_k_correlation",
     "optimal_transport",
+    "paired_moments",
     "patch_correlation",
     "path_lengths",
     "pixel_divergence",
