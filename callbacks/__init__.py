@@ -16,6 +16,7 @@ from callbacks.schedule import ProbeSchedule
 from callbacks.similarity import CheckpointSimilarity
 from callbacks.stopping import StoppedBySignalError
 from callbacks.trajectory import TrajectoryHeatmap
+from callbacks.whitening import Whitening
 
 __all__ = [
     "AssignmentAccuracy",
@@ -35,6 +36,7 @@ __all__ = [
     "SampleQuality",
     "StoppedBySignalError",
     "TrajectoryHeatmap",
+    "Whitening",
     "probe_afterwards",
     "same_numbers",
 ]

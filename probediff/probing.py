@@ -71,6 +71,8 @@ class ProbePass:
         trajectory: how the samplers' ways lie between noise and latent; None when no probe needs it.
         sample: (M, C, H, W) noises or latents -> samples of the same model with the same settings.
         decode: (M, C, H, W) codes -> pixels, for a latent diffusion model.
+        eps: the model: (M, C, H, W) inputs and (M,) timesteps -> predicted noise, on the device of the inputs.
+        schedule: the model's schedule.
     """
 
     step: int
@@ -83,6 +85,8 @@ class ProbePass:
     trajectory: TrajectoryDistances | None = None
     sample: Callable[[Tensor], Tensor] | None = None
     decode: Callable[[Tensor], Tensor] | None = None
+    eps: Callable[[Tensor, Tensor], Tensor] | None = None
+    schedule: NoiseSchedule | None = None
 
     def pixels(self, x_0: Tensor | None = None) -> Tensor:
         """``x_0`` (the pass's own by default) as images for eyes and feature networks."""

@@ -182,7 +182,15 @@ class _Work:
             trajectory,
             self.sample,
             self.request.decode,
+            self.eps,
+            self.schedule,
         )
+
+    def eps(self, x: Tensor, timestep: Tensor) -> Tensor:
+        """What the model predicts for (M, C, H, W) inputs at (M,) timesteps; where and of what dtype ``x`` is."""
+        with torch.no_grad():
+            parts = zip(x.split(self.settings.batch_size), timestep.split(self.settings.batch_size), strict=True)
+            return torch.cat([self.eps_model(a.to(self._weight()), t.to(self.device)).to(x) for a, t in parts])
 
     def sample(self, noise: Tensor) -> Tensor:
         """Samples of (M, C, H, W) noises or latents, float32 on the CPU."""

@@ -87,4 +87,4 @@ def test_the_wheel_holds_both_packages_and_runs_elsewhere(tmp_path: Path) -> Non
         "print(cli.__file__, len(cli.available_probes()))"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, cwd=tmp_path)
-    assert done.stdout.split() == [str(target / "probediff" / "cli.py"), "11"], done.stderr
+    assert done.stdout.split() == [str(target / "probediff" / "cli.py"), "12"], done.stderr

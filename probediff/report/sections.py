@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from probediff.report import geometry, latents, mapping, overview, reproducing
+from probediff.report import geometry, latents, mapping, overview, reproducing, whitening
 from probediff.report.groups import Comparison
 from probediff.report.parts import Section
 
@@ -25,6 +25,7 @@ SECTIONS: tuple[Callable[[Comparison], Section], ...] = (
     latents.interpolation,
     latents.quality,
     latents.inversion_methods,
+    whitening.whitening,
     reproducing.reproducibility,
     overview.all_values,
 )

@@ -12,6 +12,12 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
+from probediff.measures.covariance import moments
+from probediff.measures.whitening import Whitening
+from probediff.schedule import NoiseSchedule
+from probediff.whitening.analysis import Plan, analyse
+from probediff.whitening.gaussian import GaussianNoises
+
 STEPS = (0, 10, 100, 1000)
 
 
@@ -186,3 +192,26 @@ def write_probes(run: Path) -> None:
         {"name": "edict", "method": "edict", "reconstruction_l2": 1e-5, "noise_distance": 2.0, "null_x": None},
     ]
     (run / "probes/replay/num_steps=0010/inversion_methods.json").write_text(json.dumps(rows))
+    write_whitening(run / "probes" / "whitening")
+
+
+def write_whitening(folder: Path) -> None:
+    """What ``probediff whitening`` writes but for its pictures, of a Gaussian of 4x4 images."""
+    images = torch.randn(40, 1, 4, 4, generator=torch.Generator().manual_seed(0)).cumsum(dim=-1)
+    found = moments([images])
+    statistics = Whitening.from_covariance(found.mean, found.covariance)
+    gaussian = GaussianNoises(statistics, NoiseSchedule.cosine(40))
+    plan = Plan([1, 5], 39, [39], [8], 20, 2, 0)
+    values = analyse(gaussian, gaussian, images, plan).values
+    how = {
+        "num_images": 40,
+        "num_fixed_points": 40,
+        "alpha_bar": 0.001,
+        "start": "zero",
+        "tolerance": 0.0,
+        "ridge": 0.0,
+    }
+    how |= {"denoiser": "gaussian", "step": 1000, "timestep": 39, "counts": [1, 5]}
+    folder.mkdir(parents=True)
+    written = {"conventions": conventions(**how), "in_words": "slope -0.01", **values}
+    (folder / "whitening.json").write_text(json.dumps(written))
