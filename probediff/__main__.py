@@ -14,6 +14,13 @@ COMMANDS = {
     "fit": ("train a diffusion model and probe it at checkpoints", "probediff.cli:fit"),
     "probe": ("run the probes on any model: runs, checkpoints, published models", "probediff.probe_cli:probe"),
     "inversions": ("compare inversion methods on one model", "probediff.inversions_cli:inversions"),
+    "whitening": (
+        "is the first step a de-whitening? P2's analysis",
+        "probediff.whitening.command:whitening",
+    ),
+    "search-noise": ("find noises that are correlated with images", "probediff.editing.search_command:search_noise"),
+    "vary": ("variations of images, from found noises, by any models", "probediff.editing.vary_command:vary"),
+    "edit": ("edit images from random noise, found noise or latents", "probediff.editing.edit_command:edit"),
     "report": ("tables, figures and a page from runs and probes", "probediff.report.command:report"),
     "sweep": ("run all trials of a sweep file, here or through W&B", "probediff.sweep.command:sweep"),
     "runs": ("list local runs: state, step, speed, last values", "probediff.runs.command:runs"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -101,15 +102,15 @@ def load_pipeline(spec: str) -> Pipeline:
         ValueError: It is another pipeline, conditional, incomplete, has no safetensors, or a schedule or sampler that
             cannot be probed.
     """
-    _diffusers()
+    import_diffusers()
     folder = Path(spec).expanduser()
     if not folder.is_dir():
-        folder = _fetched(spec)
-    index = _read_json(folder / "model_index.json")
+        folder = fetched_folder(spec)
+    index = read_json(folder / "model_index.json")
     if index.get("_class_name") not in _PIPELINES:
         raise ValueError(f"{spec} must be one of {', '.join(_PIPELINES)}, got {index.get('_class_name')}")
     scheduler = _component(folder, index, "scheduler")
-    schedule = _schedule(spec, scheduler)
+    schedule = checked_schedule(spec, scheduler)
     network = _network(folder, index)
     is_latent = index["_class_name"] == "LDMPipeline"
     differences = {
@@ -120,7 +121,7 @@ def load_pipeline(spec: str) -> Pipeline:
     return Pipeline(
         eps_model=PredictionModel(network, schedule, scheduler.config.prediction_type).eval(),
         schedule=schedule,
-        schedule_name=_schedule_name(scheduler.config),
+        schedule_name=schedule_name(scheduler.config),
         image_shape=_image_shape(spec, network.unet.config),
         clip=bool(scheduler.config.clip_sample) and "clip_sample_range" not in differences,
         differences=differences,
@@ -140,7 +141,8 @@ class _Network(nn.Module):
         return cast(Tensor, self.unet(x, timestep).sample)
 
 
-def _diffusers() -> Any:
+def import_diffusers() -> Any:
+    """The module; raises ImportError with the command that installs it."""
     try:
         return importlib.import_module("diffusers")
     except ImportError as error:
@@ -149,15 +151,19 @@ def _diffusers() -> Any:
         ) from error
 
 
-def _fetched(spec: str) -> Path:
-    """Folder in the local cache of the hub with the JSON files and safetensors of a pipeline."""
+def fetched_folder(spec: str, files: Sequence[str] = _FILES) -> Path:
+    """Folder in the local cache of the hub with the files of a pipeline that match patterns.
+
+    Raises:
+        FileNotFoundError: No such pipeline on a hub that answers.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
     if not _HUB_ID.fullmatch(spec):
         raise FileNotFoundError(f"{spec} must be a file, a folder or the id of a pipeline on the hub, got none of them")
     try:
-        return Path(snapshot_download(spec, allow_patterns=list(_FILES)))
+        return Path(snapshot_download(spec, allow_patterns=list(files)))
     except (OSError, ValueError, HfHubHTTPError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise FileNotFoundError(
@@ -166,7 +172,8 @@ def _fetched(spec: str) -> Path:
         ) from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of a pipeline; raises ValueError where it is missing or holds no object."""
     if not path.is_file():
         raise ValueError(f"{path.parent} must hold a pipeline of diffusers, got a folder without {path.name}")
     try:
@@ -184,17 +191,21 @@ def _component(folder: Path, index: dict[str, Any], name: str) -> Any:
     if found not in _CLASSES[name]:
         wanted = " or ".join(_CLASSES[name])
         raise ValueError(f"{folder} must be an unconditional pipeline with a {wanted} as {name}, got {found or 'none'}")
-    cls = getattr(_diffusers(), found)
+    cls = getattr(import_diffusers(), found)
     place = folder / name if (folder / name).is_dir() else folder
     if name == "scheduler":
-        _read_json(place / "scheduler_config.json")
+        read_json(place / "scheduler_config.json")
         return cls.from_pretrained(place)
-    _read_json(place / "config.json")
-    return _weighted(cls, place)
+    read_json(place / "config.json")
+    return weighted_network(cls, place)
 
 
-def _weighted(cls: Any, place: Path) -> nn.Module:
-    """A network with the weights that lie beside its configuration, in float32."""
+def weighted_network(cls: Any, place: Path) -> nn.Module:
+    """A network of diffusers with the weights that lie beside its configuration, in float32.
+
+    Raises:
+        ValueError: There are no safetensors, or not those of the configuration.
+    """
     if not list(place.glob(f"{_WEIGHTS}*.safetensors*")):
         found = sorted(path.name for path in place.iterdir())
         raise ValueError(
@@ -242,12 +253,16 @@ def _image_shape(spec: str, config: Any) -> tuple[int, int, int]:
 
 def _autoencoder(folder: Path, index: dict[str, Any]) -> Autoencoder:
     model = _component(folder, index, "vqvae")
-    config = _read_json((folder / "vqvae" if (folder / "vqvae").is_dir() else folder) / "config.json")
+    config = read_json((folder / "vqvae" if (folder / "vqvae").is_dir() else folder) / "config.json")
     return Autoencoder(model, float(config.get("scaling_factor", 1.0)))
 
 
-def _schedule(spec: str, scheduler: Any) -> NoiseSchedule:
-    """The scheduler's alpha_bar, checked; its samplers that no setting here can express are refused."""
+def checked_schedule(spec: str, scheduler: Any) -> NoiseSchedule:
+    """The scheduler's alpha_bar.
+
+    Raises:
+        ValueError: It thresholds, or ends without any signal; no setting here can express that.
+    """
     if scheduler.config.get("thresholding"):
         raise ValueError(f"{spec} has a scheduler with thresholding, which DDIM here has not: set it to false to probe")
     alpha_bar = scheduler.alphas_cumprod.double()
@@ -261,7 +276,8 @@ def _schedule(spec: str, scheduler: Any) -> NoiseSchedule:
     return NoiseSchedule(betas)
 
 
-def _schedule_name(config: Any) -> str:
+def schedule_name(config: Any) -> str:
+    """A scheduler's name of its betas, with their ends."""
     if config.trained_betas is not None:
         return "trained_betas"
     if config.beta_schedule == "squaredcos_cap_v2":

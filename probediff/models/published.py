@@ -35,13 +35,18 @@ def load_published(
         ValueError: not such a model, an incomplete one, or an option that only OpenAI checkpoints have.
     """
     path = Path(spec).expanduser()
-    if path.is_file() or (path.suffix in _FILE_SUFFIXES and not path.is_dir()):
+    if is_checkpoint_file(path):
         return _from_openai(path, schedule, num_train_timesteps, num_heads)
     given = {"schedule": schedule, "num_train_timesteps": num_train_timesteps, "num_heads": num_heads}
     for name, value in given.items():
         if value is not None:
             raise ValueError(f"{name} must be left out for a pipeline, which says it itself, got {value!r} for {spec}")
     return _from_pipeline(spec)
+
+
+def is_checkpoint_file(path: Path) -> bool:
+    """Whether a path is meant as a file of weights, there or not, and not as a folder or an id of the hub."""
+    return path.is_file() or (path.suffix in _FILE_SUFFIXES and not path.is_dir())
 
 
 def _from_openai(

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probediff.cli import available_probes
-from probediff.grouping import group_of
 from probediff.dashboard.keys import Kind, default_keys
 from probediff.dashboard.specification import BOOKKEEPING, SECTIONS, Panel, Section, specification
+from probediff.grouping import group_of
 from probediff.tracking import FailsafeWandbLogger, WandbSettings
 from tests.reference.wandb_log import history
 

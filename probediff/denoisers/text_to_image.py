@@ -1,0 +1,290 @@
+"""Text-to-image pipelines of diffusers with DDIM: Stable Diffusion 1.5 and 2.1, SD-Turbo, SDXL-Turbo (P2).
+
+Whatever sampler a pipeline comes with, P2 samples it with DDIM; so here its scheduler's settings (betas, spacing of the
+timesteps, offset, prediction type) go into a DDIMScheduler, as diffusers itself does when schedulers are exchanged.
+Only JSON, tokenizer tables and safetensors are read, see `probediff.denoisers.hub`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from probediff.ddim_path import DDIMPath
+from probediff.denoisers.eps_model import PredictionModel
+from probediff.denoisers.hub import (
+    Autoencoder,
+    checked_schedule,
+    fetched_folder,
+    import_diffusers,
+    read_json,
+    schedule_name,
+    weighted_network,
+)
+from probediff.schedule import NoiseSchedule
+
+PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+_TEXT_ENCODERS = {"text_encoder": "CLIPTextModel", "text_encoder_2": "CLIPTextModelWithProjection"}
+_FILES = (
+    "model_index.json",
+    "scheduler/*.json",
+    *(f"{part}/{file}" for part in ("unet", "vae") for file in ("*.json", "diffusion_pytorch_model.safetensors")),
+    *(f"{part}/diffusion_pytorch_model-?????-of-?????.safetensors" for part in ("unet", "vae")),
+    *(f"{part}/{file}" for part in _TEXT_ENCODERS for file in ("*.json", "model.safetensors")),
+    *(f"{part}/{file}" for part in ("tokenizer", "tokenizer_2") for file in ("*.json", "*.txt")),
+)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is asked of a text-to-image model.
+
+    Attributes:
+        text: of the image; empty for none.
+        negative: what guidance leads away from.
+        guidance_scale: of classifier-free guidance (Ho & Salimans 2022); 1 or less asks the network once, without it,
+            as the Turbo models want.
+    """
+
+    text: str = ""
+    negative: str = ""
+    guidance_scale: float = 7.5
+
+
+class TextToImage:
+    """A text-to-image pipeline in float32 on the CPU; every prompt gives a denoiser with the same network.
+
+    Attributes:
+        schedule: alpha_bar is the scheduler's float32 table.
+        schedule_name: the scheduler's name of it, with the ends of its betas.
+        image_shape: (C, H, W) of the codes that are diffused.
+        autoencoder: pixels to codes and back.
+    """
+
+    def __init__(self, pipeline: Any, spec: str) -> None:
+        self._pipeline = pipeline
+        self._scheduler = pipeline.scheduler
+        self.schedule: NoiseSchedule = checked_schedule(spec, self._scheduler)
+        self.schedule_name = schedule_name(self._scheduler.config)
+        self.autoencoder = Autoencoder(pipeline.vae, float(pipeline.vae.config.scaling_factor))
+        config = pipeline.unet.config
+        height, width = (config.sample_size,) * 2 if isinstance(config.sample_size, int) else config.sample_size
+        self.image_shape = (int(config.in_channels), int(height), int(width))
+
+    @property
+    def spacing(self) -> dict[str, Any]:
+        """The settings of the sampler beside the schedule, for records."""
+        names = ("timestep_spacing", "steps_offset", "set_alpha_to_one", "prediction_type")
+        return {name: self._scheduler.config[name] for name in names}
+
+    def eps_model(self, prompt: Prompt) -> PredictionModel:
+        """The denoiser under a prompt, in eval mode; the prompt is embedded here, once."""
+        network = _PromptedUNet(self._pipeline.unet, prompt.guidance_scale, *self._embedded(prompt))
+        model = PredictionModel(network, self.schedule, self._scheduler.config.prediction_type)
+        return model.eval().requires_grad_(False)
+
+    def path(self, num_steps: int) -> DDIMPath:
+        """The steps of DDIMScheduler; its images of codes are never clipped.
+
+        Raises:
+            ValueError: ``num_steps`` that the scheduler cannot take.
+        """
+        total = len(self.schedule)
+        if isinstance(num_steps, bool) or not isinstance(num_steps, int) or not 1 <= num_steps <= total:
+            raise ValueError(f"num_steps must be an integer in 1..{total}, got {num_steps!r}")
+        self._scheduler.set_timesteps(num_steps)
+        timesteps = [int(t) for t in self._scheduler.timesteps.flip(0)]
+        if timesteps[-1] >= total:
+            offset = self._scheduler.config.steps_offset
+            raise ValueError(
+                f"num_steps must leave room for the scheduler's steps_offset of {offset} below its {total} timesteps, "
+                f"got {num_steps}; take fewer steps"
+            )
+        alpha_bar = self.schedule.alpha_bar
+        final = float(self._scheduler.final_alpha_cumprod)
+        # As DDIMScheduler.step: not the next timestep, where the spacing is uneven.
+        below = [t - total // num_steps for t in timesteps]
+        return DDIMPath(
+            tuple(timesteps),
+            tuple(float(alpha_bar[t]) for t in timesteps),
+            tuple(float(alpha_bar[t]) if t >= 0 else final for t in below),
+            "diffusers",
+            False,
+        )
+
+    @torch.no_grad()
+    def _embedded(self, prompt: Prompt) -> tuple[Tensor, dict[str, Tensor]]:
+        """Embeddings (1 or 2, L, D) of [negative,] prompt, and what SDXL adds to them."""
+        guided = prompt.guidance_scale > 1
+        # Old pipelines take `prompt` by place, SDXL has a second one there.
+        found = self._pipeline.encode_prompt(
+            prompt=prompt.text,
+            device=torch.device("cpu"),
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=guided,
+            # SDXL may want zeros in place of an empty negative prompt, and sees that it was left out.
+            negative_prompt=prompt.negative or None,
+        )
+        text = torch.cat([found[1], found[0]]) if guided else found[0]
+        if len(found) == 2:
+            return text, {}
+        pooled = torch.cat([found[3], found[2]]) if guided else found[2]
+        height, width = (side * self._pipeline.vae_scale_factor for side in self.image_shape[1:])
+        time_ids = torch.tensor([[height, width, 0, 0, height, width]]).to(text).expand(len(text), -1)
+        return text, {"text_embeds": pooled, "time_ids": time_ids.contiguous()}
+
+
+class _PromptedUNet(nn.Module):
+    """A UNet2DConditionModel under one prompt as a plain function `(x, timestep) -> output`, guidance inside."""
+
+    def __init__(self, unet: nn.Module, guidance_scale: float, text: Tensor, added: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.unet = unet
+        config = cast(Any, unet).config
+        self.in_channels, self.out_channels = int(config.in_channels), int(config.out_channels)
+        self.guidance_scale = guidance_scale
+        self.register_buffer("text", text)
+        self._added = tuple(added)
+        for name, values in added.items():
+            self.register_buffer(name, values)
+
+    def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+        times = len(cast(Tensor, self.text))
+        rows = {name: getattr(self, name).repeat_interleave(len(x), dim=0) for name in ("text", *self._added)}
+        output = self.unet(
+            x.repeat(times, 1, 1, 1),
+            timestep.repeat(times),
+            encoder_hidden_states=rows.pop("text"),
+            added_cond_kwargs=rows or None,
+        ).sample
+        if times == 1:
+            return cast(Tensor, output)
+        without, with_prompt = output.chunk(2)
+        return cast(Tensor, without + self.guidance_scale * (with_prompt - without))
+
+
+def is_text_to_image(spec: str) -> bool:
+    """Whether ``spec`` is the folder of a text-to-image pipeline; a hub id is asked for its index.
+
+    Raises:
+        ImportError: a hub id, and diffusers is not installed.
+        FileNotFoundError: nothing of that name on a hub that answers.
+        ValueError: a folder of no pipeline.
+    """
+    folder = Path(spec).expanduser()
+    if not folder.is_dir():
+        import_diffusers()
+        folder = fetched_folder(spec, ("model_index.json",))
+    return read_json(folder / "model_index.json").get("_class_name") in PIPELINES
+
+
+def load_text_to_image(spec: str) -> TextToImage:
+    """Load a StableDiffusionPipeline or a StableDiffusionXLPipeline.
+
+    Args:
+        spec: Folder that `save_pretrained` wrote, or the id of one on the Hugging Face hub.
+
+    Raises:
+        ImportError: diffusers or transformers is not installed.
+        FileNotFoundError: There is no such folder, or no such pipeline on a hub that answers.
+        ValueError: It is another pipeline, incomplete, has no safetensors, or a network or sampler that is not
+            supported.
+    """
+    diffusers, transformers = import_diffusers(), _transformers()
+    folder = Path(spec).expanduser()
+    if not folder.is_dir():
+        folder = fetched_folder(spec, _FILES)
+    index = read_json(folder / "model_index.json")
+    name = index.get("_class_name")
+    if name not in PIPELINES:
+        raise ValueError(f"{spec} must be one of {', '.join(PIPELINES)}, got {name}")
+    unet = _part(diffusers.UNet2DConditionModel, folder / "unet")
+    vae = _part(diffusers.AutoencoderKL, folder / "vae")
+    _check_supported(spec, unet.config, vae.config)
+    parts: dict[str, Any] = {"unet": unet, "vae": vae, "scheduler": _ddim_scheduler(diffusers, folder, name)}
+    is_xl = name == "StableDiffusionXLPipeline"
+    for part, cls in list(_TEXT_ENCODERS.items())[: 2 if is_xl else 1]:
+        parts[part] = _text_encoder(getattr(transformers, cls), folder / part)
+        parts[part.replace("text_encoder", "tokenizer")] = _tokenizer(
+            transformers, folder / part.replace("text_encoder", "tokenizer")
+        )
+    # The images are for the eyes of who runs the analysis; the safety checker would blacken some of them.
+    others: dict[str, Any] = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    if is_xl:
+        zeros = bool(index.get("force_zeros_for_empty_prompt", True))
+        others = {"force_zeros_for_empty_prompt": zeros, "add_watermarker": False}
+    return TextToImage(getattr(diffusers, name)(**parts, **others), spec)
+
+
+def _transformers() -> Any:
+    try:
+        return importlib.import_module("transformers")
+    except ImportError as error:
+        raise ImportError(
+            f"a text-to-image pipeline needs transformers, which cannot be imported ({error}): "
+            "pip install 'probediff[hub]'"
+        ) from error
+
+
+def _part(cls: Any, place: Path) -> Any:
+    read_json(place / "config.json")
+    return weighted_network(cls, place).eval().requires_grad_(False)
+
+
+def _check_supported(spec: str, unet: Any, vae: Any) -> None:
+    if unet.in_channels != vae.latent_channels:
+        raise ValueError(
+            f"{spec} must diffuse the {vae.latent_channels} channels of its codes alone, got a U-Net of "
+            f"{unet.in_channels}: inpainting and depth models are not supported"
+        )
+    for owner, name in ((unet, "time_cond_proj_dim"), (vae, "latents_mean")):
+        if owner.get(name) is not None:
+            raise ValueError(f"{spec} must have no {name}, got {owner[name]}: such models are not supported")
+
+
+def _ddim_scheduler(diffusers: Any, folder: Path, pipeline: str) -> Any:
+    """DDIM with the settings of the pipeline's scheduler, as the pipeline would take it."""
+    config = read_json(folder / "scheduler" / "scheduler_config.json")
+    known = set(diffusers.DDIMScheduler().config)
+    config = {name: value for name, value in config.items() if name in known and not name.startswith("_")}
+    if pipeline == "StableDiffusionPipeline":
+        # StableDiffusionPipeline sets this on every scheduler it is given.
+        config["steps_offset"] = 1
+    return diffusers.DDIMScheduler(**(config | {"clip_sample": False}))
+
+
+def _text_encoder(cls: Any, place: Path) -> nn.Module:
+    read_json(place / "config.json")
+    if not list(place.glob("model*.safetensors*")):
+        found = sorted(path.name for path in place.iterdir())
+        raise ValueError(
+            f"{place} must hold model.safetensors, got {found}. Weights as .bin are pickles and are not read: load the "
+            "pipeline with diffusers and write it anew with save_pretrained(folder, safe_serialization=True)"
+        )
+    with torch.random.fork_rng(devices=[]):
+        try:
+            model, info = cls.from_pretrained(
+                place, use_safetensors=True, local_files_only=True, output_loading_info=True
+            )
+        except Exception as error:  # damaged files raise classes of safetensors, transformers and torch
+            raise ValueError(
+                f"{place} must hold the whole weights of its config.json, got: {' '.join(str(error).split())}"
+            ) from error
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise ValueError(f"{place} must hold the weights of its config.json, got none for {'; '.join(missing[:5])}")
+    return cast(nn.Module, model.float().eval().requires_grad_(False))
+
+
+def _tokenizer(transformers: Any, place: Path) -> Any:
+    if not place.is_dir():
+        raise ValueError(f"{place} must hold a tokenizer of CLIP, got no such folder; fetch the pipeline anew")
+    try:
+        return transformers.CLIPTokenizer.from_pretrained(place, local_files_only=True)
+    except Exception as error:  # as above
+        raise ValueError(f"{place} must hold a tokenizer of CLIP, got: {' '.join(str(error).split())[:300]}") from error

@@ -1,0 +1,123 @@
+"""Found noises: searched for, checked, and kept in a file with all that they depend on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from probediff.measures.in_distribution import in_distribution
+from probediff.measures.whitening import Whitening
+from probediff.noise_search import NoiseSearch, NoiseSearchSettings, search_noise
+from probediff.report.table import format_table
+
+_FORMAT = "probediff found noises"
+_TENSORS = ("noise", "images", "loss", "initial_loss", "accept_rate", "curve_iterations", "curve")
+_FAR = 4
+
+
+@dataclass(frozen=True, eq=False)
+class FoundNoises:
+    """K noises for each of B images.
+
+    Attributes:
+        images: (B, c, h, w) float32 pixels in [-1, 1].
+        search: what was found; its noises are (B, K, C, H, W).
+        names: of the B images.
+        conventions: what the noises depend on, as plain types.
+    """
+
+    images: Tensor
+    search: NoiseSearch
+    names: list[str]
+    conventions: dict[str, Any]
+
+    @property
+    def noise(self) -> Tensor:
+        """(B, K, C, H, W) float32."""
+        return self.search.noise
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write them as safetensors."""
+        tensors = {name: getattr(self.search, name) for name in _TENSORS if name != "images"} | {"images": self.images}
+        metadata = {
+            "format": _FORMAT,
+            "names": json.dumps(self.names),
+            "conventions": json.dumps(self.conventions, sort_keys=True),
+        }
+        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, path, metadata=metadata)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> FoundNoises:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: The file is damaged or holds something else.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"NOISES must be a file of `probediff search-noise`, got {path}: not there")
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in _TENSORS}
+                metadata = file.metadata()
+                names, conventions = (json.loads(metadata[key]) for key in ("names", "conventions"))
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} must be a file of `probediff search-noise`, got {error}; make it anew") from error
+        images = tensors.pop("images")
+        if tensors["noise"].ndim != 5 or not len(images) == len(tensors["noise"]) == len(names):
+            raise ValueError(f"{path} must hold noises of each of its images, got other shapes; make it anew")
+        return cls(images, NoiseSearch(**tensors), names, conventions)
+
+
+def search_with_progress(x_0: Tensor, whitening: Whitening, settings: NoiseSearchSettings) -> NoiseSearch:
+    """`search_noise` with a progress bar that shows the mean loss; all on the CPU afterwards."""
+    device = x_0.device
+    moved = Whitening(
+        whitening.mean.to(device), whitening.eigenvalues.to(device), whitening.eigenvectors.to(device), whitening.ridge
+    )
+    total = len(x_0) * settings.num_chains * settings.num_iterations
+    with tqdm(total=total, desc="searching", unit="proposal", unit_scale=True) as bar:
+
+        def on_progress(done: int, _: int, losses: Tensor) -> None:
+            bar.update(done - bar.n)
+            bar.set_postfix(loss=f"{float(losses.mean()):.4g}", refresh=False)
+
+        found = search_noise(x_0, moved, settings, on_progress=on_progress)
+    return NoiseSearch(**{name: getattr(found, name).cpu() for name in _TENSORS if name != "images"})
+
+
+def distribution_checks(noise: Tensor) -> list[dict[str, Any]]:
+    """Whether noises (B, K, C, H, W) could be white Gaussian noise: one row a check, with its null and z.
+
+    z is that of the mean over all of them: independent white noises give a standard normal number, and many noises show
+    what a single one does not. So there is also the root mean square of the z of single noises, about 1 for white ones.
+    """
+    checks = in_distribution(noise.flatten(0, 1)).checks()
+    return [
+        {
+            "check": name,
+            "value": float(one.value.mean()),
+            "null": one.null,
+            "z": one.mean_z,
+            "z_of_one_noise": float(one.z.square().mean().sqrt()),
+        }
+        for name, one in checks.items()
+    ]
+
+
+def distribution_table(rows: list[dict[str, Any]]) -> str:
+    """The checks as a table for people, with a sentence that says what they mean."""
+    columns = {"check": "check", "value": "value", "null": "null", "z": "z", "z_of_one_noise": "z of one noise (rms)"}
+    table = format_table(list(columns.values()), [[row[name] for name in columns] for row in rows])
+    far = [str(row["check"]) for row in rows if abs(row["z"]) > _FAR]
+    if far:
+        return f"{table}\nTaken together the noises are not white Gaussian noise by: {', '.join(far)} (|z| > {_FAR})."
+    return f"{table}\nNothing here tells the noises from white Gaussian noise (all |z| <= {_FAR})."

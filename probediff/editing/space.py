@@ -1,0 +1,182 @@
+"""What a noise is searched for, images of pixels or the codes of a latent diffusion model, and their statistics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from probediff.data import ImageFolder
+from probediff.data.folder import list_images
+from probediff.decoding import square_pixels
+from probediff.measures.covariance import moments
+from probediff.measures.whitening import Whitening
+from probediff.models import ProbeModel
+from probediff.whitening.images import RealImages, run_images
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Space:
+    """Where noises live.
+
+    Attributes:
+        shape: (C, H, W) of a noise.
+        pixel_shape: (C, H, W) of an image.
+        encode: pixels in [-1, 1] -> codes; None where noises are those of pixels.
+        decode: codes -> pixels, likewise.
+    """
+
+    shape: Shape
+    pixel_shape: Shape
+    encode: Callable[[Tensor], Tensor] | None = None
+    decode: Callable[[Tensor], Tensor] | None = None
+
+    @classmethod
+    def of_pixels(cls, shape: Shape) -> Space:
+        """That of a model of pixels."""
+        return cls(shape, shape)
+
+    @classmethod
+    def of(cls, model: ProbeModel) -> Space:
+        """What a model diffuses."""
+        if model.decode is None:
+            return cls.of_pixels(model.image_shape)
+        _, channels, height, width = model.decode(torch.zeros(1, *model.image_shape)).shape
+        return cls(model.image_shape, (channels, height, width), model.encode, model.decode)
+
+    @classmethod
+    def of_size(cls, num_values: int) -> Space:
+        """Square images, RGB or grey, of so many values; 3 s^2 and s^2 never agree.
+
+        Raises:
+            ValueError: There are no such images.
+        """
+        for channels in (3, 1):
+            side = math.isqrt(num_values // channels)
+            if side and channels * side * side == num_values:
+                return cls.of_pixels((channels, side, side))
+        raise ValueError(
+            f"statistics of {num_values} values are not those of square RGB or grey images; give --model, the model "
+            "whose codes they describe"
+        )
+
+    def pixels(self, codes: Tensor) -> Tensor:
+        """Images (B, c, h, w) of codes (B, C, H, W)."""
+        return codes if self.decode is None else self.decode(codes)
+
+    def codes(self, pixels: Tensor, device: torch.device) -> Tensor:
+        """What is diffused for pixels (B, c, h, w): (B, C, H, W)."""
+        return pixels.to(device) if self.encode is None else self.encode(pixels.to(device))
+
+
+def image_files(names: Sequence[str]) -> list[Path]:
+    """Files as they are, folders as all their images.
+
+    Raises:
+        FileNotFoundError: No such file or folder, or a folder without images.
+    """
+    found: list[Path] = []
+    for path in (Path(name).expanduser() for name in names):
+        if path.is_dir():
+            found += [path / file.relative_path for file in list_images(path)]
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise FileNotFoundError(f"IMAGE must be an image file or a folder of them, got {path}: not there")
+    return found
+
+
+def read_images(files: Sequence[Path], shape: Shape) -> Tensor:
+    """Square images (B, c, h, w) in [-1, 1], resized and cropped as training images are.
+
+    Raises:
+        ValueError: A file that cannot be read, or is smaller than ``shape``.
+    """
+    if shape[1] != shape[2]:
+        raise ValueError(f"images are cropped to squares, got a model of {shape[1]} x {shape[2]} pixels")
+    rows = []
+    for path in files:
+        try:
+            with Image.open(path) as image:
+                rows.append(torch.from_numpy(square_pixels(image, shape[1], shape[0]).copy()))
+        except Exception as error:  # decoders raise anything
+            raise ValueError(f"{path} must be an image of at least {shape[1]} pixels, got: {error}") from error
+    return torch.stack(rows).float().div_(127.5).sub_(1.0)
+
+
+def space_without_model(options: Any) -> Space:
+    """The pixels that the source of the statistics has.
+
+    Raises:
+        ValueError: A folder, whose images have no size of their own.
+    """
+    if options.run is not None:
+        channels, height, width = run_images(Path(options.run)).array.shape[1:]
+        return Space.of_pixels((channels, height, width))
+    if options.statistics is not None:
+        return Space.of_size(len(Whitening.load(options.statistics).mean))
+    if options.image_size is None:
+        raise ValueError("--images needs a size to resize to: give --image_size, or --model")
+    return Space.of_pixels((options.channels, options.image_size, options.image_size))
+
+
+def check_sources(options: Any) -> None:
+    """Raise ValueError unless exactly one source of statistics is named."""
+    given = [name for name in ("run", "images", "statistics") if getattr(options, name) is not None]
+    if len(given) != 1:
+        raise ValueError(
+            f"the whitening statistics must come from one of --run, --images, --statistics, got "
+            f"{' and '.join(f'--{name}' for name in given) or 'none'}"
+        )
+    if options.statistics is not None and (options.ridge or options.num_images is not None):
+        raise ValueError("--ridge and --num_images belong to --run and --images: statistics in a file are finished")
+
+
+def whitening_statistics(options: Any, space: Space, device: torch.device) -> tuple[Whitening, dict[str, Any]]:
+    """The statistics that the options name, and how they were made, as plain types for the record.
+
+    Raises:
+        ValueError: Images of another size than the space, or too few of them.
+    """
+    if options.statistics is not None:
+        whitening = Whitening.load(options.statistics)
+        made: dict[str, Any] = {"source": Path(options.statistics).name, "ridge": whitening.ridge}
+    else:
+        images = _images(options, space, device)
+        count = len(images) if options.num_images is None else min(options.num_images, len(images))
+        found = moments(images.with_mirrors(count))
+        whitening = Whitening.from_covariance(found.mean, found.covariance, options.ridge)
+        made = {"source": images.name, "num_images": count, "mirrored": images.mirrored, "ridge": options.ridge}
+    if len(whitening.mean) != math.prod(space.shape):
+        raise ValueError(
+            f"the whitening statistics must be of {math.prod(space.shape)} values, the size of a noise "
+            f"{tuple(space.shape)}, got {len(whitening.mean)}; make them for this model"
+        )
+    if options.save_statistics is not None:
+        whitening.save(options.save_statistics)
+    return whitening, made
+
+
+def _images(options: Any, space: Space, device: torch.device) -> RealImages:
+    if options.run is not None:
+        images = run_images(Path(options.run))
+        if tuple(images.array.shape[1:]) != space.pixel_shape:
+            raise ValueError(
+                f"the images of --run must be {space.pixel_shape} for this model, got {tuple(images.array.shape[1:])}; "
+                "give --images FOLDER, which resizes"
+            )
+    else:
+        folder = ImageFolder(options.images, image_size=space.pixel_shape[-1], channels=space.pixel_shape[0])
+        folder.setup()
+        images = RealImages(folder.images, False, None, Path(options.images).name)
+    if space.encode is None:
+        return images
+    return replace(images, encode=lambda pixels: space.codes(pixels, device).cpu())
