@@ -44,8 +44,8 @@ def draw_slopes(panels: dict[str, dict[str, Curve]]) -> Drawing:
             lower.plot(curve.counts, np.array(curve.r2, dtype=float), **style)
         for level, name in ((-0.5, "ZCA: -1/2"), (-1.0, "limit: -1")):
             upper.axhline(level, color="#6B6B6B", linestyle=(0, (5, 3)), linewidth=1.2)
-            upper.annotate(name, (0.02, level), xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
-        upper.set_ylim(min(-1.1, upper.get_ylim()[0]), max(0.05, upper.get_ylim()[1]))
+            upper.annotate(name, (0.02, level - 0.02), xycoords=("axes fraction", "data"), va="top", fontsize=8)
+        upper.set_ylim(min(-1.2, upper.get_ylim()[0]), max(0.05, upper.get_ylim()[1]))
         upper.set_title(title, fontsize=10)
         lower.set_xscale("log")
         lower.set_ylim(-0.02, 1.02)

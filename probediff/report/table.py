@@ -26,6 +26,7 @@ _COLUMNS = {
         "null",
         "largest_hub_share",
     ),
+    "whitening": ("slope", "slope_gaussian", "zca_r2_scaled", "zca_r2_scaled_gaussian", "significant_share"),
     "timing": ("pass_seconds",),
 }
 _MOST_COLUMNS = 8
