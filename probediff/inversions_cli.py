@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import torch
 
-from probediff.errors import words_for
+from probediff.errors import run_command
 from probediff.inversion import InversionSettings, Method, MethodRow, Problem, compare
 from probediff.models import ProbeModel
 from probediff.noise import seeded_noise
@@ -97,22 +97,14 @@ def settings_by_name(methods: list[Method], assignments: list[str]) -> dict[str,
 
 def inversions(arguments: list[str]) -> int:
     """``probediff inversions``: returns the exit status."""
-    options = build_parser().parse_args(arguments)
-    torch.set_flush_denormal(True)
-    try:
-        rows, path = _compared(options)
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:
-        words = words_for(error, None)
-        if words is None:
-            raise
-        print(f"probediff inversions: error: {words}", file=sys.stderr)
-        return 1
-    print(format_table(list(_COLUMNS.values()), [[asdict(row)[key] for key in _COLUMNS] for row in rows]))
+    return run_command(build_parser(), arguments, _table)
+
+
+def _table(options: Any) -> str:
+    rows, path = _compared(options)
+    table = format_table(list(_COLUMNS.values()), [[asdict(row)[key] for key in _COLUMNS] for row in rows])
     null = rows[0].null_top_10_correlation
-    print(f"\n{_LEGEND.format(null='-' if null is None else f'{null:.3f}')}\n\nThe table lies in {path}")
-    return 0
+    return f"{table}\n\n{_LEGEND.format(null='-' if null is None else f'{null:.3f}')}\n\nThe table lies in {path}"
 
 
 def _compared(options: Any) -> tuple[list[MethodRow], Path]:

@@ -21,13 +21,13 @@ from probediff.editing.options import (
     add_statistics,
     check_counts,
     device_of,
-    run_command,
     search_settings,
 )
 from probediff.editing.pictures import labelled_grid
 from probediff.editing.sdedit import NOISE_KINDS, Edit, NoiseKind, edit_images
 from probediff.editing.space import Space, check_sources, image_files, read_images, whitening_statistics
 from probediff.editing.variation import compare_paired
+from probediff.errors import run_command
 from probediff.features import load_features
 from probediff.noise import seeded_noise
 from probediff.report.table import format_table

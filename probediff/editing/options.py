@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
 import torch
 
-from probediff.errors import words_for
 from probediff.noise_search import NoiseSearchSettings, SearchLoss
 
 _SEARCH = NoiseSearchSettings()
@@ -94,24 +91,3 @@ def check_counts(options: Any, *names: str) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name} must be at least 1, got {value}")
-
-
-def run_command(
-    parser: argparse.ArgumentParser, arguments: Sequence[str], work: Callable[[argparse.Namespace], str]
-) -> int:
-    """Run ``work``, print what it returns, and say an error that the user can cure in one line: the exit status."""
-    options = parser.parse_args(list(arguments))
-    # Untrained networks produce denormals, which slow CPUs down a hundredfold.
-    torch.set_flush_denormal(True)
-    try:
-        text = work(options)
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:
-        words = words_for(error, None)
-        if words is None:
-            raise
-        print(f"{parser.prog}: error: {words}", file=sys.stderr)
-        return 1
-    print(text)
-    return 0

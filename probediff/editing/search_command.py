@@ -18,7 +18,6 @@ from probediff.editing.options import (
     add_weights,
     check_counts,
     device_of,
-    run_command,
     search_settings,
 )
 from probediff.editing.pictures import loss_curves, save_figure, search_grid
@@ -30,6 +29,7 @@ from probediff.editing.space import (
     space_without_model,
     whitening_statistics,
 )
+from probediff.errors import run_command
 from probediff.measures.whitening import Whitening
 from probediff.report.table import format_table
 

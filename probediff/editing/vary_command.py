@@ -14,9 +14,10 @@ from torch import Tensor
 
 from probediff.editing.models import Sampler, check_prompt, load_editable
 from probediff.editing.noises import FoundNoises
-from probediff.editing.options import add_output, add_sampling, check_counts, device_of, run_command
+from probediff.editing.options import add_output, add_sampling, check_counts, device_of
 from probediff.editing.pictures import labelled_grid
 from probediff.editing.variation import PairedComparison, Variations, compare_paired, vary_noises
+from probediff.errors import run_command
 from probediff.report.table import format_table
 
 _SHOWN_CHAINS = 2

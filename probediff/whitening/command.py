@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from probediff.errors import words_for
+from probediff.errors import run_command
 from probediff.measures.covariance import moments
 from probediff.measures.whitening import Whitening
 from probediff.models import ProbeModel
@@ -70,24 +70,15 @@ class _Work:
 
 def whitening(arguments: list[str]) -> int:
     """``probediff whitening``: returns the exit status."""
-    options = build_parser().parse_args(arguments)
-    torch.set_flush_denormal(True)
-    try:
-        work = _prepared(options)
-        found = _analysed(work, options)
-        _write(work.out, found)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on with the fixed points that are finished", file=sys.stderr)
-        return 130
-    except Exception as error:
-        words = words_for(error, None)
-        if words is None:
-            raise
-        print(f"probediff whitening: error: {words}", file=sys.stderr)
-        return 1
-    print(_in_words(found, options.timestep))
-    print(f"\nEverything lies in {work.out}")
-    return 0
+    stopped = "stopped; the same command goes on with the fixed points that are finished"
+    return run_command(build_parser(), arguments, _whitening, stopped)
+
+
+def _whitening(options: Any) -> str:
+    work = _prepared(options)
+    found = _analysed(work, options)
+    _write(work.out, found)
+    return f"{_in_words(found, options.timestep)}\n\nEverything lies in {work.out}"
 
 
 def _prepared(options: Any) -> _Work:
