@@ -29,6 +29,7 @@ lint: install
 
 bench: install
 	$(BIN)/python -m tests.benchmarks.bench_measures
+	$(BIN)/python -m tests.benchmarks.bench_whitening
 
 cost: install
 	$(BIN)/python -m tests.benchmarks.bench_costs --config configs/imagenet64.yaml
