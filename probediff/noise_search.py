@@ -16,7 +16,8 @@ lower it is, the nearer the target and the further from N(0, I). P2 gives no tem
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -142,7 +143,7 @@ def search_noise(
     for start in range(0, len(chains), size):
         report = _group_report(on_progress, start, len(chains), settings.num_iterations)
         group = slice(start, start + size)
-        found.append(_anneal(gain, targets[group], chains[group], settings, report))
+        found.append(_anneal(gain, targets[group], _Draws(chains[group], settings.seed, targets), settings, report))
     return _assembled(found, x_0, whitening, settings)
 
 
@@ -171,12 +172,16 @@ def _group_report(
 class _Draws:
     """The random numbers of some chains, each from generators of its own."""
 
-    def __init__(self, chains: Sequence[tuple[int, int]], seed: int, num_values: int, device: torch.device) -> None:
+    def __init__(self, chains: Sequence[tuple[int, int]], seed: int, like: Tensor) -> None:
+        device = like.device
+        # Drawing is most of the work, and torch draws in one thread.
+        self._num_threads = torch.get_num_threads() if device.type == "cpu" else 1
+        self._pool = ThreadPoolExecutor(self._num_threads)
         self._proposals, self._thresholds = (
             [torch.Generator(device).manual_seed(derived_seed(seed, *chain, purpose)) for chain in chains]
             for purpose in ("noise search proposals", "noise search thresholds")
         )
-        self._eps = torch.empty(len(chains), _BLOCK, num_values, device=device)
+        self._eps = torch.empty(len(chains), _BLOCK, like.shape[1], device=device)
         self._exponential = torch.empty(len(chains), _BLOCK, dtype=torch.float64, device=device)
 
     def start(self) -> Tensor:
@@ -185,23 +190,24 @@ class _Draws:
 
     def block(self) -> tuple[Tensor, Tensor]:
         """(n, BLOCK, D) standard normals, overwritten by the next call, and (n, BLOCK) standard exponentials."""
-        for row, thresholds, normal, uniform in zip(
-            self._eps, self._exponential, self._proposals, self._thresholds, strict=True
-        ):
-            row.normal_(generator=normal)
-            thresholds.uniform_(generator=uniform)
+        count = self._num_threads
+        list(self._pool.map(self._draw, (range(first, len(self._eps), count) for first in range(count))))
         return self._eps, -self._exponential.log()
+
+    def _draw(self, rows: Iterable[int]) -> None:
+        for row in rows:
+            self._eps[row].normal_(generator=self._proposals[row])
+            self._exponential[row].uniform_(generator=self._thresholds[row])
 
 
 def _anneal(
     gain: Tensor,
     targets: Tensor,
-    chains: Sequence[tuple[int, int]],
+    draws: _Draws,
     settings: NoiseSearchSettings,
     report: Callable[[int, Tensor], None],
 ) -> _Found:
     """Algorithm 1 for a group of chains. exp(-d / T) > u is asked as d < -T log u, which also holds at T = 0."""
-    draws = _Draws(chains, settings.seed, len(gain), targets.device)
     keep, add = math.sin(math.pi / 2 * settings.step_size), math.cos(math.pi / 2 * settings.step_size)
     z = draws.start()
     proposal, residual = torch.empty_like(z), torch.empty_like(z)

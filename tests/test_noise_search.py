@@ -72,7 +72,7 @@ def test_with_the_same_draws_it_walks_the_path_of_the_printed_algorithm(loss: Se
     chosen = NoiseSearchSettings(loss, 400, 30.0, 1.0, 0.95, num_chains=2, seed=7)
     x_0, whitening = targets(), statistics()
     found = search_noise(x_0, whitening, chosen)
-    draws = noise_search._Draws([(0, 0), (0, 1)], 7, SIZE, torch.device("cpu"))
+    draws = noise_search._Draws([(0, 0), (0, 1)], 7, torch.empty(2, SIZE))
     first = draws.start()[:, None]
     blocks = [tuple(part.clone() for part in draws.block()) for _ in range(400 // 8)]
     noises = torch.cat([first, *(eps for eps, _ in blocks)], dim=1).double()
