@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +12,7 @@ from torch import Tensor
 from probediff.inversion.methods import invert, resample, sample
 from probediff.inversion.problem import Problem, State
 from probediff.inversion.settings import InversionSettings, Method
-from probediff.measures import null_top_k_correlation, top_k_correlation, triangle_angles
+from probediff.measures import kolmogorov_smirnov, null_top_k_correlation, top_k_correlation, triangle_angles
 
 _TOP_K = 10
 _FEWEST_FOR_NULL = 4
@@ -39,7 +38,8 @@ class MethodRow:
         null_top_10_correlation: what independent normal values give on average; both None for fewer than 4 images.
         latent_mean: mean over all values of the latents.
         latent_std: standard deviation over all values of the latents.
-        latent_ks_distance: mean over images of the Kolmogorov-Smirnov distance of the latent's values to N(0, 1).
+        latent_ks_distance: mean over images of the Kolmogorov-Smirnov distance of the latent's values to N(0, 1); None
+            for fewer than 4 images.
         inversion_seconds: wall-clock time of the inversion of all images.
     """
 
@@ -56,7 +56,7 @@ class MethodRow:
     null_top_10_correlation: float | None
     latent_mean: float
     latent_std: float
-    latent_ks_distance: float
+    latent_ks_distance: float | None
     inversion_seconds: float
 
     def values(self) -> dict[str, float]:
@@ -153,7 +153,7 @@ def _row(name: str, problem: Problem, settings: InversionSettings, done: _RoundT
         null_top_10_correlation=null_top_k_correlation(num_images, num_values, _TOP_K) if many else None,
         latent_mean=float(done.latent.mean()),
         latent_std=float(done.latent.std(correction=0)),
-        latent_ks_distance=float(normal_ks_distance(done.latent).mean()) if finite else math.nan,
+        latent_ks_distance=kolmogorov_smirnov(done.latent).mean_distance.value if many and finite else None,
         inversion_seconds=done.seconds,
     )
 
@@ -163,12 +163,3 @@ def _mean_angle(noise: Tensor, done: _RoundTrip) -> float | None:
     if not bool(apart.any()):
         return None
     return float(triangle_angles(noise[apart], done.x_0[apart], done.latent[apart]).at_latent_deg.mean())
-
-
-def normal_ks_distance(x: Tensor) -> Tensor:
-    """Kolmogorov-Smirnov distance between the values of each row of ``x`` (B, ...) and N(0, 1), (B,) float64."""
-    ordered = x.double().flatten(1).sort(dim=1).values
-    expected = torch.special.ndtr(ordered)
-    steps = torch.arange(ordered.shape[1] + 1, dtype=torch.float64, device=x.device) / ordered.shape[1]
-    above, below = steps[1:] - expected, expected - steps[:-1]
-    return torch.maximum(above, below).amax(dim=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import combinations
 from typing import Any
 
@@ -10,7 +9,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from probediff.measures import ssim
+from probediff import measures
+from probediff.measures.transport import SAME_IMAGE_SSIM
 from probediff.report.curves import Line, Panel, draw
 from probediff.report.groups import Comparison, estimate
 from probediff.report.parts import Figure, Section, joined
@@ -18,8 +18,16 @@ from probediff.report.sources import Run, step_of
 from probediff.report.tables import Cell, Table
 
 _MOST_RUNS, _MOST_SAMPLES, _MOST_STEPS = 6, 256, 10
-_SMALLEST_PX = 7
+#: What `reproducibility` needs: the window of SSIM, and a mismatched pair.
+_SMALLEST_PX, _FEWEST_SAMPLES = 7, 2
 _KEYS = ("noise_seed", "num_samples", "image_shape")
+
+#: What pairs of runs are compared by, with the titles of the panels.
+_LIKENESS = {
+    "ssim": "SSIM between runs",
+    "same": f"share of images with SSIM > {SAME_IMAGE_SSIM}",
+    "correlation": "correlation between runs",
+}
 
 Compared = dict[str, tuple[float, float]]
 
@@ -40,7 +48,8 @@ def reproducibility(comparison: Comparison) -> Section:
         if len(last) > 1:
             rows.append((f"all pairs (step {steps[-1]})", *_mean_cells(list(last.values()))))
         panels += _panels(by_step, runs[0].name if len(sharing) > 1 else "") if len(steps) > 1 else []
-    header = ("pair of runs", "SSIM", "SSIM, null", "correlation", "correlation, null")
+    same = f"share with SSIM > {SAME_IMAGE_SSIM}"
+    header = ("pair of runs", "SSIM", "SSIM, null", same, "share, null", "correlation", "correlation, null")
     caption = (
         "Mean over samples of the likeness of the images that two runs make from the same noise; null: image i of one "
         "run against image i + 1 of the other. Over pairs: mean ± std (number of pairs)."
@@ -69,7 +78,9 @@ def _sharing_runs(comparison: Comparison) -> list[list[Run]]:
     members: dict[str, list[Run]] = {}
     for run in comparison.runs:
         shared = [run.own.convention(key) for key in _KEYS]
-        if None not in shared and len(shared[2]) == 3 and min(shared[2][1:]) >= _SMALLEST_PX and _sample_steps(run):
+        if None in shared or shared[1] < _FEWEST_SAMPLES or len(shared[2]) != 3:
+            continue
+        if min(shared[2][1:]) >= _SMALLEST_PX and _sample_steps(run):
             members.setdefault(str(shared), []).append(run)
     chosen = [runs[:_MOST_RUNS] for runs in members.values()]
     return [runs for runs in chosen if len(runs) > 1 and _common_steps(runs)]
@@ -100,9 +111,12 @@ def _samples(run: Run, step: int) -> Tensor | None:
 
 
 def _compare(x: Tensor, y: Tensor) -> Compared:
-    measures: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"ssim": ssim, "correlation": pixel_correlations}
-    shifted = y.roll(-1, dims=0)
-    return {name: (_mean(of(x, y)), _mean(of(x, shifted))) for name, of in measures.items()}
+    found, shifted = measures.reproducibility(x, y), y.roll(-1, dims=0)
+    return {
+        "ssim": (found.mean_ssim, found.mean_ssim_null),
+        "same": (found.same_share, found.same_share_null),
+        "correlation": (_mean(pixel_correlations(x, y)), _mean(pixel_correlations(x, shifted))),
+    }
 
 
 def _mean(values: Tensor) -> float:
@@ -116,16 +130,16 @@ def pixel_correlations(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _cells(found: Compared) -> list[Cell]:
-    return [estimate([value], 3) for key in ("ssim", "correlation") for value in found[key]]
+    return [estimate([value], 3) for key in _LIKENESS for value in found[key]]
 
 
 def _mean_cells(found: list[Compared]) -> list[Cell]:
-    return [estimate((one[key][k] for one in found), 3) for key in ("ssim", "correlation") for k in (0, 1)]
+    return [estimate((one[key][k] for one in found), 3) for key in _LIKENESS for k in (0, 1)]
 
 
 def _panels(by_step: dict[int, dict[str, Compared]], name: str) -> list[Panel]:
     panels = []
-    for key, title in (("ssim", "SSIM between runs"), ("correlation", "correlation between runs")):
+    for key, title in _LIKENESS.items():
         lines: list[Any] = []
         for k, role in enumerate(("mean", "null")):
             values = {step: estimate(pair[key][k] for pair in pairs.values()) for step, pairs in by_step.items()}

@@ -175,6 +175,7 @@ def test_runs_that_come_to_agree_are_reproducible_beside_their_null(seeds: Compa
     ]
     assert all(float(row["SSIM"]) > 0.99 and float(row["correlation"]) > 0.99 for row in rows)
     assert all(abs(float(row["SSIM, null"])) < 0.2 for row in rows)
+    assert all(float(row["share with SSIM > 0.6"]) == 1 and float(row["share, null"]) == 0 for row in rows)
     assert rows[-1]["SSIM, n"] == "3"
     assert [figure.name for figure in section.figures] == ["reproducibility"]
 
