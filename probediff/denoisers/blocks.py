@@ -138,7 +138,7 @@ class AttentionBlock(nn.Module):
         batch, channels, height, width = x.shape
         tokens = self.norm(x).flatten(2).transpose(1, 2)
         q, k, v = self._split_heads(_pointwise(self.qkv, tokens))
-        attended = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, -1, channels)
+        attended = _attend(q, k, v).transpose(1, 2).reshape(batch, -1, channels)
         update = _pointwise(self.proj_out, attended).transpose(1, 2)
         return x + update.reshape(batch, channels, height, width)
 
@@ -150,6 +150,14 @@ class AttentionBlock(nn.Module):
             parts = qkv.unflatten(-1, (self.num_heads, 3, -1)).permute(3, 0, 2, 1, 4)
         q, k, v = parts.unbind(0)
         return q, k, v
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
+        # torch's backward pass in bfloat16 on a CPU takes up to four times that in float32, casts included.
+        with torch.autocast("cpu", enabled=False):
+            return functional.scaled_dot_product_attention(q.float(), k.float(), v.float()).bfloat16()
+    return functional.scaled_dot_product_attention(q, k, v)
 
 
 def _pointwise(convolution: nn.Conv1d, tokens: Tensor) -> Tensor:

@@ -195,6 +195,19 @@ def test_autocast_to_bfloat16(small: UNet, x: Tensor) -> None:
     torch.testing.assert_close(output.float(), expected, rtol=0, atol=0.1)
 
 
+def test_attention_gradients_in_bfloat16() -> None:
+    block = AttentionBlock(12, 3, False)
+    block.load_state_dict(formula_state_dict(block.state_dict()))
+    image, weight = (hashed_normal(name, (2, 12, 4, 4)).float() for name in ("image", "weight"))
+    gradients = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = (block(image) * weight).sum()
+        gradients.append(torch.autograd.grad(loss, list(block.parameters())))
+    for expected, found in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0.03 * float(expected.abs().max()))
+
+
 @torch.no_grad()
 def test_double_precision(small: UNet, x: Tensor) -> None:
     timestep = torch.tensor([10.0, 500.0, 999.0])
