@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning as L
-import torch
 import yaml
 from lightning.pytorch.callbacks import ModelSummary, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -26,6 +25,7 @@ from lightning.pytorch.utilities import rank_zero_only
 import callbacks
 from callbacks import Probe, Probing, StoppedBySignalError
 from probediff.checkpoints import load_checkpoint, newest_loadable
+from probediff.cpu import set_up_cpu
 from probediff.data import ImageDataModule
 from probediff.denoisers import UNet
 from probediff.errors import keep_traceback, words_for
@@ -148,8 +148,7 @@ class FitCLI(LightningCLI):
                 f"process {(holder(self.run_dir) or {}).get('process')} is at work in {self.run_dir}; "
                 f"wait for its end, or give another --run_dir"
             )
-        # Untrained networks produce denormals, which slow CPUs down a hundredfold.
-        torch.set_flush_denormal(True)
+        set_up_cpu()
 
     def _resolve_run_dir(self) -> Path:
         # Processes that Lightning launches inherit the variable, so that all ranks agree on one folder.

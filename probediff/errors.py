@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from probediff.cpu import set_up_cpu
 from probediff.features import FeatureLoadError
 from probediff.module import NonFiniteLossError
 
@@ -59,8 +60,7 @@ def run_command(
     ``stopped`` is said after Ctrl-C.
     """
     options = parser.parse_args(list(arguments))
-    # Untrained networks produce denormals, which slow CPUs down a hundredfold.
-    torch.set_flush_denormal(True)
+    set_up_cpu()
     try:
         text = work(options)
     except KeyboardInterrupt:

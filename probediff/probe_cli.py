@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks import Probe, ProbeTask, probe_afterwards, same_numbers
 from probediff.cli import FitParser, available_probes, print_once, quiet_libraries
+from probediff.cpu import set_up_cpu
 from probediff.errors import words_for
 from probediff.models import ProbeModel
 from probediff.probe_tasks import Source, build_tasks, find_source, published_convention
@@ -116,8 +117,7 @@ def probe(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         build_parser().print_help()
         return 0 if arguments else 2
-    # Untrained networks produce denormals, which slow CPUs down a hundredfold.
-    torch.set_flush_denormal(True)
+    set_up_cpu()
     try:
         parser, options, source = parse(arguments)
         device = _join_processes(options.device)
