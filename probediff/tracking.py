@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.loggers.logger import DummyExperiment
 from lightning.pytorch.utilities import rank_zero_only
@@ -58,6 +57,9 @@ def resolve_mode(mode: WandbMode) -> Literal["online", "offline", "disabled"]:
     asked = os.environ.get("WANDB_MODE", "").lower()
     if asked in ("online", "offline", "disabled"):
         return asked  # type: ignore[return-value]
+    # Imported where it is used: --help would wait a second for it.
+    import wandb
+
     url = os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url
     return "online" if _has_key(url) and _reachable(url) else "offline"
 
@@ -89,6 +91,8 @@ class FailsafeWandbLogger(WandbLogger):
 
     def __init__(self, settings: WandbSettings, save_dir: Path) -> None:
         mode = resolve_mode(settings.mode)
+        import wandb
+
         super().__init__(
             name=settings.name or save_dir.name,
             version=_run_id(save_dir),
@@ -177,6 +181,8 @@ def _run_id(save_dir: Path) -> str:
 
 
 def _payload(step: int, probe: str, result: ProbeResult) -> dict[str, Any]:
+    import wandb
+
     prefix = f"probe/{probe}"
     payload: dict[str, Any] = {"trainer/global_step": step}
     payload |= {f"{prefix}/{key}": value for key, value in result.values.items()}
