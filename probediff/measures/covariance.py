@@ -160,7 +160,7 @@ def moments(batches: Iterable[Tensor]) -> Moments:
     for batch in batches:
         rows = as_rows("images", batch)
         _check_width("images", rows, scatter.mean_x if scatter.count else None)
-        for (chunk,) in float64_chunks(rows):
+        for (chunk,) in float64_chunks(rows, for_products=True):
             scatter.add(chunk, chunk)
     covariance = scatter.covariance()
     return Moments(scatter.mean_x, covariance, scatter.count)
@@ -284,7 +284,7 @@ def _checked_pairs(batches: Pairs, pairs: PairedMoments | None = None) -> Iterat
         first = first or (rows_x[0], rows_z[0])
         _check_width("x", rows_x, first[0])
         _check_width("z", rows_z, first[1])
-        yield from float64_chunks(rows_x, rows_z)
+        yield from float64_chunks(rows_x, rows_z, for_products=True)
 
 
 def _check_width(name: str, rows: Tensor, expected: Tensor | None) -> None:

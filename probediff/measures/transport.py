@@ -116,7 +116,7 @@ def _squared_distances(a: Tensor, b: Tensor) -> Tensor:
     for start in range(0, len(b), size):
         right = b[start : start + size].double() - centre
         norms = right.square().sum(dim=1)
-        rows = [_tile(left - centre, right, norms) for (left,) in float64_chunks(a)]
+        rows = [_tile(left - centre, right, norms) for (left,) in float64_chunks(a, for_products=True)]
         columns.append(torch.cat(rows))
     return torch.cat(columns, dim=1)
 

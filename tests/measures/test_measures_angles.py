@@ -83,7 +83,7 @@ def test_angles_ignore_shift_scale_and_image_shape() -> None:
 def test_chunks_give_the_same_angles(monkeypatch: pytest.MonkeyPatch) -> None:
     sets = three_sets(11, 6)
     whole_angles, whole_distances = triangle_angles(*sets), triangle_distances(*sets)
-    monkeypatch.setattr("probediff.measures._rows.CHUNK_ELEMENTS", 13)
+    monkeypatch.setattr("probediff.measures._rows.STREAM_ELEMENTS", 13)
     np.testing.assert_allclose(stacked(triangle_angles(*sets)).numpy(), stacked(whole_angles).numpy(), rtol=1e-12)
     chunked = triangle_distances(*sets).noise_latent
     np.testing.assert_allclose(chunked.numpy(), whole_distances.noise_latent.numpy(), rtol=1e-13)

@@ -217,7 +217,7 @@ def test_pixel_variance_is_numpys(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = images.double().numpy().reshape(9, -1).var(axis=1)
     whole = pixel_variance(images)
     np.testing.assert_allclose(whole.numpy(), expected, rtol=1e-12)
-    monkeypatch.setattr("probediff.measures._rows.CHUNK_ELEMENTS", 150)
+    monkeypatch.setattr("probediff.measures._rows.STREAM_ELEMENTS", 150)
     np.testing.assert_allclose(pixel_variance(images).numpy(), whole.numpy(), rtol=1e-12)
     assert whole.dtype == torch.float64
 

@@ -147,7 +147,7 @@ def test_shapiro_looks_at_5000_values_of_the_first_samples() -> None:
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     latents = smooth(23, 2, 6, 6)
     whole = latent_normality(latents)
-    monkeypatch.setattr("probediff.measures._rows.CHUNK_ELEMENTS", 150)
+    monkeypatch.setattr("probediff.measures._rows.STREAM_ELEMENTS", 150)
     for name, (value, _) in latent_normality(latents).scalars().items():
         assert value == pytest.approx(whole.scalars()[name].value, rel=1e-12), name
 

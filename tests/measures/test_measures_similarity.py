@@ -191,7 +191,7 @@ def test_ssim_does_not_depend_on_chunks_or_dtype(monkeypatch: pytest.MonkeyPatch
     whole = ssim(x, y)
     assert whole.dtype == torch.float64
     np.testing.assert_allclose(ssim(x.double(), y.double()).numpy(), whole.numpy(), rtol=1e-12)
-    monkeypatch.setattr("probediff.measures._rows.CHUNK_ELEMENTS", 2 * 3 * 9 * 11)
+    monkeypatch.setattr("probediff.measures._rows.STREAM_ELEMENTS", 2 * 3 * 9 * 11)
     np.testing.assert_allclose(ssim(x, y).numpy(), whole.numpy(), rtol=1e-12)
 
 
