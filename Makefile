@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: install demo test test-slow lint bench cost clean
+.PHONY: install demo test test-slow lint bench bench-gpu cost clean
 
 install: $(VENV)/.installed
 
@@ -27,9 +27,15 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: install
-	$(BIN)/python -m tests.benchmarks.bench_measures
-	$(BIN)/python -m tests.benchmarks.bench_whitening
+$(VENV)/.bench: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,bench]'
+	touch $@
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m tests.benchmarks --json build/benchmarks/cpu.json --page build/benchmarks/cpu.md
+
+bench-gpu: $(VENV)/.bench
+	$(BIN)/python -m tests.benchmarks --device cuda --json build/benchmarks/gpu.json --page build/benchmarks/gpu.md
 
 cost: install
 	$(BIN)/python -m tests.benchmarks.bench_costs --config configs/imagenet64.yaml

@@ -1,25 +1,23 @@
-"""Time and peak memory of the measures, each case in a process of its own, beside the matrix product it must do.
+"""Time and peak memory of the measures, each case in a process of its own, beside the work it must do.
 
-Run `python -m tests.benchmarks.bench_measures [--quick]`. The peak is the resident set of the process, its imports
-and inputs included. The product is timed in tiles of the size that the measure uses, in the dtype it uses, and for
-many tiles extrapolated from a few; SSIM needs no product, so it stands beside its ten bare window means, and the heat
-map beside the literal loop over steps, places and samples, extrapolated from a subset.
+The peak is the resident set of the process, its imports and inputs included. The matrix product is timed in tiles of
+the size that the measure uses, in the dtype it uses, and for many tiles extrapolated from a few; SSIM needs no
+product, so it stands beside its ten bare window means. What the authors compute in Python loops (heat map and
+assignment) stands beside a literal loop as well, extrapolated from a subset.
 """
 
-import argparse
-import json
+from __future__ import annotations
+
 import math
-import resource
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from probediff.cpu import set_up_cpu
 from probediff.measures import (
     TrajectoryDistances,
     TrajectoryRecorder,
@@ -30,11 +28,27 @@ from probediff.measures import (
     svcca,
     top_k_correlation,
 )
+from probediff.measures.covariance import moments
+from probediff.measures.whitening import Whitening
+from tests.benchmarks.harness import Figure, in_own_process, peak_gib, synchronized
+from tests.reference.measures_reference import nearest_by_loops
 
-CASES = ("assignment", "top_k", "cka", "debiased_cka", "svcca", "ssim", "heat_map")
-FULL = {"assignment": (50_000, 3072), "top_k": (2048, 12_288), "heat_map": (1000, 3072)}
-QUICK = {"assignment": (4096, 768), "top_k": (512, 3072)}
+#: Measures with N and D: where the authors loop at their N, all others at the largest sensible size.
+FULL = (
+    ("assignment", 1000, 3072),
+    ("assignment", 50_000, 3072),
+    ("heat_map", 1000, 3072),
+    ("top_k_correlation", 2048, 12_288),
+    ("cka", 2048, 3072),
+    ("debiased_cka", 2048, 3072),
+    ("svcca", 2048, 3072),
+    ("ssim", 2048, 3072),
+    ("whitening", 4096, 3072),
+)
+QUICK = tuple((case, 1024, 768) for case, _, _ in FULL)
 TIMED_TILES = 4
+# What takes less is timed again, after a first time that warms up.
+_SHORT = 2.0
 HEAT_MAP_STEPS, HEAT_MAP_LAMBDAS, HEAT_MAP_BATCH = 100, 101, 128
 # Of steps, places and samples, so many of each are timed for the literal loop.
 LITERAL_PART = 10
@@ -45,9 +59,7 @@ def set_of_images(num: int, dim: int, seed: int) -> Tensor:
 
 
 def seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+    return synchronized(run, torch.device("cpu"))
 
 
 def tile_seconds(rows: int, inner: int, columns: int, dtype: torch.dtype) -> float:
@@ -94,52 +106,77 @@ def literal_heat_map_seconds(noise: Tensor, latent: Tensor) -> float:
     return seconds(part) / LITERAL_PART**3 * HEAT_MAP_STEPS * HEAT_MAP_LAMBDAS * len(noise)
 
 
-def measure_and_bare(case: str, num: int, dim: int) -> tuple[Callable[[], object], Callable[[], float]]:
-    """What to time, and what returns the seconds of the bare work."""
+def literal_assignment_seconds(noise: Tensor, image: Tensor) -> float:
+    """Both ways, one pair of images after the other."""
+    candidates = noise[:1000].double().numpy()
+    queries = image[:LITERAL_PART].double().numpy()
+    pairs = len(candidates) * len(queries)
+    return 2 * seconds(lambda: nearest_by_loops(queries, candidates, 1)) / pairs * len(noise) ** 2
+
+
+def whiten(x: Tensor) -> None:
+    found = moments(x.split(1024))
+    Whitening.from_covariance(found.mean, found.covariance)
+
+
+def eigendecomposition_seconds(x: Tensor) -> float:
+    """The covariance's product and LAPACK's decomposition of it, nothing else."""
+    centred = x.double() - x.double().mean(0)
+    covariance = centred.T @ centred / len(x)
+    return seconds(lambda: centred.T @ centred) + seconds(lambda: torch.linalg.eigh(covariance))
+
+
+def gram_eigh_seconds(x: Tensor) -> float:
+    """The N x N product of a set with itself and LAPACK's decomposition of it."""
+    rows = x.double()
+    gram = rows @ rows.T
+    return seconds(lambda: rows @ rows.T) + seconds(lambda: torch.linalg.eigh(gram))
+
+
+def measure_and_bare(case: str, num: int, dim: int) -> tuple[Callable[[], object], dict[str, Callable[[], float]]]:
+    """What to time, and what returns the seconds of the bare work and of the literal loop."""
     x = set_of_images(num, dim, 0)
-    if case == "top_k":
-        return lambda: top_k_correlation(x), lambda: product_seconds(dim, num, 2048, torch.float64, True)
+    if case == "top_k_correlation":
+        return lambda: top_k_correlation(x), {"product": lambda: product_seconds(dim, num, 2048, torch.float64, True)}
+    if case == "whitening":
+        return lambda: whiten(x), {"product and eigh": lambda: eigendecomposition_seconds(x)}
     y = set_of_images(num, dim, 1)
     if case == "assignment":
-        return lambda: assignment_accuracy(x, y), lambda: product_seconds(num, dim, 4096, torch.float32, False)
+        product = lambda: product_seconds(num, dim, 4096, torch.float32, False)  # noqa: E731
+        return lambda: assignment_accuracy(x, y), {
+            "product": product,
+            "literal loop": lambda: literal_assignment_seconds(x, y),
+        }
     if case == "heat_map":
-        return lambda: heat_map_in_batches(x, y), lambda: literal_heat_map_seconds(x, y)
+        return lambda: heat_map_in_batches(x, y), {"literal loop": lambda: literal_heat_map_seconds(x, y)}
     if case == "ssim":
-        shape = (num, 3, math.isqrt(dim // 3), math.isqrt(dim // 3))
-        return lambda: ssim(x.view(shape), y.view(shape)), lambda: seconds(lambda: window_means(x.view(shape)))
+        images = (num, 3, math.isqrt(dim // 3), math.isqrt(dim // 3))
+        return lambda: ssim(x.view(images), y.view(images)), {
+            "window means": lambda: seconds(lambda: window_means(x.view(images)))
+        }
     if case == "svcca":
-        return lambda: svcca(x, y), lambda: 2 * product_seconds(num, dim, num, torch.float64, False)
-    debiased = case == "debiased_cka"
-    return lambda: cka(x, y, debiased), lambda: 2 * product_seconds(num, dim, 1024, torch.float64, True)
+        return lambda: svcca(x, y), {"products and eigh": lambda: 2 * gram_eigh_seconds(x)}
+    product = lambda: 2 * product_seconds(num, dim, 1024, torch.float64, True)  # noqa: E731
+    return lambda: cka(x, y, case == "debiased_cka"), {"product": product}
 
 
-def run_case(case: str, num: int, dim: int) -> None:
-    """Time one case in this process and print the result as JSON."""
-    measure, bare = measure_and_bare(case, num, dim)
-    took = seconds(measure)
-    # Kibibytes on Linux, bytes on macOS; read before the bare product adds its own.
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-    print(json.dumps({"seconds": took, "peak_gib": peak_gib, "bare_seconds": bare()}))
+def run_case(case: str, num: int, dim: int, bare: bool = True) -> dict[str, Any]:
+    """Seconds and peak of one case in this process, and seconds of the bare work."""
+    set_up_cpu()
+    measure_it, others = measure_and_bare(case, num, dim)
+    took = seconds(measure_it)
+    if bare and took < _SHORT:
+        took = min(seconds(measure_it) for _ in range(3))
+    found: dict[str, Any] = {"seconds": took, "peak_gib": peak_gib()}
+    return found | {"others": {name: other() for name, other in others.items()} if bare else {}}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small sizes, a few seconds")
-    parser.add_argument("--case", nargs=3, metavar=("NAME", "N", "D"), help="one case in this process")
-    arguments = parser.parse_args()
-    if arguments.case:
-        name, num, dim = arguments.case
-        run_case(name, int(num), int(dim))
-        return
-    print(f"{'case':<14}{'N':>8}{'D':>8}{'seconds':>10}{'bare':>10}{'ratio':>8}{'peak GiB':>10}", flush=True)
-    for name in CASES:
-        num, dim = QUICK.get(name, (512, 768)) if arguments.quick else FULL.get(name, (2048, 3072))
-        command = [sys.executable, "-m", "tests.benchmarks.bench_measures", "--case", name, str(num), str(dim)]
-        result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        took, bare, peak = result["seconds"], result["bare_seconds"], result["peak_gib"]
-        print(f"{name:<14}{num:>8}{dim:>8}{took:>10.2f}{bare:>10.2f}{took / bare:>8.3f}{peak:>10.2f}", flush=True)
-
-
-if __name__ == "__main__":
-    main()
+def measure(quick: bool) -> list[dict[str, Any]]:
+    """One figure a measure."""
+    figures = []
+    for case, num, dim in QUICK if quick else FULL:
+        found = in_own_process(run_case, case, num, dim)
+        ratios = {name: other / found["seconds"] for name, other in found["others"].items()}
+        size = f"{case}, N = {num:,}, D = {dim:,}"
+        figures.append(Figure("measures", size, found["seconds"], "s", ratios, None, found["peak_gib"]).__dict__)
+    return figures
