@@ -54,7 +54,7 @@ class Bench:
         """What of a step is not the network."""
         # A step of the large network and its batch of 128 takes half a minute on a few cores.
         for network in ("small", "32 px") if self.device == "cuda" else ("small",):
-            self.add(in_own_process(overhead.measure, network, 5 if self.quick else 80))
+            self.add(in_own_process(overhead.measure, network, 5 if self.quick else 60))
 
     def event(self) -> None:
         """A probe event and its share of a training."""

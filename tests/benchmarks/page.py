@@ -69,7 +69,8 @@ def markdown(result: dict[str, Any]) -> str:
         "bfloat16), so that networks may pass the limit. Large copies run at "
         f"{rates['copy_gb_per_second']:.0f} GB/s, read and written.",
         "denoising-diffusion-pytorch has a network of its own with half of the operations, so compare its share of "
-        "the limit. improved-diffusion trains in float32; where its name says so, ours is in bfloat16 beside it. "
+        "the limit. improved-diffusion, which is measured where its code is on PYTHONPATH, trains in float32; where "
+        "its name says so, ours is in bfloat16 beside it. "
         "Probes evaluate in float32 whatever the training's precision is.",
     ]
     for section in dict.fromkeys(figure["section"] for figure in result["figures"]):
