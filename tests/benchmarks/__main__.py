@@ -21,7 +21,7 @@ from tests.benchmarks.harness import in_own_process
 from tests.benchmarks.page import markdown, table
 
 _NETWORKS = ("small", "32 px", "64 px")
-_ROUNDS = {"cpu": {"small": 6, "32 px": 3, "64 px": 2}, "cuda": dict.fromkeys(_NETWORKS, 30)}
+_ROUNDS = {"cpu": {"small": 4, "32 px": 3, "64 px": 2}, "cuda": dict.fromkeys(_NETWORKS, 30)}
 
 
 class Bench:
@@ -54,7 +54,7 @@ class Bench:
         """What of a step is not the network."""
         # A step of the large network and its batch of 128 takes half a minute on a few cores.
         for network in ("small", "32 px") if self.device == "cuda" else ("small",):
-            self.add(in_own_process(overhead.measure, network, 5 if self.quick else 60))
+            self.add(in_own_process(overhead.measure, network, 5 if self.quick else 40))
 
     def event(self) -> None:
         """A probe event and its share of a training."""

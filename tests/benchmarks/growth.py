@@ -21,7 +21,7 @@ from tests.benchmarks.measures import run_case
 #: Measure -> (numbers of samples at D = 3072, numbers of dimensions at N = 2048, and the exponents of the matrix
 #: products and decompositions that it consists of, in N and in D).
 _CASES: dict[str, tuple[Sequence[int], Sequence[int], float, float]] = {
-    "assignment": ((2048, 4096, 8192), (1536, 3072, 6144), 2, 1),
+    "assignment": ((1024, 2048, 4096), (1536, 3072, 6144), 2, 1),
     "top_k_correlation": ((1024, 2048, 4096), (1536, 3072, 6144), 1, 2),
     "cka": ((1024, 2048, 4096), (1536, 3072, 6144), 2, 1),
     "svcca": ((1024, 2048), (3072, 6144), 3, 1),
