@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from callbacks.base import Probe
+from probediff.callbacks.base import Probe
 from probediff.measures import angle_of_mean_cosine, most_probable_triangle, triangle_angles, triangle_distances
 from probediff.pictures import grid, to_uint8, triangle
-from probediff.probing import ProbePass, ProbeResult
+from probediff.probing.shared_pass import ProbePass
+from probediff.runs.results import ProbeResult
 
 
 def _mean_std(name: str, values: Tensor, unit: str = "") -> dict[str, float]:

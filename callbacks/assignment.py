@@ -6,10 +6,11 @@ from typing import ClassVar
 
 import torch
 
-from callbacks.base import Probe
+from probediff.callbacks.base import Probe
 from probediff.measures import assignment_accuracy, hub_counts, pixel_variance
 from probediff.pictures import grid, to_uint8
-from probediff.probing import ProbePass, ProbeResult
+from probediff.probing.shared_pass import ProbePass
+from probediff.runs.results import ProbeResult
 
 
 class AssignmentAccuracy(Probe):

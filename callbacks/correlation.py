@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-from callbacks.base import Probe, ProbeContext
+from probediff.callbacks.base import Probe
+from probediff.probing.probe import ProbeContext
 from probediff.measures import null_top_k_correlation, top_k_correlation
-from probediff.probing import ProbePass, ProbeResult
+from probediff.probing.shared_pass import ProbePass
+from probediff.runs.results import ProbeResult
 
 
 class PixelCorrelation(Probe):

@@ -6,9 +6,11 @@ import math
 
 import torch
 
-from callbacks.base import Probe, ProbeContext
+from probediff.callbacks.base import Probe
+from probediff.probing.probe import ProbeContext
 from probediff.pictures import grid, to_uint8
-from probediff.probing import ProbePass, ProbeResult
+from probediff.probing.shared_pass import ProbePass
+from probediff.runs.results import ProbeResult
 
 _MOST_ROWS = 12
 _SAMPLES_A_ROW = 12

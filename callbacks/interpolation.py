@@ -7,10 +7,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from callbacks.base import Probe, ProbeContext
+from probediff.callbacks.base import Probe
+from probediff.probing.probe import ProbeContext
 from probediff.measures import midpoint_contrast, path_lengths, slerp_path, ssim
 from probediff.pictures import grid, to_uint8
-from probediff.probing import ProbePass, ProbeResult
+from probediff.probing.shared_pass import ProbePass
+from probediff.runs.results import ProbeResult
 
 
 class LatentInterpolation(Probe):

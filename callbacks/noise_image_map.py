@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from callbacks.base import Probe, ProbeContext
+from probediff.callbacks.base import Probe
+from probediff.probing.probe import ProbeContext
 from probediff.measures import hub_counts, hubness, null_hubness, optimal_transport
-from probediff.probing import ProbePass, ProbeResult
+from probediff.probing.shared_pass import ProbePass
+from probediff.runs.results import ProbeResult
 
 
 class NoiseImageMap(Probe):

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import ClassVar
 
-from callbacks.base import Probe, ProbeContext
+from probediff.callbacks.base import Probe
+from probediff.probing.probe import ProbeContext
 from probediff.measures import latent_normality, plain_area_errors
 from probediff.measures.plain_areas import PLAIN_THRESHOLD
-from probediff.probing import ProbePass, ProbeResult
+from probediff.probing.shared_pass import ProbePass
+from probediff.runs.results import ProbeResult
 
 
 class LatentNormality(Probe):

@@ -7,10 +7,12 @@ import warnings
 import torch
 from torch import Tensor
 
-from callbacks.base import Probe, ProbeContext
-from probediff.features import FeatureNetwork, extract, load_features
-from probediff.probing import ProbePass, ProbeResult
-from probediff.quality import feature_distances
+from probediff.callbacks.base import Probe
+from probediff.probing.probe import ProbeContext
+from probediff.features.networks import FeatureNetwork, extract, load_features
+from probediff.probing.shared_pass import ProbePass
+from probediff.runs.results import ProbeResult
+from probediff.features.distances import feature_distances
 
 
 class SampleQuality(Probe):

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from callbacks.base import Probe, ProbeContext
-from probediff.features import FeatureNetwork, extract, load_features
+from probediff.callbacks.base import Probe
+from probediff.probing.probe import ProbeContext
+from probediff.features.networks import FeatureNetwork, extract, load_features
 from probediff.measures import cka, cosine_similarity, ssim, svcca
-from probediff.probing import ProbePass, ProbeResult
+from probediff.probing.shared_pass import ProbePass
+from probediff.runs.results import ProbeResult
 
 
 class CheckpointSimilarity(Probe):

@@ -14,10 +14,6 @@ _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _AGREE_EVERY_N_STEPS = 16
 
 
-class StoppedBySignalError(Exception):
-    """The run was asked to stop and has saved where it is."""
-
-
 class StopRequest:
     """Remembers that SIGTERM or SIGUSR1 came; the run looks at it between steps and between probe batches."""
 

@@ -11,9 +11,10 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from callbacks.base import Probe
+from probediff.callbacks.base import Probe
 from probediff.measures.trajectory import closest_approach, heat_map
-from probediff.probing import ProbePass, ProbeResult
+from probediff.probing.shared_pass import ProbePass
+from probediff.runs.results import ProbeResult
 
 #: From near (light) to far (dark).
 _COLOURS = ((252, 253, 191), (254, 159, 109), (222, 73, 104), (140, 41, 129), (59, 15, 112), (0, 0, 4))

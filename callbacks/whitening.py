@@ -6,11 +6,13 @@ import math
 
 from torch import Tensor
 
-from callbacks.base import Probe, ProbeContext
+from probediff.callbacks.base import Probe
+from probediff.probing.probe import ProbeContext
 from probediff.measures.covariance import moments
 from probediff.measures.whitening import Whitening as Statistics
-from probediff.probing import ProbePass, ProbeResult
-from probediff.whitening.gaussian import GaussianNoises
+from probediff.probing.shared_pass import ProbePass
+from probediff.runs.results import ProbeResult
+from probediff.whitening.closed_form import GaussianNoises
 from probediff.whitening.pairs import NetworkNoises
 from probediff.whitening.spectral import along_eigenvectors, compared, spectral_fit
 

@@ -11,19 +11,11 @@ import lightning as L
 import pytest
 import torch
 
-from callbacks import (
-    AssignmentAccuracy,
-    CheckpointSimilarity,
-    FixedNoiseGeneration,
-    InversionAngles,
-    PixelCorrelation,
-    ProbeSchedule,
-    Probing,
-)
-from probediff.cli import fit as fit_command
+from probediff.callbacks import AssignmentAccuracy, CheckpointSimilarity, FixedNoiseGeneration, InversionAngles, PixelCorrelation, ProbeSchedule, Probing
+from probediff.commands.fit import fit as fit_command
 from probediff.data import Digits
 from probediff.denoisers import UNet
-from probediff.module import DiffusionModule
+from probediff.training.module import DiffusionModule
 from probediff.probing import PassSettings
 
 ROOT = Path(__file__).parents[1]

@@ -8,7 +8,7 @@ import string
 from dataclasses import dataclass
 from typing import Any
 
-from probediff.dashboard.keys import Kind, default_keys
+from probediff.runs.catalogue import Kind, default_keys
 from probediff.dashboard.workspace import WORKSPACE_NAME
 
 _READ = """query ProjectKeysAndViews($entity: String!, $project: String!) {

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from probediff.dashboard.keys import Kind
+from probediff.runs.catalogue import Kind
 
 #: The axis of every curve.
 STEP_KEY = "trainer/global_step"

@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from probediff.data.base import ImageArray, ImageDataModule
-from probediff.decoding import DECODING_VERSION, EXTENSIONS, square_pixels
+from probediff.prepare.decoding import DECODING_VERSION, EXTENSIONS, square_pixels
 
 FILES_PER_TASK = 64
 ERRORS_SHOWN = 10

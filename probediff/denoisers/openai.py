@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from probediff.denoisers.blocks import ResidualBlock
-from probediff.denoisers.eps_model import EpsModel
+from probediff.denoisers.predictions import EpsModel
 from probediff.denoisers.state import tensor_differences
 from probediff.denoisers.unet import UNet
 from probediff.schedule import NoiseSchedule, ScheduleName

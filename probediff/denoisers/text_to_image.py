@@ -15,17 +15,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from probediff.ddim_path import DDIMPath
-from probediff.denoisers.eps_model import PredictionModel
-from probediff.denoisers.hub import (
-    Autoencoder,
-    checked_schedule,
-    fetched_folder,
-    import_diffusers,
-    read_json,
-    schedule_name,
-    weighted_network,
-)
+from probediff.ddim import DDIMPath
+from probediff.denoisers.predictions import PredictionModel
+from probediff.denoisers.pipelines import Autoencoder, checked_schedule, fetched_folder, import_diffusers, read_json, schedule_name, weighted_network
 from probediff.schedule import NoiseSchedule
 
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")

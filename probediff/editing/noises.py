@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from probediff.measures.in_distribution import in_distribution
 from probediff.measures.whitening import Whitening
-from probediff.noise_search import NoiseSearch, NoiseSearchSettings, search_noise
+from probediff.editing.noise_search import NoiseSearch, NoiseSearchSettings, search_noise
 from probediff.report.table import format_table
 
 _FORMAT = "probediff found noises"

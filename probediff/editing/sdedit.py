@@ -20,7 +20,7 @@ from torch import Tensor
 
 from probediff.editing.models import Sampler
 from probediff.editing.variation import likeness
-from probediff.features import FeatureNetwork, extract
+from probediff.features.networks import FeatureNetwork, extract
 from probediff.measures.similarity import cosine_similarity
 
 NoiseKind = Literal["random", "found", "ddim"]

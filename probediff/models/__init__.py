@@ -1,7 +1,7 @@
 """Any model that can be probed, ready to use: checkpoints of a run, published ones, the Gaussian of a run's images."""
 
 from probediff.models.base import ProbeModel
-from probediff.models.gaussian import fit_gaussian
+from probediff.models.baseline import fit_gaussian
 from probediff.models.published import load_published
 from probediff.models.run import checkpoint_steps, load_checkpoint_model, load_run_data
 

@@ -55,3 +55,19 @@ def conventions_of(
         "dtype": str(weight.dtype).removeprefix("torch."),
         **others,
     }
+
+
+@contextmanager
+def undisturbed(module: nn.Module) -> Iterator[None]:
+    """Evaluation without traces: eval mode, no gradients; every flag and random state is put back on exit."""
+    training = [(part, part.training) for part in module.modules()]
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(), torch.no_grad():
+        try:
+            module.eval()
+            yield
+        finally:
+            for part, mode in training:
+                part.training = mode
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)

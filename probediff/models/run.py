@@ -18,7 +18,7 @@ from probediff.data import ImageDataModule
 from probediff.denoisers import EpsModel, UNet
 from probediff.denoisers.state import tensor_differences
 from probediff.models.base import ProbeModel, conventions_of
-from probediff.records import RunFolder
+from probediff.runs.folder import RunFolder
 from probediff.schedule import NoiseSchedule
 
 Weights = Literal["ema", "raw"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from probediff.prepare.files import locked, remove_partials, whole_file, write_json, writing_error
+from probediff.files import locked, remove_partials, whole_file, write_json, writing_error
 from probediff.prepare.manifest import MANIFEST, UNFINISHED, UNREADABLE, Identity, Manifest, Shard, read_manifest
 from probediff.prepare.shards import ShardTask, finished_shards, remove_records, start_worker, write_shard
 from probediff.prepare.sources import Entry, entries_digest, list_entries

@@ -9,7 +9,7 @@ from typing import IO, NamedTuple
 
 from tqdm import tqdm
 
-from probediff.decoding import EXTENSIONS
+from probediff.prepare.decoding import EXTENSIONS
 
 ACCEPTED = (
     f"a folder of images ({', '.join(EXTENSIONS)}; one folder a class, as ImageNet is unpacked), a tar file of images "

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from probediff.prepare.files import PARTIAL, writing_error
+from probediff.files import PARTIAL, writing_error
 from probediff.prepare.manifest import Manifest, read_manifest
 
 MISSING_LITDATA = "litdata is not installed; install it with pip install 'probediff[stream]'"

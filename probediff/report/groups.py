@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from probediff.grouping import LEFT_OUT
+from probediff.runs.grouping import LEFT_OUT
 from probediff.report.sources import Run, config_value
 
 _MOST_LABEL_KEYS = 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from probediff.records import END_OF_EVENT, FINISHED
+from probediff.runs.folder import END_OF_EVENT, FINISHED
 from probediff.report.curves import draw, in_words, panel
 from probediff.report.groups import Comparison, last_estimate, own
 from probediff.report.measured import by_step, spread_note

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from probediff.records import FINISHED, RunFolder
+from probediff.runs.folder import FINISHED, RunFolder
 
 #: Columns of the probes that have more values than fit a line; other probes show their first ones.
 _COLUMNS = {

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import yaml
 
-from probediff.lock import is_held
+from probediff.runs.lock import is_held
 
 #: ``training?`` is concluded from file times, where a run keeps no lock.
 State = Literal["training", "training?", "finished", "failed", "stopped", "unreadable"]

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from probediff.lock import hold, holder
+from probediff.runs.lock import hold, holder
 
 #: How ``probediff sweep --local`` tells a process which trial it is: ``Trial`` in JSON.
 TRIAL_VARIABLE = "PROBEDIFF_TRIAL"
@@ -127,7 +127,7 @@ def _existing(first: Path) -> Iterator[Path]:
 
 
 def _is_finished(folder: Path) -> bool:
-    from probediff.records import RunFolder
+    from probediff.runs.folder import RunFolder
 
     return RunFolder(folder).is_finished()
 

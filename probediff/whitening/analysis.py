@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from probediff.noise import seeded_noise
-from probediff.whitening.gaussian import GaussianNoises
+from probediff.whitening.closed_form import GaussianNoises
 from probediff.whitening.pairs import BatchStore, Iterates, NoiseMaker
 from probediff.whitening.pictures import correlation_picture, noises_picture, rows_picture, whitened_picture
 from probediff.whitening.relation import averages, cells, low_part, pair_statistics, with_low_part

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from probediff.ddim import EpsModel, ddim_invert, ddim_sample
-from probediff.fixed_point import FixedPointSettings, fixed_point
+from probediff.whitening.fixed_point import FixedPointSettings, fixed_point
 from probediff.noise import derived_seed, seeded_noise
 from probediff.schedule import Convention, NoiseSchedule
 

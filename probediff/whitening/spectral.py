@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from probediff.fixed_point import GainSlope, gain_slope
+from probediff.whitening.fixed_point import GainSlope, gain_slope
 from probediff.measures.covariance import DirectionalGains
 from probediff.measures.whitening import Whitening
 

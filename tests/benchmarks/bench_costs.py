@@ -20,11 +20,11 @@ import torch
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
-from callbacks import ProbeSchedule
+from probediff.callbacks import ProbeSchedule
 from probediff.denoisers import UNet
-from probediff.module import DiffusionModule
+from probediff.training.module import DiffusionModule
 from probediff.noise import TrainingDraws, training_draws
-from probediff.records import RunFolder
+from probediff.runs.folder import RunFolder
 
 _SIZES = {"CIFAR10": 32, "ImageNet64": 64, "PreparedImages": 64}
 

@@ -17,7 +17,7 @@ from lightning.pytorch.profilers import SimpleProfiler
 
 from probediff.data import PreparedImages
 from probediff.denoisers import UNet
-from probediff.module import DiffusionModule
+from probediff.training.module import DiffusionModule
 
 _NEXT = "[_TrainingEpochLoop].train_dataloader_next"
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probediff.cpu import set_up_cpu
+from probediff.commands.cpu import set_up_cpu
 from probediff.measures.covariance import moments
 from probediff.measures.whitening import Whitening
 from tests.benchmarks.harness import peak_gib

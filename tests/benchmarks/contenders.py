@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from probediff.denoisers import UNet
-from probediff.module import DiffusionModule
+from probediff.training.module import DiffusionModule
 from probediff.noise import keyed_global_randomness, training_draws
 
 

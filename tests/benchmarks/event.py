@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from callbacks import ProbeSchedule
+from probediff.callbacks import ProbeSchedule
 from tests.benchmarks.harness import Figure
 
 NUM_SAMPLES, NUM_STEPS, _MEASURED_STEPS = 1000, 100, 3
@@ -23,7 +23,7 @@ _PER_STEP = ("pass_seconds", "trajectory_heatmap_seconds")
 
 def measure() -> list[dict[str, Any]]:
     """The event of the small network: whole, and the measures' share of it."""
-    from probediff.cli import fit
+    from probediff.commands.fit import fit
 
     with tempfile.TemporaryDirectory() as folder:
         images = np.random.default_rng(0).integers(0, 256, (2000, 3, 32, 32), dtype=np.uint8)

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from probediff.cpu import set_up_cpu
+from probediff.commands.cpu import set_up_cpu
 from probediff.denoisers import EpsModel, UNet
 from probediff.noise import training_draws
 from probediff.probing import PassSettings
 from probediff.schedule import NoiseSchedule
-from probediff.shared_pass import PassRequest, run_pass
+from probediff.probing.shared_pass import PassRequest, run_pass
 from tests.benchmarks.contenders import NETWORKS
 from tests.benchmarks.harness import in_own_process, peak_gib, synchronized
 from tests.benchmarks.measures import run_case

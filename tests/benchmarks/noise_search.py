@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probediff.cpu import set_up_cpu
+from probediff.commands.cpu import set_up_cpu
 from probediff.measures.whitening import Whitening
-from probediff.noise_search import NoiseSearchSettings, search_noise
+from probediff.editing.noise_search import NoiseSearchSettings, search_noise
 from tests.benchmarks.harness import Figure, synchronized
 from tests.reference.noise_search_reference import anneal
 

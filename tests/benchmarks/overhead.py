@@ -15,7 +15,7 @@ import lightning as L
 import numpy as np
 import torch
 
-from probediff.module import DiffusionModule
+from probediff.training.module import DiffusionModule
 from tests.benchmarks.harness import Figure
 
 _WARM_UP = 10
@@ -80,7 +80,7 @@ class StepClock(L.Callback):
 
 def measure(network: str, num_steps: int) -> list[dict[str, Any]]:
     """One figure: per cent of a step beside the network, for the configuration ``network`` as it is."""
-    from probediff.cli import fit
+    from probediff.commands.fit import fit
 
     config = {"small": "cifar10_small", "32 px": "cifar10"}[network]
     steps = _WARM_UP + num_steps

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from probediff.cpu import set_up_cpu
+from probediff.commands.cpu import set_up_cpu
 from probediff.ddim import ddim_invert, ddim_sample
 from probediff.denoisers import EpsModel, UNet
 from probediff.schedule import NoiseSchedule

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from probediff.cpu import set_up_cpu
+from probediff.commands.cpu import set_up_cpu
 from tests.benchmarks.contenders import NETWORKS, PEERS, Contender, probediff
 from tests.benchmarks.harness import Figure, in_own_process, paired, peak_gib
 from tests.benchmarks.machine import Product

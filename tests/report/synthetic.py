@@ -16,7 +16,7 @@ from probediff.measures.covariance import moments
 from probediff.measures.whitening import Whitening
 from probediff.schedule import NoiseSchedule
 from probediff.whitening.analysis import Plan, analyse
-from probediff.whitening.gaussian import GaussianNoises
+from probediff.whitening.closed_form import GaussianNoises
 
 STEPS = (0, 10, 100, 1000)
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from probediff import lock
-from probediff.lock import LOCK, holder, release
+from probediff.runs import lock
+from probediff.runs.lock import LOCK, holder, release
 from probediff.sweep.lineage import TRIAL_VARIABLE, Trial, claim_trial_folder, lineage_of, trial_name
 
 VALUES = {"seed_everything": 10, "model.schedule": "cosine"}

@@ -1,0 +1,240 @@
+"""The schedule and the shared pass: at due steps save a checkpoint, generate, invert, and ask every probe."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import lightning as L
+import torch
+from tqdm.auto import tqdm
+
+from probediff.callbacks.base import Probe
+from probediff.probing.probe import ProbeContext
+from probediff.probing.recorder import Recorder, conventions, pass_request
+from probediff.callbacks.due_steps import ProbeSchedule
+from probediff.exceptions import StoppedBySignalError
+from probediff.callbacks.stopping import StopRequest
+from probediff.callbacks.waiting import on_first_process
+from probediff.training.checkpoints import save_checkpoint, thin_out
+from probediff.data import ImageDataModule
+from probediff.models.base import conventions_of
+from probediff.training.module import DiffusionModule
+from probediff.probing.settings import PassSettings
+from probediff.probing.shared_pass import ProbePass
+from probediff.runs.results import ProbeResult
+from probediff.models.base import undisturbed
+from probediff.runs.folder import RunFolder
+from probediff.probing.shared_pass import PASS, Advance, run_pass
+from probediff.runs.tracking import Entry, Tracker
+
+
+class Probing(L.Callback):
+    """Probes a run at checkpoints: saves a checkpoint, runs the shared pass once, hands it to all enabled probes.
+
+    Probes are found among the trainer's callbacks. Everything goes to the trainer's ``default_root_dir`` and to W&B.
+
+    Args:
+        schedule: when to probe.
+        settings: what to generate and how.
+        progress: show how far a probe pass is.
+        keep_full_checkpoints: keep so many newest checkpoints whole and of older ones the weights in float16, a quarter
+            of the size; all are kept whole by default.
+    """
+
+    def __init__(
+        self,
+        schedule: ProbeSchedule = ProbeSchedule(),  # noqa: B008 (frozen)
+        settings: PassSettings = PassSettings(),  # noqa: B008 (frozen)
+        progress: bool = True,
+        keep_full_checkpoints: int | None = None,
+    ) -> None:
+        if keep_full_checkpoints is not None and keep_full_checkpoints < 1:
+            raise ValueError(
+                f"probing.keep_full_checkpoints must be at least 1, got {keep_full_checkpoints}: no run could go on"
+            )
+        self.schedule = schedule
+        self.settings = settings
+        self.progress = progress
+        self.keep_full_checkpoints = keep_full_checkpoints
+        self.stop = StopRequest()
+        self._probed_at = self._seen_step = -1
+        self._looked_back = False
+        self._due: frozenset[int] = frozenset()
+        self._restored: dict[str, Any] | None = None
+        self._loss_sum = torch.zeros((), dtype=torch.float64)
+        self._loss_count = 0
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Check everything that can be known before the first training step."""
+        if not isinstance(pl_module, DiffusionModule):
+            raise ValueError(f"Probing needs a probediff DiffusionModule, got {type(pl_module).__name__}")
+        self.settings.check(pl_module.schedule)
+        pl_module.probe_model(self.settings.weights, self.settings.ema_rate)
+        self.probes = [c for c in trainer.callbacks if isinstance(c, Probe) and c.enabled]  # type: ignore[attr-defined]
+        folder = RunFolder(trainer.default_root_dir)
+        if trainer.is_global_zero:
+            folder.create()
+        data = getattr(trainer, "datamodule", None)
+        real_images = data.real_images if isinstance(data, ImageDataModule) else None
+        self.context = ProbeContext(self.settings, pl_module.image_shape, folder, real_images)
+        tracker = Tracker(folder, trainer.loggers)
+        self.recorder = Recorder(self.probes, self.context, tracker, self._conventions(pl_module))
+        for probe in self.probes:
+            probe.check(self.context)
+
+    def _conventions(self, module: DiffusionModule) -> dict[str, Any]:
+        rates = module.ema.rates
+        rate = None if self.settings.weights == "raw" else self.settings.ema_rate or rates[0]
+        model = conventions_of(
+            module.eps_model, module.schedule_name, module.schedule, self.context.image_shape, ema_rate=rate
+        )
+        return conventions(self.settings, model)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The running loss since the last event, so that a resumed run records the same mean."""
+        return {"loss_sum": float(self._loss_sum), "loss_count": self._loss_count}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the running loss of the checkpoint."""
+        self._restored = state_dict
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse to write over another run."""
+        folder = self.context.folder
+        if self._restored is None and folder.records():
+            raise ValueError(
+                f"{folder.path} already holds a run; go on with it by --resume auto, or give another --run_dir"
+            )
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: DiffusionModule) -> None:  # type: ignore[override]
+        """Probe the untrained model, or bring a resumed run to where it was."""
+        self.stop.install(trainer)
+        self._begin(trainer, pl_module)
+
+    def _begin(self, trainer: L.Trainer, module: DiffusionModule) -> None:
+        last_step = trainer.estimated_stepping_batches
+        if math.isinf(last_step):
+            raise ValueError(
+                "trainer.max_steps (or trainer.max_epochs) must be set: without an end there is no last step to probe"
+            )
+        self._due = self.schedule.until(int(last_step))
+        # A float64 sum: its value does not depend on where a resumed run was cut.
+        restored = self._restored or {"loss_sum": 0.0, "loss_count": 0}
+        self._loss_sum = torch.tensor(restored["loss_sum"], dtype=torch.float64, device=module.device)
+        self._loss_count = restored["loss_count"]
+        self._interval_start = time.perf_counter()
+        step = self._seen_step = trainer.global_step
+        folder = self.context.folder
+        complete = trainer.is_global_zero and folder.rewind(step)
+        if trainer.strategy.reduce_boolean_decision(complete, all=False):
+            self._finish_event(step)
+        elif step in self._due:
+            self._probe(trainer, module, save=not folder.checkpoint_path(step).exists())
+
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: L.Trainer, pl_module: DiffusionModule, outputs: dict[str, torch.Tensor], batch: object, _: int
+    ) -> None:
+        """Probe at due steps; stop, with a checkpoint, when a signal asked for it."""
+        self._loss_sum += outputs["loss"].detach()
+        self._loss_count += 1
+        step = trainer.global_step
+        if step == self._seen_step:
+            # Gradients are still being accumulated, and no checkpoint holds them.
+            return
+        self._seen_step = step
+        if step in self._due:
+            self._probe(trainer, pl_module)
+        elif self.stop.agreed(trainer):
+            self._save(trainer, pl_module)
+            raise StoppedBySignalError(f"stopped by {self.stop.signal_name or 'another process'} at step {step}")
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: DiffusionModule) -> None:  # type: ignore[override]
+        """Probe the last step if it was not due, then let probes look back over the whole run."""
+        if trainer.global_step != self._probed_at:
+            self._probe(trainer, pl_module)
+        self._look_back(trainer, pl_module)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: DiffusionModule) -> None:  # type: ignore[override]
+        """Complete a run that was killed after its last training step: Lightning then has nothing left to train."""
+        if not self._looked_back:
+            pl_module.to(trainer.strategy.root_device)
+            self._begin(trainer, pl_module)
+            self._look_back(trainer, pl_module)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        self.stop.uninstall()
+
+    def _look_back(self, trainer: L.Trainer, module: DiffusionModule) -> None:
+        self._looked_back = True
+        with undisturbed(module):
+            on_first_process(trainer, partial(self.recorder.finish, trainer.global_step))
+
+    def _save(self, trainer: L.Trainer, module: DiffusionModule) -> None:
+        # Every process goes on from the mean, which is what the checkpoint keeps of all of them.
+        self._loss_sum = trainer.strategy.reduce(self._loss_sum, reduce_op="mean")
+        path = self.context.folder.checkpoint_path(trainer.global_step)
+        try:
+            save_checkpoint(trainer, path)
+            if self.keep_full_checkpoints is not None and trainer.is_global_zero:
+                thin_out(path.parent, self.keep_full_checkpoints)
+        except OSError as error:
+            warnings.warn(f"{error}; training goes on without it. Free some space.", stacklevel=2)
+        else:
+            module.last_checkpoint = path
+
+    def _probe(self, trainer: L.Trainer, module: DiffusionModule, save: bool = True) -> None:
+        step = trainer.global_step
+        module.raise_if_not_finite()
+        if save:
+            self._save(trainer, module)
+        entries = self._training_entries(trainer, step)
+        start = time.perf_counter()
+        with undisturbed(module), self._progress(trainer, step) as advance:
+            event = self._shared_pass(module, step, advance) if self.probes else None
+            on_first_process(trainer, lambda: self.recorder.record(step, event, start, advance, entries))
+        self._finish_event(step)
+
+    def _shared_pass(self, module: DiffusionModule, step: int, advance: Advance) -> ProbePass:
+        model = module.probe_model(self.settings.weights, self.settings.ema_rate)
+        request = pass_request(self.probes)
+        return run_pass(model, module.schedule, self.settings, self.context.image_shape, step, request, advance)
+
+    def _finish_event(self, step: int) -> None:
+        self._probed_at = step
+        self._loss_sum.zero_()
+        self._loss_count = 0
+        self._interval_start = time.perf_counter()
+
+    def _training_entries(self, trainer: L.Trainer, step: int) -> list[Entry]:
+        """Mean loss and speed since the last event, as a record like any other."""
+        if not (trainer.is_global_zero and self._loss_count):
+            return []
+        values = {
+            "loss_mean": float(self._loss_sum) / self._loss_count,
+            "steps_per_second": self._loss_count / (time.perf_counter() - self._interval_start),
+        }
+        conventions = {"batches": self._loss_count, "precision": trainer.precision}
+        return [Entry(step, "training", ProbeResult(values), conventions)]
+
+    @contextmanager
+    def _progress(self, trainer: L.Trainer, step: int) -> Iterator[Advance]:
+        hidden = not (self.progress and trainer.is_global_zero)
+        with tqdm(desc=f"probing step {step}", disable=hidden, leave=False, position=1, mininterval=0.5) as bar:
+
+            def advance(part: str, done: int, total: int) -> None:
+                # While the first process measures alone, the others could not know that it stops.
+                if trainer.world_size == 1 or part == PASS:
+                    self.stop.raise_if_requested()
+                if bar.total != total or part not in bar.desc:
+                    bar.reset(total)
+                    bar.set_description(f"probing step {step}: {part}", refresh=False)
+                bar.update(done - bar.n)
+
+            yield advance

@@ -1,0 +1,1 @@
+"""The commands of ``probediff``, one file a verb."""

@@ -1,0 +1,248 @@
+"""``probediff whitening``: is the first step of this model a de-whitening?"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from probediff.commands.runner import run_command
+from probediff.measures.covariance import moments
+from probediff.measures.whitening import Whitening
+from probediff.models import ProbeModel
+from probediff.runs.batches import PartialPass
+from probediff.models.source import Source, find_source, published_convention, step_list
+from probediff.models.base import undisturbed
+from probediff.files import save_tensors
+from probediff.report.table import format_table
+from probediff.schedule import Convention
+from probediff.whitening.analysis import Findings, Plan, analyse, slope_in_words
+from probediff.whitening.closed_form import GaussianNoises
+from probediff.models.images import RealImages, images_of_folder, run_images
+from probediff.commands.whitening_options import build_parser, share_list
+from probediff.whitening.pairs import NetworkNoises, NoiseMaker
+
+_CURVE = (
+    "slope",
+    "slope_unweighted",
+    "significant_share",
+    "zca_r2_scaled",
+    "inverse_r2_scaled",
+    "image_r2_scaled",
+    "noise_rms",
+)
+_TRANSFORM = ("name", "mse", "r2", "r2_scaled", "spectral", "frobenius", "cosine")
+_LEGEND = """slope: of log gain against log eigenvalue, each direction weighted by how well its gain is known, and
+unweighted; ZCA whitening has -1/2, but so have noises unrelated to the images. known: share of the directions whose
+gain is 3 standard errors above zero, without which a slope says nothing. zca, inverse, image: R² of the noises against
+S^-1/2 x, S^-1 x and x, each with the best scale. G: the Gaussian denoiser of the same data, its slope with the same
+weights."""
+
+
+#: Of the conventions; other numbers of steps or samples find the fixed points again that were made already.
+_FIXED_POINTS_DEPEND_ON = (
+    *("model", "source", "step", "weights", "ema_rate", "schedule", "num_train_timesteps", "dtype", "image_shape"),
+    *("images", "num_fixed_points", "timestep", "counts", "tolerance", "start", "noise_seed"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """What the command works with."""
+
+    source: Source
+    model: ProbeModel
+    statistics: RealImages
+    images: torch.Tensor
+    images_name: str
+    convention: Convention
+    plan: Plan
+    out: Path
+
+
+def whitening(arguments: list[str]) -> int:
+    """``probediff whitening``: returns the exit status."""
+    stopped = "stopped; the same command goes on with the fixed points that are finished"
+    return run_command(build_parser(), arguments, _whitening, stopped)
+
+
+def _whitening(options: Any) -> str:
+    work = _prepared(options)
+    found = _analysed(work, options)
+    _write(work.out, found)
+    return f"{_in_words(found, options.timestep)}\n\nEverything lies in {work.out}"
+
+
+def _prepared(options: Any) -> _Work:
+    """Everything that can be wrong is found out here, before the first network evaluation."""
+    options.settings = SimpleNamespace(weights=options.weights, ema_rate=options.ema_rate)
+    source = find_source(options.model, options)
+    model = source.load(source.steps[-1])
+    convention = options.convention or published_convention(model)
+    plan = _plan(options, model)
+    for num_steps in plan.num_steps:
+        model.schedule.ddim_timesteps(num_steps, convention)
+    statistics, given = _images(options, source, model)
+    size = math.prod(model.image_shape)
+    count = len(statistics) if options.num_images is None else min(options.num_images, len(statistics))
+    num_pairs = 2 * size if options.num_fixed_points is None else options.num_fixed_points
+    num_pairs = min(num_pairs, len(given))
+    _check_enough(options.ridge, size, num_images=count * (1 + statistics.mirrored), num_fixed_points=num_pairs)
+    options.num_images, options.num_fixed_points = count, num_pairs
+    name = "whitening" if options.denoiser == "network" else "whitening_gaussian"
+    out = Path(options.out) if options.out else source.out / name
+    return _Work(source, model, statistics, given.take(num_pairs), given.name, convention, plan, out)
+
+
+def _plan(options: Any, model: ProbeModel) -> Plan:
+    counts = sorted(set(step_list(options.iterations)))
+    positive = {"iterations": counts[0], "num_samples": options.num_samples, "num_shown": options.num_shown}
+    positive |= {name: getattr(options, name) or 1 for name in ("num_images", "num_fixed_points", "batch_size")}
+    smallest = {"num_samples": 3}
+    for name, value in positive.items():
+        if value < smallest.get(name, 1):
+            raise ValueError(f"--{name} must be at least {smallest.get(name, 1)}, got {value}")
+    if not 0 <= options.tolerance < math.inf:
+        raise ValueError(f"--tolerance must be 0 or more, got {options.tolerance}; 0 makes all iterations")
+    last = len(model.schedule) - 1
+    shares = share_list([options.timestep, *options.shown_timesteps])
+    timestep, *shown = (min(round(share * len(model.schedule)), last) for share in shares)
+    num_steps = sorted(set(step_list(options.num_steps)))
+    return Plan(counts, timestep, shown, num_steps, options.num_samples, options.num_shown, options.noise_seed)
+
+
+def _images(options: Any, source: Source, model: ProbeModel) -> tuple[RealImages, RealImages]:
+    """Images for the statistics, and those whose noises are made."""
+    if options.reference is not None:
+        statistics = images_of_folder(Path(options.reference), model)
+    elif source.run is not None:
+        statistics = run_images(source.run)
+    elif options.images is not None:
+        statistics = images_of_folder(Path(options.images), model)
+    else:
+        raise ValueError("whitening needs real images, got a MODEL without a data set; give --reference FOLDER")
+    given = statistics if options.images is None else images_of_folder(Path(options.images), model)
+    return statistics, given
+
+
+def _check_enough(ridge: float, size: int, **counts: int) -> None:
+    for name, count in counts.items():
+        if count <= size and ridge == 0:
+            raise ValueError(
+                f"--{name} must be more than the {size} values of an image, got {count}: their covariance has no "
+                f"inverse; use more images, or --ridge 1e-4"
+            )
+        if count < 3:
+            raise ValueError(f"--{name} must be at least 3, got {count}; use more images")
+
+
+def _analysed(work: _Work, options: Any) -> Findings:
+    print(f"statistics of {options.num_images} images", file=sys.stderr)
+    found = moments(work.statistics.with_mirrors(options.num_images))
+    gaussian = GaussianNoises(
+        Whitening.from_covariance(found.mean, found.covariance, options.ridge), work.model.schedule, work.convention
+    )
+    conventions = _conventions(work, options)
+    if options.denoiser == "gaussian":
+        findings = analyse(gaussian, gaussian, work.images, work.plan, say=_say)
+    else:
+        findings = _with_network(work, gaussian, options, conventions)
+    findings.values = {"conventions": conventions, **findings.values}
+    findings.values["in_words"] = slope_in_words(findings.values["first_step"], options.timestep)
+    return findings
+
+
+def _with_network(work: _Work, gaussian: GaussianNoises, options: Any, conventions: dict[str, Any]) -> Findings:
+    model, total = work.model, work.plan.evaluations(len(work.images))
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    eps_model = model.eps_model.to(device)
+    print(f"{total:,} network evaluations", file=sys.stderr)
+    store = PartialPass(work.out / "partial", {name: conventions.get(name) for name in _FIXED_POINTS_DEPEND_ON})
+    with (
+        undisturbed(eps_model),
+        tqdm(total=total, unit="evaluation", unit_scale=True, miniters=1, mininterval=1) as bar,
+    ):
+
+        def advance(evaluations: int) -> None:
+            bar.update(evaluations)
+
+        maker: NoiseMaker = NetworkNoises(
+            eps_model,
+            model.schedule,
+            device,
+            getattr(torch, model.conventions["dtype"]),
+            work.convention,
+            model.clip,
+            options.tolerance,
+            options.batch_size,
+            options.noise_seed if options.start == "noise" else None,
+            advance,
+        )
+        findings = analyse(maker, gaussian, work.images, work.plan, store, bar.set_description)
+    store.clear()
+    return findings
+
+
+def _say(what: str) -> None:
+    print(what, file=sys.stderr)
+
+
+def _conventions(work: _Work, options: Any) -> dict[str, Any]:
+    """All that the numbers depend on."""
+    names = ("num_images", "num_fixed_points", "tolerance", "ridge", "weights", "denoiser")
+    return {
+        **{name: getattr(options, name) for name in names},
+        "timestep_share": options.timestep,
+        "shown_timestep_shares": list(options.shown_timesteps),
+        **{key: list(value) if isinstance(value, list) else value for key, value in asdict(work.plan).items()},
+        "statistics": work.statistics.name,
+        "mirrored": work.statistics.mirrored,
+        "images": work.images_name,
+        "start": options.start,
+        "alpha_bar": float(work.model.schedule.alpha_bar[work.plan.timestep]),
+        "convention": work.convention,
+        "clip": work.model.clip,
+        "clip_inversion": False,
+        "step": work.model.step,
+        **work.model.conventions,
+    }
+
+
+def _write(out: Path, found: Findings) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    for name, pixels in found.pictures.items():
+        Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(out / f"{name}.png")
+    save_tensors(out / "whitening.safetensors", found.arrays)
+    # Last, because a report takes this file as the sign that the others are there.
+    partial = out / "whitening.json.partial"
+    partial.write_text(json.dumps(found.values, indent=1), encoding="utf-8")
+    partial.replace(out / "whitening.json")
+
+
+def _in_words(found: Findings, share: float) -> str:
+    values = found.values
+    parts = [f"First-step map at {share:g} T", _curve_table(values["first_step"], "iterations")]
+    parts += ["\nFull map (DDIM inversion)", _curve_table(values["full_map"], "num_steps"), f"\n{_LEGEND}"]
+    rows = [[row.get(key) for key in _TRANSFORM] for row in values["transforms"]]
+    parts += ["\nThe noises against W x, and W against W_diff", format_table(list(_TRANSFORM), rows)]
+    relation = values["relation"]
+    parts.append(
+        f"\nNoise and sample: mean L2 distance {relation['paired_l2']:.2f} (random pairs {relation['random_l2']:.2f}), "
+        f"Pearson {relation['paired_pearson']:.3f} ({relation['random_pearson']:.3f})."
+    )
+    return "\n".join([*parts, f"\n{values['in_words']}"])
+
+
+def _curve_table(rows: list[dict[str, Any]], count: str) -> str:
+    short = ("slope", "unweighted", "known", "zca", "inverse", "image", "rms")
+    header = [count, *short, *(f"G {name}" for name in short)]
+    cells = [[row[count], *(row[who][key] for who in ("model", "gaussian") for key in _CURVE)] for row in rows]
+    return format_table(header, cells)

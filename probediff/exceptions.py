@@ -1,0 +1,17 @@
+"""Every error class of the project; nothing heavy is imported."""
+
+from __future__ import annotations
+
+
+class StoppedBySignalError(Exception):
+    """The run was asked to stop and has saved where it is."""
+
+
+
+class FeatureLoadError(RuntimeError):
+    """A feature network could not be built or its weights could not be had."""
+
+
+
+class NonFiniteLossError(RuntimeError):
+    """The training loss became infinite or NaN."""

@@ -1,0 +1,1 @@
+"""Frozen feature networks, their weights, and distances between sets of images in their features."""

@@ -1,0 +1,56 @@
+"""What a probe pass is told and what it gives, and how a model is looked at without leaving traces."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from probediff.inversion import InversionSettings
+from probediff.measures import TrajectoryDistances
+from probediff.schedule import Convention, NoiseSchedule
+
+
+@dataclass(frozen=True)
+class PassSettings:
+    """What a probe pass generates and how; every field goes into every record.
+
+    Args:
+        num_samples: N, number of fixed noises.
+        num_steps: DDIM steps of sampling and of inversion.
+        convention: DDIM convention, ``openai`` (P1) or ``diffusers``.
+        clip: clip predicted images to [-1, 1] while sampling.
+        clip_inversion: clip predicted images to [-1, 1] while inverting; changes every statistic of the latents.
+        noise_seed: seed of the fixed noises (P1: 420); noise i depends on this seed and i only.
+        weights: probe the averaged (``ema``) or the ``raw`` weights.
+        ema_rate: which average to probe; the first of ``model.ema_rates`` by default.
+        batch_size: samples per network evaluation; does not change the numbers.
+        inversion: which method inverts the samples, ``ddim`` by default (P1).
+    """
+
+    num_samples: int = 1000
+    num_steps: int = 100
+    convention: Convention = "openai"
+    clip: bool = True
+    clip_inversion: bool = True
+    noise_seed: int = 420
+    weights: Literal["ema", "raw"] = "ema"
+    ema_rate: float | None = None
+    batch_size: int = 128
+    inversion: InversionSettings = InversionSettings()  # noqa: RUF009 (frozen)
+
+    def check(self, schedule: NoiseSchedule) -> None:
+        """Raise ValueError for settings that a pass over a model with ``schedule`` could not run with."""
+        for name in ("num_samples", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"probing.settings.{name} must be at least 1, got {getattr(self, name)}")
+        if self.noise_seed < 0:
+            raise ValueError(f"probing.settings.noise_seed must be at least 0, got {self.noise_seed}")
+        schedule.ddim_timesteps(self.num_steps, self.convention)
+        self.inversion.check(self.num_steps, self.clip, self.clip_inversion)

@@ -1,0 +1,44 @@
+"""Finished batches of a pass that is still running, so that a long one can be interrupted and continued."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from probediff.files import save_tensors
+
+
+class PartialPass:
+    """A folder with one file a batch, ``rows=<first>-<last>.safetensors``, in full precision.
+
+    Args:
+        folder: where partial passes lie.
+        key: everything that the batches depend on; another key has other files.
+    """
+
+    def __init__(self, folder: Path, key: dict[str, Any]) -> None:
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        self.path = folder / digest[:16]
+
+    def _file(self, indices: Tensor) -> Path:
+        return self.path / f"rows={int(indices[0]):07d}-{int(indices[-1]):07d}.safetensors"
+
+    def load(self, indices: Tensor) -> dict[str, Tensor] | None:
+        """The batch of samples ``indices``, or None where it has not been made yet."""
+        path = self._file(indices)
+        return load_file(path) if path.exists() else None
+
+    def save(self, indices: Tensor, made: dict[str, Tensor]) -> None:
+        """Keep a batch; it appears whole or not at all."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        save_tensors(self._file(indices), made)
+
+    def clear(self) -> None:
+        """Forget the batches, when the pass has been recorded."""
+        shutil.rmtree(self.path, ignore_errors=True)

@@ -1,0 +1,101 @@
+"""Where numbers go: the run's own folder first, Weights & Biases second. Runs know wandb from here only."""
+
+from __future__ import annotations
+
+import netrc
+import os
+import secrets
+import socket
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers.logger import DummyExperiment
+from lightning.pytorch.utilities import rank_zero_only
+from safetensors import SafetensorError
+from torch import Tensor
+
+from probediff.runs.results import ProbeResult
+from probediff.runs.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One probe's result on its way to the records.
+
+    Attributes:
+        step: training step.
+        probe: name of the probe.
+        result: what it found.
+        conventions: all that the numbers depend on beside the weights.
+        extra: further keys of the record, such as its seconds or its error.
+    """
+
+    step: int
+    probe: str
+    result: ProbeResult
+    conventions: dict[str, Any]
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """The line in the records."""
+        return {
+            "step": self.step,
+            "probe": self.probe,
+            "values": self.result.values,
+            "conventions": self.conventions,
+            **self.extra,
+        }
+
+
+class Tracker:
+    """Stores what probes find: in the run folder, then in W&B where a logger for it is there.
+
+    Args:
+        folder: the run's folder.
+        loggers: the trainer's loggers.
+    """
+
+    def __init__(self, folder: RunFolder, loggers: Iterable[Logger]) -> None:
+        self.folder = folder
+        self._wandb = next((logger for logger in loggers if isinstance(logger, FailsafeWandbLogger)), None)
+        self._unwritten: list[Entry] = []
+
+    def log(self, entries: Sequence[Entry]) -> None:
+        """Store the results of one event; its records appear together.
+
+        A disk that is full does not end the training: what cannot be written is kept and tried again with the next
+        event.
+        """
+        for entry in entries:
+            self._attempt(f"pictures or arrays of {entry.probe}", partial(self._store, entry))
+        self._unwritten += [entry for entry in entries if entry.result.values or entry.extra]
+        records = [entry.record() for entry in self._unwritten]
+        if self._attempt("records", partial(self.folder.append, *records)):
+            self._unwritten.clear()
+        for entry in entries:
+            if self._wandb is not None and (entry.result.values or entry.result.pictures):
+                self._wandb.log_result(entry.step, entry.probe, entry.result)
+
+    def save_samples(self, step: int, x_0: Tensor) -> None:
+        """Store the samples of ``step``."""
+        self._attempt("samples", partial(self.folder.save_samples, step, x_0))
+
+    def _store(self, entry: Entry) -> None:
+        self.folder.store(entry.step, entry.probe, entry.result)
+
+    def _attempt(self, what: str, write: Callable[[], None]) -> bool:
+        try:
+            write()
+        except (OSError, SafetensorError) as error:
+            warnings.warn(
+                f"{what} could not be written to {self.folder.path} ({error}); training goes on. Free some space.",
+                stacklevel=3,
+            )
+            return False
+        return True

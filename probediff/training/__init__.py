@@ -1,0 +1,1 @@
+"""Training of a denoising diffusion model; knows no probe."""

@@ -1,0 +1,244 @@
+"""A run that was killed goes on as if nothing had happened: bitwise."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import time
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from probediff.training.checkpoints import load_checkpoint, newest_loadable
+from probediff.commands.fit import fit as fit_command
+from probediff.runs.folder import RunFolder
+
+ROOT = Path(__file__).parents[1]
+LAST = 12
+COMMAND = [
+    *("--config", str(ROOT / "configs" / "digits.yaml"), "--trainer.accelerator=cpu", f"--trainer.max_steps={LAST}"),
+    *("--network.channels=8", "--network.dropout=0.1", "--model.num_train_timesteps=40", "--model.random_flip=true"),
+    *("--wandb.mode=disabled", "--probing.settings.num_samples=17", "--probing.settings.num_steps=4"),
+    *("--probing.schedule.steps=[3,5,9]", "--probing.schedule.every_n_steps=null", "--data.batch_size=300"),
+    *("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--probing.progress=false"),
+]
+#: What may differ between two runs: clocks.
+CLOCKS = ("timing", "pass")
+# Processes are forked from one that has imported everything, or most of a test would be imports.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["probediff.cli", "tests.test_resume"])
+
+
+def run_in_child(arguments: list[str], log: Path) -> None:
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    torch.set_num_threads(1)
+    sys.exit(fit_command(arguments))
+
+
+def start(run_dir: Path) -> ForkServerProcess:
+    arguments = [*COMMAND, "--run_dir", str(run_dir), "--resume=auto"]
+    process = CONTEXT.Process(target=run_in_child, args=(arguments, run_dir.with_suffix(".log")))
+    process.start()
+    return process
+
+
+def ended(process: ForkServerProcess) -> int | None:
+    process.join(timeout=300)
+    return process.exitcode
+
+
+def finish(run_dir: Path) -> None:
+    assert ended(start(run_dir)) == 0, run_dir.with_suffix(".log").read_text()
+
+
+def comparable(folder: RunFolder) -> list[dict[str, Any]]:
+    records = [dict(record) for record in folder.records() if record["probe"] not in CLOCKS]
+    for record in records:
+        record.pop("seconds", None)
+        record["values"].pop("steps_per_second", None)
+    return records
+
+
+def assert_same_tensors(ours: Any, theirs: Any, where: str) -> None:
+    if isinstance(ours, torch.Tensor):
+        assert torch.equal(ours, theirs), where
+    elif isinstance(ours, dict):
+        assert ours.keys() == theirs.keys(), where
+        for key in ours:
+            assert_same_tensors(ours[key], theirs[key], f"{where}.{key}")
+    elif isinstance(ours, list):
+        for k, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            assert_same_tensors(a, b, f"{where}[{k}]")
+    else:
+        assert ours == theirs, where
+
+
+def assert_same_run(run_dir: Path, reference: Path) -> None:
+    ours, theirs = RunFolder(run_dir), RunFolder(reference)
+    assert comparable(ours) == comparable(theirs)
+    assert len({(r["probe"], r["step"]) for r in ours.records()}) == len(ours.records())
+    checkpoints = [
+        torch.load(folder.checkpoint_path(LAST), weights_only=True, map_location="cpu") for folder in (ours, theirs)
+    ]
+    for part in ("state_dict", "optimizer_states", "global_step"):
+        assert_same_tensors(checkpoints[0][part], checkpoints[1][part], part)
+    for step in theirs.sample_steps():
+        assert torch.equal(ours.load_samples(step), theirs.load_samples(step))
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nothing interrupted."""
+    run_dir = tmp_path_factory.mktemp("reference") / "run"
+    finish(run_dir)
+    return run_dir
+
+
+def wait_for_a_sign_of_work(process: ForkServerProcess, run_dir: Path) -> None:
+    while process.is_alive() and not (run_dir / "records.jsonl").exists():
+        time.sleep(0.01)
+
+
+def kill_at_random_moments(run_dir: Path, num_kills: int, seed: int, seconds: float) -> int:
+    """Start, kill, start again ..., then let it end; returns how many of the kills hit a living process."""
+    rng = random.Random(seed)
+    hits = 0
+    for _ in range(num_kills):
+        process = start(run_dir)
+        wait_for_a_sign_of_work(process, run_dir)
+        time.sleep(rng.uniform(0, seconds))
+        hits += process.is_alive()
+        process.kill()
+        process.join()
+    finish(run_dir)
+    return hits
+
+
+@pytest.fixture(scope="module")
+def seconds(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> float:
+    """How long a run works on this machine, now."""
+    run_dir = tmp_path_factory.mktemp("timed") / "run"
+    process = start(run_dir)
+    wait_for_a_sign_of_work(process, run_dir)
+    begin = time.monotonic()
+    assert ended(process) == 0
+    return time.monotonic() - begin
+
+
+def test_a_run_killed_at_20_random_moments_is_the_uninterrupted_run(
+    reference: Path, seconds: float, tmp_path: Path
+) -> None:
+    hits, seed = 0, 0
+    while hits < 20:
+        hits += kill_at_random_moments(tmp_path / str(seed), num_kills=4, seed=seed, seconds=0.7 * seconds)
+        assert_same_run(tmp_path / str(seed), reference)
+        seed += 1
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_100_random_moments_is_the_uninterrupted_run(
+    reference: Path, seconds: float, tmp_path: Path
+) -> None:
+    hits, seed = 0, 1000
+    while hits < 100:
+        hits += kill_at_random_moments(tmp_path / str(seed), num_kills=5, seed=seed, seconds=0.6 * seconds)
+        assert_same_run(tmp_path / str(seed), reference)
+        seed += 1
+
+
+@pytest.mark.parametrize("step", [0, 3, 5, 9, 12])
+@pytest.mark.parametrize("torn", ["event", "line"])
+def test_every_place_to_stop(step: int, torn: str, reference: Path, tmp_path: Path) -> None:
+    """As after a kill that came after the checkpoint of ``step``, during its event or during the write of it."""
+    run_dir = tmp_path / "run"
+    folder = RunFolder(run_dir).create()
+    records = RunFolder(reference).records_path.read_bytes()
+    lines = records.splitlines(keepends=True)
+    kept = [line for line in lines if f'"step": {step},'.encode() not in line and b"_final" not in line]
+    kept = [line for line in kept if int(line.split(b'"step": ')[1].split(b",")[0]) < step]
+    folder.records_path.write_bytes(b"".join(kept) + (lines[-1][:40] if torn == "line" else b""))
+    for earlier in (0, 3, 5, 9, 12):
+        if earlier <= step:
+            folder.checkpoint_path(earlier).write_bytes(RunFolder(reference).checkpoint_path(earlier).read_bytes())
+        if earlier < step:
+            folder.sample_path(earlier).write_bytes(RunFolder(reference).sample_path(earlier).read_bytes())
+    assert fit_command([*COMMAND, "--run_dir", str(run_dir), "--resume=auto"]) == 0
+    assert_same_run(run_dir, reference)
+
+
+def test_a_finished_run_stays_as_it_is(reference: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    finish(run_dir)
+    before = comparable(RunFolder(run_dir))
+    finish(run_dir)
+    assert comparable(RunFolder(run_dir)) == before
+    assert_same_run(run_dir, reference)
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGUSR1])
+def test_signals_save_and_stop(signal_number: int, reference: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    process = start(run_dir)
+    while process.is_alive() and len(RunFolder(run_dir).records()) == 0:
+        time.sleep(0.005)
+    assert process.pid is not None
+    os.kill(process.pid, signal_number)
+    code, output = ended(process), run_dir.with_suffix(".log").read_text()
+    assert code == 75, output
+    assert f"stopped by {signal.Signals(signal_number).name}" in output
+    assert "--resume auto" in output
+    assert list((run_dir / "checkpoints").glob("step=*.ckpt"))
+    finish(run_dir)
+    assert_same_run(run_dir, reference)
+
+
+def test_broken_and_foreign_checkpoints_are_passed_over(reference: Path, tmp_path: Path) -> None:
+    good = RunFolder(reference).checkpoint_path(5)
+    keys = torch.load(good, weights_only=True)["state_dict"].keys()
+    (tmp_path / good.name).write_bytes(good.read_bytes())
+    (tmp_path / "step=00000009.ckpt").write_bytes(good.read_bytes()[:1000])
+    torch.save({"weights": torch.zeros(3)}, tmp_path / "step=00000010.ckpt")
+    foreign = torch.load(good, weights_only=True)
+    foreign["state_dict"] = {"other": torch.zeros(1)}
+    torch.save(foreign, tmp_path / "step=00000011.ckpt")
+    (tmp_path / "step=00000012.ckpt.partial").touch()
+    with pytest.warns(UserWarning) as caught:
+        assert newest_loadable(tmp_path, keys) == tmp_path / good.name
+    messages = [str(warning.message) for warning in caught if "passing over" in str(warning.message)]
+    assert ["00000011" in messages[0], "00000010" in messages[1], "00000009" in messages[2]] == [True] * 3
+    assert "of another model" in messages[0]
+    assert "no checkpoint of a training" in messages[1]
+    assert "cannot be read" in messages[2]
+
+
+class Malicious:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, ("pwned",)
+
+
+def test_a_malicious_checkpoint_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": Malicious()}, "step=00000001.ckpt")
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_checkpoint(Path("step=00000001.ckpt"), [])
+    assert not Path("pwned").exists()
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(reference: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = RunFolder(reference).records_path.read_bytes()
+    assert fit_command([*COMMAND, "--run_dir", str(reference)]) == 1
+    assert "already holds a run; go on with it by --resume auto" in capsys.readouterr().err
+    assert RunFolder(reference).records_path.read_bytes() == before
+
+
+def test_resuming_from_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit_command([*COMMAND, "--run_dir", str(tmp_path / "run"), "--resume", str(tmp_path / "no.ckpt")]) == 1
+    assert "no.ckpt cannot be read" in capsys.readouterr().err

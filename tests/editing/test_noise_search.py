@@ -1,0 +1,280 @@
+"""The noise search against the printed algorithm, its law at a fixed temperature, and the checks of found noises."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from torch import Tensor
+
+from probediff.editing import noise_search
+from probediff.measures.in_distribution import in_distribution
+from probediff.measures.normality import kolmogorov_smirnov
+from probediff.measures.whitening import Whitening
+from probediff.editing.noise_search import NoiseSearch, NoiseSearchSettings, SearchLoss, search_noise
+from tests.reference.golden_inputs import hashed_images, hashed_normal
+from tests.reference.noise_search_reference import Annealed, anneal
+
+SHAPE = (3, 4, 4)
+SIZE = math.prod(SHAPE)
+LOSSES: tuple[SearchLoss, ...] = ("baseline", "forward", "backward")
+
+
+def statistics() -> Whitening:
+    basis = torch.linalg.qr(hashed_normal("basis", (SIZE, SIZE))).Q
+    return Whitening(torch.linspace(-0.3, 0.3, SIZE).double(), torch.logspace(1, -2, SIZE).double(), basis)
+
+
+def targets(num: int = 1) -> Tensor:
+    return hashed_images("targets", (num, *SHAPE)).float()
+
+
+def printed_loss(whitening: Whitening, x_0: Tensor, loss: SearchLoss, z: Tensor) -> float:
+    """P2's three losses with matrices, for one image and one noise, both flat."""
+    x = x_0.double()
+    if loss == "baseline":
+        return float((z - x).square().sum())
+    if loss == "forward":
+        return float((whitening.inverse_matrix("zca") @ z - (x - whitening.mean)).square().sum())
+    return float((z - whitening.matrix("zca") @ (x - whitening.mean)).square().sum())
+
+
+def literal(chosen: NoiseSearchSettings, x_0: Tensor, draw_all: tuple[Tensor, Tensor]) -> Annealed:
+    """The printed algorithm with given noises (N + 1, D) and uniform numbers (N,)."""
+    whitening, (noises, uniforms) = statistics(), (iter(draw_all[0]), iter(draw_all[1].tolist()))
+    matrix, inverse = whitening.matrix("zca"), whitening.inverse_matrix("zca")
+    centred = x_0.flatten().double() - whitening.mean
+    whitened = matrix @ centred
+
+    def loss(z: Tensor) -> float:
+        if chosen.loss == "forward":
+            return float((inverse @ z - centred).square().sum())
+        return float((z - (whitened if chosen.loss == "backward" else x_0.flatten().double())).square().sum())
+
+    return anneal(
+        loss,
+        lambda: next(noises),
+        lambda: next(uniforms),
+        chosen.num_iterations,
+        chosen.initial_temperature,
+        chosen.final_temperature,
+        chosen.step_size,
+    )
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_with_the_same_draws_it_walks_the_path_of_the_printed_algorithm(loss: SearchLoss) -> None:
+    chosen = NoiseSearchSettings(loss, 400, 30.0, 1.0, 0.95, num_chains=2, seed=7)
+    x_0, whitening = targets(), statistics()
+    found = search_noise(x_0, whitening, chosen)
+    draws = noise_search._Draws([(0, 0), (0, 1)], 7, torch.empty(2, SIZE))
+    first = draws.start()[:, None]
+    blocks = [tuple(part.clone() for part in draws.block()) for _ in range(400 // 8)]
+    noises = torch.cat([first, *(eps for eps, _ in blocks)], dim=1).double()
+    uniforms = torch.exp(-torch.cat([exponential for _, exponential in blocks], dim=1))
+    if loss != "baseline":
+        noises = noises @ whitening.eigenvectors.T
+    for chain in range(2):
+        twin = literal(chosen, x_0, (noises[chain], uniforms[chain]))
+        assert 0.05 < twin.accept_rate < 0.98
+        assert float(found.accept_rate[0, chain]) == pytest.approx(twin.accept_rate, abs=1e-12)
+        assert float(found.loss[0, chain]) == pytest.approx(twin.loss, rel=1e-5)
+        assert float(found.initial_loss[0, chain]) == pytest.approx(twin.initial_loss, rel=1e-5)
+        torch.testing.assert_close(found.noise[0, chain].flatten().double(), twin.noise, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_with_other_draws_it_agrees_statistically_with_the_printed_algorithm(loss: SearchLoss) -> None:
+    num = 60
+    chosen = NoiseSearchSettings(loss, 250, 20.0, 2.0, 0.93, num_chains=num)
+    x_0 = targets()
+    found = search_noise(x_0, statistics(), chosen)
+    generator = torch.Generator().manual_seed(5)
+    noises = torch.randn(num, 251, SIZE, generator=generator, dtype=torch.float64)
+    uniforms = torch.rand(num, 250, generator=generator, dtype=torch.float64)
+    twins = [literal(chosen, x_0, (noises[k], uniforms[k])) for k in range(num)]
+    twin_noise = torch.stack([twin.noise for twin in twins])
+    pairs = {
+        "accept rates": (found.accept_rate[0], [twin.accept_rate for twin in twins]),
+        "losses": (found.loss[0], [twin.loss for twin in twins]),
+        "distance from normal": (
+            kolmogorov_smirnov(found.noise[0]).distances,
+            kolmogorov_smirnov(twin_noise).distances,
+        ),
+        "squared norm": (found.noise[0].flatten(1).square().sum(dim=1), twin_noise.square().sum(dim=1)),
+    }
+    for name, (ours, theirs) in pairs.items():
+        assert stats.ks_2samp(np.asarray(ours), np.asarray(theirs)).pvalue > 1e-3, name
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_at_a_fixed_temperature_the_loss_settles_where_the_closed_form_says(loss: SearchLoss) -> None:
+    whitening, x_0, temperature = statistics(), targets(), 4.0
+    chosen = NoiseSearchSettings(loss, 4000, temperature, temperature, 0.9, num_chains=48)
+    found = search_noise(x_0, whitening, chosen)
+    gain, target = noise_search._diagonal_loss(x_0, whitening, loss)
+    g, t = gain.double(), target[0].double()
+    variance = 1 / (1 + 2 * g**2 / temperature)
+    mean = variance * 2 * g * t / temperature
+    expected = float((g**2 * variance + (g * mean - t) ** 2).sum())
+    settled = found.curve[len(found.curve) // 2 :, 0].mean(dim=0)  # (K,), one number a chain
+    error = float(settled.std() / len(settled) ** 0.5)
+    assert error < 0.05 * expected
+    assert abs(float(settled.mean()) - expected) < 4 * error
+    assert float(found.initial_loss.mean()) > 1.2 * expected
+
+
+def test_at_an_infinite_temperature_all_is_taken_and_nothing_is_learnt() -> None:
+    chosen = NoiseSearchSettings("forward", 300, 1e30, 1e30, 0.5, num_chains=64)
+    found = search_noise(targets(), statistics(), chosen)
+    assert bool((found.accept_rate == 1).all())
+    assert stats.ks_2samp(found.initial_loss[0], found.curve[-1, 0]).pvalue > 1e-3
+
+
+def test_at_temperature_zero_the_loss_only_falls() -> None:
+    found = search_noise(targets(2), statistics(), NoiseSearchSettings("forward", 500, 0.0, 0.0, 0.95, num_chains=3))
+    assert bool((found.curve[1:] <= found.curve[:-1]).all())
+    assert torch.equal(found.curve[-1], found.loss)
+    assert bool((found.loss < 0.7 * found.initial_loss).all())
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_losses_are_those_of_the_found_noises(loss: SearchLoss) -> None:
+    whitening, x_0 = statistics(), targets(2)
+    found = search_noise(x_0, whitening, NoiseSearchSettings(loss, 150, 10.0, 1.0, 0.9, num_chains=2))
+    assert found.noise.shape == (2, 2, *SHAPE) and found.noise.dtype == torch.float32
+    for image in range(2):
+        for chain in range(2):
+            z = found.noise[image, chain].flatten().double()
+            expected = printed_loss(whitening, x_0[image].flatten(), loss, z)
+            assert float(found.loss[image, chain]) == pytest.approx(expected, rel=1e-4)
+    assert bool((found.loss < found.initial_loss).all())
+    assert bool((found.loss <= found.curve.amin(dim=0)).all())
+
+
+def same(a: NoiseSearch, b: NoiseSearch) -> None:
+    torch.testing.assert_close(a.noise, b.noise, rtol=0, atol=1e-4)
+    torch.testing.assert_close(a.accept_rate, b.accept_rate, rtol=0, atol=1e-12)
+
+
+def test_a_chain_depends_on_its_own_numbers_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = NoiseSearchSettings(num_iterations=100, num_chains=3, seed=3)
+    state = torch.random.get_rng_state()
+    whole = search_noise(targets(4), statistics(), chosen)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.equal(search_noise(targets(4), statistics(), chosen).noise, whole.noise)
+    part = search_noise(targets(4)[2:], statistics(), chosen, indices=[2, 3])
+    torch.testing.assert_close(part.noise, whole.noise[2:], rtol=0, atol=1e-4)
+    monkeypatch.setitem(noise_search._GROUP_VALUES, "cpu", 5 * SIZE)
+    same(search_noise(targets(4), statistics(), chosen), whole)
+    other = search_noise(targets(4), statistics(), NoiseSearchSettings(num_iterations=100, num_chains=3, seed=4))
+    assert not torch.allclose(other.initial_loss, whole.initial_loss)
+    flat = whole.initial_loss.flatten()
+    assert len(flat.unique()) == 12
+
+
+@given(num_iterations=st.integers(1, 30), chains=st.integers(1, 3))
+@settings(max_examples=15, deadline=None, derandomize=True)
+def test_curve_and_progress_cover_the_run(num_iterations: int, chains: int) -> None:
+    seen: list[tuple[int, int, int]] = []
+    found = search_noise(
+        targets(2),
+        statistics(),
+        NoiseSearchSettings(num_iterations=num_iterations, num_chains=chains),
+        on_progress=lambda done, total, losses: seen.append((done, total, len(losses))),
+    )
+    assert found.curve_iterations.tolist() == list(range(1, num_iterations + 1))
+    assert found.curve.shape == (num_iterations, 2, chains)
+    assert seen[-1] == (num_iterations * 2 * chains, num_iterations * 2 * chains, 2 * chains)
+    assert [done for done, *_ in seen] == sorted(done for done, *_ in seen)
+
+
+def test_a_long_run_has_a_short_curve() -> None:
+    found = search_noise(targets(), statistics(), NoiseSearchSettings(num_iterations=1003))
+    assert len(found.curve) == len(found.curve_iterations) <= 202
+    assert int(found.curve_iterations[-1]) == 1003
+
+
+def test_wrong_arguments() -> None:
+    with pytest.raises(ValueError, match="loss must be one of baseline, forward, backward, got 'sideways'"):
+        NoiseSearchSettings(loss="sideways")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="num_chains must be an integer of at least 1, got 0"):
+        NoiseSearchSettings(num_chains=0)
+    with pytest.raises(ValueError, match="final_temperature must be 0 or more and finite, got -1"):
+        NoiseSearchSettings(final_temperature=-1.0)
+    with pytest.raises(ValueError, match=r"step_size must be in \[0, 1\), got 1.0; nothing moves at 1"):
+        NoiseSearchSettings(step_size=1.0)
+    with pytest.raises(ValueError, match="x_0 must have 48 values each"):
+        search_noise(torch.zeros(1, 3, 8, 8), statistics())
+    with pytest.raises(ValueError, match="one number for each of the 2 images, got 1"):
+        search_noise(targets(2), statistics(), indices=[0])
+    with pytest.raises(TypeError, match="x_0 must have a floating dtype"):
+        search_noise(torch.zeros(1, *SHAPE, dtype=torch.uint8), statistics())
+
+
+# --- are found noises in distribution?
+
+
+def white(num: int, channels: int = 3, height: int = 8, width: int = 8) -> Tensor:
+    return hashed_normal("white", (num, channels, height, width))
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 6, 9), (2, 2, 2)])
+def test_the_nulls_are_what_white_noise_gives(shape: tuple[int, int, int]) -> None:
+    num = 4000
+    checks = in_distribution(white(num, *shape)).checks()
+    for name, check in checks.items():
+        assert abs(check.mean_z) < 4, name
+        # The division by the mean square takes terms of 1 / D off the spread of the correlation, and the long tail of
+        # the spectrum's statistic makes the spread of 4000 of them uncertain.
+        slack = {"lag_1_correlation": 0.06 + 2 / math.prod(shape), "spectrum": 0.15}.get(name, 0.06)
+        assert float(check.z.std()) == pytest.approx(1, abs=slack), name
+
+
+def test_each_number_is_numpys() -> None:
+    noise = white(3, 2, 5, 7)
+    found = in_distribution(noise)
+    for index, image in enumerate(noise.numpy()):
+        assert float(found.mean.value[index]) == pytest.approx(image.mean(), abs=1e-14)
+        assert float(found.variance.value[index]) == pytest.approx(image.var(ddof=1), rel=1e-12)
+        right, down = image[:, :, 1:] * image[:, :, :-1], image[:, 1:] * image[:, :-1]
+        products = np.concatenate([right.ravel(), down.ravel()])
+        assert float(found.lag_1_correlation.value[index]) == pytest.approx(products.mean() / (image**2).mean())
+    rings: dict[int, list[float]] = {}
+    power = (np.abs(np.fft.fft2(noise.numpy())) ** 2 / 35).mean(axis=(0, 1))
+    for i, row in enumerate(np.fft.fftfreq(5)):
+        for j, column in enumerate(np.fft.fftfreq(7)):
+            rings.setdefault(math.floor(math.hypot(row, column) * 5 + 0.5), []).append(power[i, j])
+    np.testing.assert_allclose(found.frequency, [ring / 5 for ring in sorted(rings)])
+    np.testing.assert_allclose(found.power, [np.mean(rings[ring]) for ring in sorted(rings)], rtol=1e-12)
+
+
+def test_each_fault_is_seen_by_its_check() -> None:
+    noise = white(20, 3, 16, 16)
+    smooth = noise + 0.3 * noise.roll(1, -1)
+    assert in_distribution(noise + 0.2).mean.mean_z > 10
+    assert in_distribution(0.95 * noise).variance.mean_z < -5
+    assert in_distribution(smooth / smooth.std()).lag_1_correlation.mean_z > 10
+    assert in_distribution(smooth / smooth.std()).spectrum.mean_z > 10
+    assert all(abs(check.mean_z) < 4 for check in in_distribution(noise).checks().values())
+
+
+def test_a_low_temperature_leaves_the_distribution_and_a_high_one_does_not() -> None:
+    whitening = statistics()
+    x_0 = whitening.dewhiten(hashed_normal("own law", (1, *SHAPE)))
+    cold = search_noise(x_0, whitening, NoiseSearchSettings("backward", 2000, 2.0, 2.0, 0.9, num_chains=32))
+    warm = search_noise(x_0, whitening, NoiseSearchSettings("backward", 50, 1e6, 1e6, 0.9, num_chains=32))
+    assert in_distribution(cold.noise[0]).variance.mean_z < -4
+    assert abs(in_distribution(warm.noise[0]).lag_1_correlation.mean_z) < 4
+
+
+def test_the_check_refuses_what_is_no_noise() -> None:
+    with pytest.raises(ValueError, match="H and W at least 2"):
+        in_distribution(torch.randn(3, 48, generator=torch.Generator().manual_seed(0)))
+    with pytest.raises(ValueError, match="noise must not be zero"):
+        in_distribution(torch.cat([white(1), torch.zeros(1, 3, 8, 8)]))
