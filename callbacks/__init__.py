@@ -1,23 +1,23 @@
 """Lightning callbacks that probe a run: when, and on what. The measures are in ``probediff.measures``."""
 
-from probediff.probing.afterwards import ProbeTask, probe_afterwards, same_numbers
 from probediff.callbacks.angles import InversionAngles
 from probediff.callbacks.assignment import AssignmentAccuracy
 from probediff.callbacks.base import Probe
-from probediff.probing.probe import ProbeContext
+from probediff.callbacks.coordinator import Probing
 from probediff.callbacks.correlation import PixelCorrelation
+from probediff.callbacks.due_steps import ProbeSchedule
 from probediff.callbacks.generation import FixedNoiseGeneration
 from probediff.callbacks.interpolation import LatentInterpolation
 from probediff.callbacks.noise_image_map import NoiseImageMap
 from probediff.callbacks.normality import LatentNormality
 from probediff.callbacks.paper_compat import PaperCompat
-from probediff.callbacks.coordinator import Probing
 from probediff.callbacks.quality import SampleQuality
-from probediff.callbacks.due_steps import ProbeSchedule
 from probediff.callbacks.similarity import CheckpointSimilarity
-from probediff.exceptions import StoppedBySignalError
 from probediff.callbacks.trajectory import TrajectoryHeatmap
 from probediff.callbacks.whitening import Whitening
+from probediff.exceptions import StoppedBySignalError
+from probediff.probing.afterwards import ProbeTask, probe_afterwards, same_numbers
+from probediff.probing.probe import ProbeContext
 
 __all__ = [
     "AssignmentAccuracy",

@@ -15,23 +15,21 @@ import torch
 from tqdm.auto import tqdm
 
 from probediff.callbacks.base import Probe
-from probediff.probing.probe import ProbeContext
-from probediff.probing.recorder import Recorder, conventions, pass_request
 from probediff.callbacks.due_steps import ProbeSchedule
-from probediff.exceptions import StoppedBySignalError
 from probediff.callbacks.stopping import StopRequest
 from probediff.callbacks.waiting import on_first_process
-from probediff.training.checkpoints import save_checkpoint, thin_out
 from probediff.data import ImageDataModule
-from probediff.models.base import conventions_of
-from probediff.training.module import DiffusionModule
+from probediff.exceptions import StoppedBySignalError
+from probediff.models.base import conventions_of, undisturbed
+from probediff.probing.probe import ProbeContext
+from probediff.probing.recorder import Recorder, conventions, pass_request
 from probediff.probing.settings import PassSettings
-from probediff.probing.shared_pass import ProbePass
-from probediff.runs.results import ProbeResult
-from probediff.models.base import undisturbed
+from probediff.probing.shared_pass import PASS, Advance, ProbePass, run_pass
 from probediff.runs.folder import RunFolder
-from probediff.probing.shared_pass import PASS, Advance, run_pass
+from probediff.runs.results import ProbeResult
 from probediff.runs.tracking import Entry, Tracker
+from probediff.training.checkpoints import save_checkpoint, thin_out
+from probediff.training.module import DiffusionModule
 
 
 class Probing(L.Callback):

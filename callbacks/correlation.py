@@ -6,8 +6,8 @@ import math
 from typing import ClassVar
 
 from probediff.callbacks.base import Probe
-from probediff.probing.probe import ProbeContext
 from probediff.measures import null_top_k_correlation, top_k_correlation
+from probediff.probing.probe import ProbeContext
 from probediff.probing.shared_pass import ProbePass
 from probediff.runs.results import ProbeResult
 

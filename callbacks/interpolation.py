@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from probediff.callbacks.base import Probe
-from probediff.probing.probe import ProbeContext
 from probediff.measures import midpoint_contrast, path_lengths, slerp_path, ssim
 from probediff.pictures import grid, to_uint8
+from probediff.probing.probe import ProbeContext
 from probediff.probing.shared_pass import ProbePass
 from probediff.runs.results import ProbeResult
 

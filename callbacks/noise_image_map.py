@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from probediff.callbacks.base import Probe
-from probediff.probing.probe import ProbeContext
 from probediff.measures import hub_counts, hubness, null_hubness, optimal_transport
+from probediff.probing.probe import ProbeContext
 from probediff.probing.shared_pass import ProbePass
 from probediff.runs.results import ProbeResult
 

@@ -6,9 +6,9 @@ from dataclasses import asdict
 from typing import ClassVar
 
 from probediff.callbacks.base import Probe
-from probediff.probing.probe import ProbeContext
 from probediff.measures import latent_normality, plain_area_errors
 from probediff.measures.plain_areas import PLAIN_THRESHOLD
+from probediff.probing.probe import ProbeContext
 from probediff.probing.shared_pass import ProbePass
 from probediff.runs.results import ProbeResult
 

@@ -9,9 +9,17 @@ import torch
 from torch import Tensor
 
 from probediff.callbacks.base import Probe
-from probediff.probing.probe import ProbeContext
 from probediff.measures import angle_of_mean_cosine, triangle_angles
-from probediff.measures.paper_compat import angle_of_std_cosine, cka_min_max, most_probable_triangle_floored, plain_areas_open_border, ssim_min_max, svcca_randomised, without_last_batch
+from probediff.measures.paper_compat import (
+    angle_of_std_cosine,
+    cka_min_max,
+    most_probable_triangle_floored,
+    plain_areas_open_border,
+    ssim_min_max,
+    svcca_randomised,
+    without_last_batch,
+)
+from probediff.probing.probe import ProbeContext
 from probediff.probing.shared_pass import ProbePass
 from probediff.runs.results import ProbeResult
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from probediff.callbacks.base import Probe
-from probediff.probing.probe import ProbeContext
+from probediff.features.distances import feature_distances
 from probediff.features.networks import FeatureNetwork, extract, load_features
+from probediff.probing.probe import ProbeContext
 from probediff.probing.shared_pass import ProbePass
 from probediff.runs.results import ProbeResult
-from probediff.features.distances import feature_distances
 
 
 class SampleQuality(Probe):

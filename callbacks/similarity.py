@@ -10,9 +10,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from probediff.callbacks.base import Probe
-from probediff.probing.probe import ProbeContext
 from probediff.features.networks import FeatureNetwork, extract, load_features
 from probediff.measures import cka, cosine_similarity, ssim, svcca
+from probediff.probing.probe import ProbeContext
 from probediff.probing.shared_pass import ProbePass
 from probediff.runs.results import ProbeResult
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import lightning as L
 
+from probediff.exceptions import StoppedBySignalError
+
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 # Processes agree on stopping by a collective, which would cost a synchronisation in every step.
 _AGREE_EVERY_N_STEPS = 16

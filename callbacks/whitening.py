@@ -7,9 +7,9 @@ import math
 from torch import Tensor
 
 from probediff.callbacks.base import Probe
-from probediff.probing.probe import ProbeContext
 from probediff.measures.covariance import moments
 from probediff.measures.whitening import Whitening as Statistics
+from probediff.probing.probe import ProbeContext
 from probediff.probing.shared_pass import ProbePass
 from probediff.runs.results import ProbeResult
 from probediff.whitening.closed_form import GaussianNoises

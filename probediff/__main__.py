@@ -11,21 +11,21 @@ from probediff import __version__
 
 #: Name -> what it does, and the function behind it, imported when it is called.
 COMMANDS = {
-    "fit": ("train a diffusion model and probe it at checkpoints", "probediff.cli:fit"),
-    "probe": ("run the probes on any model: runs, checkpoints, published models", "probediff.probe_cli:probe"),
-    "inversions": ("compare inversion methods on one model", "probediff.inversions_cli:inversions"),
+    "fit": ("train a diffusion model and probe it at checkpoints", "probediff.commands.fit:fit"),
+    "probe": ("run the probes on any model: runs, checkpoints, published models", "probediff.commands.probe:probe"),
+    "inversions": ("compare inversion methods on one model", "probediff.commands.inversions:inversions"),
     "whitening": (
         "is the first step a de-whitening? P2's analysis",
-        "probediff.whitening.command:whitening",
+        "probediff.commands.whitening:whitening",
     ),
-    "search-noise": ("find noises that are correlated with images", "probediff.editing.search_command:search_noise"),
-    "vary": ("variations of images, from found noises, by any models", "probediff.editing.vary_command:vary"),
-    "edit": ("edit images from random noise, found noise or latents", "probediff.editing.edit_command:edit"),
-    "report": ("tables, figures and a page from runs and probes", "probediff.report.command:report"),
-    "sweep": ("run all trials of a sweep file, here or through W&B", "probediff.sweep.command:sweep"),
-    "runs": ("list local runs: state, step, speed, last values", "probediff.runs.command:runs"),
-    "dashboard": ("make or update a W&B workspace for a project", "probediff.dashboard.command:dashboard"),
-    "prepare": ("decode an image set once, for fast training", "probediff.prepare.command:prepare"),
+    "search-noise": ("find noises that are correlated with images", "probediff.commands.search_noise:search_noise"),
+    "vary": ("variations of images, from found noises, by any models", "probediff.commands.vary:vary"),
+    "edit": ("edit images from random noise, found noise or latents", "probediff.commands.edit:edit"),
+    "report": ("tables, figures and a page from runs and probes", "probediff.commands.report:report"),
+    "sweep": ("run all trials of a sweep file, here or through W&B", "probediff.commands.sweep:sweep"),
+    "runs": ("list local runs: state, step, speed, last values", "probediff.commands.runs:runs"),
+    "dashboard": ("make or update a W&B workspace for a project", "probediff.commands.dashboard:dashboard"),
+    "prepare": ("decode an image set once, for fast training", "probediff.commands.prepare:prepare"),
 }
 
 _USAGE = """usage: probediff COMMAND [options]

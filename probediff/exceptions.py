@@ -7,10 +7,8 @@ class StoppedBySignalError(Exception):
     """The run was asked to stop and has saved where it is."""
 
 
-
 class FeatureLoadError(RuntimeError):
     """A feature network could not be built or its weights could not be had."""
-
 
 
 class NonFiniteLossError(RuntimeError):

@@ -1,5 +1,7 @@
 """Files that appear only when they are whole, and errors of a folder that cannot be written."""
 
+from __future__ import annotations
+
 import errno
 import fcntl
 import json
@@ -8,7 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedRandom
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PARTIAL = ".partial"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -83,6 +88,8 @@ def _sync_folder(folder: Path) -> None:
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write tensors as safetensors; the file appears whole or not at all."""
+    from safetensors.torch import save_file
+
     partial = path.with_name(path.name + ".partial")
     try:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)

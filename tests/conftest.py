@@ -11,12 +11,20 @@ import lightning as L
 import pytest
 import torch
 
-from probediff.callbacks import AssignmentAccuracy, CheckpointSimilarity, FixedNoiseGeneration, InversionAngles, PixelCorrelation, ProbeSchedule, Probing
+from probediff.callbacks import (
+    AssignmentAccuracy,
+    CheckpointSimilarity,
+    FixedNoiseGeneration,
+    InversionAngles,
+    PixelCorrelation,
+    ProbeSchedule,
+    Probing,
+)
 from probediff.commands.fit import fit as fit_command
 from probediff.data import Digits
 from probediff.denoisers import UNet
-from probediff.training.module import DiffusionModule
 from probediff.probing import PassSettings
+from probediff.training.module import DiffusionModule
 
 ROOT = Path(__file__).parents[1]
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from probediff.ddim import ddim_invert, ddim_sample
-from probediff.ddim import DDIMPath
+from probediff.ddim import DDIMPath, ddim_invert, ddim_sample
 from probediff.denoisers import GaussianDenoiser
 from probediff.schedule import Convention, NoiseSchedule
 from tests.reference.golden_inputs import hashed_normal

@@ -9,7 +9,14 @@ from torch import Tensor
 from probediff.denoisers import EpsModel, UNet
 from probediff.diffusion import hybrid_loss, predict_x_0, q_sample, simple_loss
 from probediff.schedule import NoiseSchedule
-from tests.reference.golden_inputs import analytic_eps, analytic_output, formula_state_dict, hashed_images, hashed_normal, load_golden
+from tests.reference.golden_inputs import (
+    analytic_eps,
+    analytic_output,
+    formula_state_dict,
+    hashed_images,
+    hashed_normal,
+    load_golden,
+)
 
 SCHEDULE = NoiseSchedule.cosine(4000)
 GOLDEN = load_golden("losses")["cases"]

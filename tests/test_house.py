@@ -83,7 +83,7 @@ def test_the_wheel_holds_both_packages_and_runs_elsewhere(tmp_path: Path) -> Non
         assert path.relative_to(ROOT).as_posix() in names
     assert {"probediff/py.typed", "callbacks/py.typed"} <= names
     code = (
-        f"import sys; sys.path.insert(0, {str(target)!r}); import probediff.cli as cli; "
+        f"import sys; sys.path.insert(0, {str(target)!r}); import probediff.commands.fit as cli; "
         "print(cli.__file__, len(cli.available_probes()))"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, cwd=tmp_path)

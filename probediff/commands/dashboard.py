@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from probediff.runs.catalogue import Kind, default_keys
 from probediff.dashboard.specification import Section, specification
 from probediff.dashboard.workspace import WORKSPACE_NAME, new_view, updated_view
+from probediff.runs.catalogue import Kind, default_keys
 
 _DESCRIPTION = f"""Make the workspace "{WORKSPACE_NAME}" in a W&B project: a section a probe, every curve over training
 steps (logarithmic for the probes, whose interest is early; such an axis leaves out step 0), pictures with a step

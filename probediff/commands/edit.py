@@ -12,14 +12,22 @@ from typing import Any
 
 from torch import Tensor
 
+from probediff.commands.editing_options import (
+    add_output,
+    add_sampling,
+    add_search,
+    add_statistics,
+    check_counts,
+    device_of,
+    search_settings,
+)
+from probediff.commands.runner import run_command
 from probediff.editing.models import Sampler, check_prompt, load_editable
 from probediff.editing.noises import search_with_progress
-from probediff.commands.editing_options import add_output, add_sampling, add_search, add_statistics, check_counts, device_of, search_settings
 from probediff.editing.pictures import labelled_grid
 from probediff.editing.sdedit import NOISE_KINDS, Edit, NoiseKind, edit_images
 from probediff.editing.space import Space, check_sources, image_files, read_images, whitening_statistics
 from probediff.editing.variation import compare_paired
-from probediff.commands.runner import run_command
 from probediff.features.networks import load_features
 from probediff.noise import seeded_noise
 from probediff.report.table import format_table

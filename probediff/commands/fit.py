@@ -22,22 +22,21 @@ from lightning.pytorch.callbacks import ModelSummary, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
-import callbacks
-from probediff.probing.probe import Probe
-from probediff.callbacks import Probing
-from probediff.exceptions import StoppedBySignalError
-from probediff.training.checkpoints import load_checkpoint, newest_loadable
+from probediff import callbacks
+from probediff.callbacks import Probe, Probing
 from probediff.commands.cpu import set_up_cpu
+from probediff.commands.runner import keep_traceback, words_for
 from probediff.data import ImageDataModule
 from probediff.denoisers import UNet
-from probediff.commands.runner import keep_traceback, words_for
+from probediff.exceptions import StoppedBySignalError
+from probediff.report.table import run_summary
+from probediff.runs.folder import RunFolder
 from probediff.runs.grouping import group_of
 from probediff.runs.lock import WAIT_SEC, hold, holder, release
-from probediff.training.module import DiffusionModule
-from probediff.runs.folder import RunFolder
-from probediff.report.table import run_summary
-from probediff.sweep.lineage import claim_trial_folder, lineage_of
 from probediff.runs.loggers import FailsafeWandbLogger, WandbSettings
+from probediff.sweep.lineage import claim_trial_folder, lineage_of
+from probediff.training.checkpoints import load_checkpoint, newest_loadable
+from probediff.training.module import DiffusionModule
 
 _RUN_DIR_VARIABLE = "PROBEDIFF_RUN_DIR"
 #: Exit status of a run that a signal stopped and that wants to be started again (EX_TEMPFAIL of sysexits.h).
@@ -45,12 +44,12 @@ _STATUS_STOPPED = 75
 
 
 def available_probes() -> dict[str, type[Probe]]:
-    """All probes of the package ``callbacks`` by configuration key; a new file there is found by itself."""
+    """All probes of the package ``probediff.callbacks`` by configuration key; a new file there is found by itself."""
     found: dict[str, type[Probe]] = {}
     for part in pkgutil.iter_modules(callbacks.__path__):
-        module = importlib.import_module(f"callbacks.{part.name}")
+        module = importlib.import_module(f"probediff.callbacks.{part.name}")
         for _, member in inspect.getmembers(module, inspect.isclass):
-            if issubclass(member, Probe) and member is not Probe and member.__module__ == module.__name__:
+            if issubclass(member, Probe) and member is not callbacks.Probe and member.__module__ == module.__name__:
                 found[member.name()] = member
     return found
 

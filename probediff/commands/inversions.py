@@ -15,10 +15,10 @@ import torch
 from probediff.commands.runner import run_command
 from probediff.inversion import InversionSettings, Method, MethodRow, Problem, compare
 from probediff.models import ProbeModel
-from probediff.noise import seeded_noise
-from probediff.models.source import find_source, published_convention
-from probediff.models.images import folder_images
 from probediff.models.base import undisturbed
+from probediff.models.images import folder_images
+from probediff.models.source import find_source, published_convention
+from probediff.noise import seeded_noise
 from probediff.report.table import format_table
 
 _COLUMNS = {

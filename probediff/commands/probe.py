@@ -13,14 +13,14 @@ import torch
 import yaml
 from lightning.pytorch.utilities import rank_zero_only
 
-from probediff.probing.probe import Probe
-from probediff.probing.afterwards import ProbeTask, probe_afterwards, same_numbers
-from probediff.commands.fit import FitParser, available_probes, print_once, quiet_libraries
 from probediff.commands.cpu import set_up_cpu
+from probediff.commands.fit import FitParser, available_probes, print_once, quiet_libraries
+from probediff.commands.probe_tasks import build_tasks
 from probediff.commands.runner import words_for
 from probediff.models import ProbeModel
 from probediff.models.source import Source, find_source, published_convention
-from probediff.commands.probe_tasks import build_tasks
+from probediff.probing.afterwards import ProbeTask, probe_afterwards, same_numbers
+from probediff.probing.probe import Probe
 from probediff.probing.settings import PassSettings
 from probediff.report.table import probe_tables
 from probediff.runs.loggers import FailsafeWandbLogger, WandbSettings

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from probediff.data import ImageDataModule, ImageFolder
+from probediff.models import (
+    ProbeModel,
+    fit_gaussian,
+    load_run_data,
+)
+from probediff.models.images import folder_images
+from probediff.models.source import Source, step_list
 from probediff.probing.afterwards import ProbeTask
-from probediff.data import ImageDataModule, ImageFolder, ImageTensors
-from probediff.models import ProbeModel, checkpoint_steps, fit_gaussian, load_checkpoint_model, load_published, load_run_data
 from probediff.probing.settings import PassSettings
 from probediff.runs.folder import RunFolder
-from probediff.schedule import Convention
 
 
 @dataclass(frozen=True)

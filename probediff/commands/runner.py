@@ -11,8 +11,7 @@ from pathlib import Path
 import torch
 
 from probediff.commands.cpu import set_up_cpu
-from probediff.exceptions import FeatureLoadError
-from probediff.exceptions import NonFiniteLossError
+from probediff.exceptions import FeatureLoadError, NonFiniteLossError
 
 _EXPECTED_ERRORS = (ValueError, OSError, ImportError, FeatureLoadError, NonFiniteLossError)
 

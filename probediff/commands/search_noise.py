@@ -9,12 +9,27 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from probediff.commands.editing_options import (
+    add_output,
+    add_search,
+    add_statistics,
+    add_weights,
+    check_counts,
+    device_of,
+    search_settings,
+)
+from probediff.commands.runner import run_command
 from probediff.editing.models import load_editable
 from probediff.editing.noises import FoundNoises, distribution_checks, distribution_table, search_with_progress
-from probediff.commands.editing_options import add_output, add_search, add_statistics, add_weights, check_counts, device_of, search_settings
 from probediff.editing.pictures import loss_curves, save_figure, search_grid
-from probediff.editing.space import Space, check_sources, image_files, read_images, space_without_model, whitening_statistics
-from probediff.commands.runner import run_command
+from probediff.editing.space import (
+    Space,
+    check_sources,
+    image_files,
+    read_images,
+    space_without_model,
+    whitening_statistics,
+)
 from probediff.measures.whitening import Whitening
 from probediff.report.table import format_table
 

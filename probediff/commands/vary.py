@@ -12,12 +12,12 @@ from typing import Any
 
 from torch import Tensor
 
+from probediff.commands.editing_options import add_output, add_sampling, check_counts, device_of
+from probediff.commands.runner import run_command
 from probediff.editing.models import Sampler, check_prompt, load_editable
 from probediff.editing.noises import FoundNoises
-from probediff.commands.editing_options import add_output, add_sampling, check_counts, device_of
 from probediff.editing.pictures import labelled_grid
 from probediff.editing.variation import PairedComparison, Variations, compare_paired, vary_noises
-from probediff.commands.runner import run_command
 from probediff.report.table import format_table
 
 _SHOWN_CHAINS = 2

@@ -15,19 +15,19 @@ from PIL import Image
 from tqdm import tqdm
 
 from probediff.commands.runner import run_command
+from probediff.commands.whitening_options import build_parser, share_list
+from probediff.files import save_tensors
 from probediff.measures.covariance import moments
 from probediff.measures.whitening import Whitening
 from probediff.models import ProbeModel
-from probediff.runs.batches import PartialPass
-from probediff.models.source import Source, find_source, published_convention, step_list
 from probediff.models.base import undisturbed
-from probediff.files import save_tensors
+from probediff.models.images import RealImages, images_of_folder, run_images
+from probediff.models.source import Source, find_source, published_convention, step_list
 from probediff.report.table import format_table
+from probediff.runs.batches import PartialPass
 from probediff.schedule import Convention
 from probediff.whitening.analysis import Findings, Plan, analyse, slope_in_words
 from probediff.whitening.closed_form import GaussianNoises
-from probediff.models.images import RealImages, images_of_folder, run_images
-from probediff.commands.whitening_options import build_parser, share_list
 from probediff.whitening.pairs import NetworkNoises, NoiseMaker
 
 _CURVE = (

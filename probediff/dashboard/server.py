@@ -8,8 +8,8 @@ import string
 from dataclasses import dataclass
 from typing import Any
 
-from probediff.runs.catalogue import Kind, default_keys
 from probediff.dashboard.workspace import WORKSPACE_NAME
+from probediff.runs.catalogue import Kind, default_keys
 
 _READ = """query ProjectKeysAndViews($entity: String!, $project: String!) {
     project(name: $project, entityName: $entity) {

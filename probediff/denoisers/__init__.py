@@ -1,9 +1,9 @@
 """Everything that predicts eps: networks, the closed-form Gaussian denoiser, published checkpoints and pipelines."""
 
-from probediff.denoisers.predictions import EpsModel, PredictionModel
 from probediff.denoisers.gaussian import GaussianDenoiser
-from probediff.denoisers.pipelines import Autoencoder, Pipeline, load_pipeline
 from probediff.denoisers.openai import load_openai, load_openai_network, openai_eps_model, published_process
+from probediff.denoisers.pipelines import Autoencoder, Pipeline, load_pipeline
+from probediff.denoisers.predictions import EpsModel, PredictionModel
 from probediff.denoisers.unet import UNet
 
 __all__ = [

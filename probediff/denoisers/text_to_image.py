@@ -2,7 +2,7 @@
 
 Whatever sampler a pipeline comes with, P2 samples it with DDIM; so here its scheduler's settings (betas, spacing of the
 timesteps, offset, prediction type) go into a DDIMScheduler, as diffusers itself does when schedulers are exchanged.
-Only JSON, tokenizer tables and safetensors are read, see `probediff.denoisers.hub`.
+Only JSON, tokenizer tables and safetensors are read, see `probediff.denoisers.pipelines`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from probediff.ddim import DDIMPath
+from probediff.denoisers.pipelines import (
+    Autoencoder,
+    checked_schedule,
+    fetched_folder,
+    import_diffusers,
+    read_json,
+    schedule_name,
+    weighted_network,
+)
 from probediff.denoisers.predictions import PredictionModel
-from probediff.denoisers.pipelines import Autoencoder, checked_schedule, fetched_folder, import_diffusers, read_json, schedule_name, weighted_network
 from probediff.schedule import NoiseSchedule
 
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from probediff.ddim import DDIMPath
 from probediff.denoisers.text_to_image import Prompt, is_text_to_image, load_text_to_image
 from probediff.models import ProbeModel, fit_gaussian
-from probediff.models.base import conventions_of
+from probediff.models.base import conventions_of, undisturbed
 from probediff.models.published import is_checkpoint_file
 from probediff.models.source import find_source, published_convention
-from probediff.models.base import undisturbed
 from probediff.schedule import Convention
 
 GAUSSIAN = "gaussian:"

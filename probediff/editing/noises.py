@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from probediff.editing.noise_search import NoiseSearch, NoiseSearchSettings, search_noise
 from probediff.measures.in_distribution import in_distribution
 from probediff.measures.whitening import Whitening
-from probediff.editing.noise_search import NoiseSearch, NoiseSearchSettings, search_noise
 from probediff.report.table import format_table
 
 _FORMAT = "probediff found noises"

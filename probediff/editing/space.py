@@ -14,11 +14,11 @@ from torch import Tensor
 
 from probediff.data import ImageFolder
 from probediff.data.folder import list_images
-from probediff.prepare.decoding import square_pixels
 from probediff.measures.covariance import moments
 from probediff.measures.whitening import Whitening
 from probediff.models import ProbeModel
 from probediff.models.images import RealImages, run_images
+from probediff.prepare.decoding import square_pixels
 
 Shape = tuple[int, int, int]
 

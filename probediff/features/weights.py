@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from probediff.exceptions import FeatureLoadError
+
 HUB_PROBE_TIMEOUT_SEC = 5.0
 MISMATCHES_SHOWN = 3
 

@@ -1,15 +1,46 @@
 """Measures: pure functions of tensors. Images are (N, C, H, W) or (N, D) of any floating dtype; torch only."""
 
-from probediff.measures.angles import MostProbableTriangle, TriangleAngles, TriangleDistances, angle_of_mean_cosine, most_probable_triangle, triangle_angles, triangle_distances
+from probediff.measures.angles import (
+    MostProbableTriangle,
+    TriangleAngles,
+    TriangleDistances,
+    angle_of_mean_cosine,
+    most_probable_triangle,
+    triangle_angles,
+    triangle_distances,
+)
 from probediff.measures.assignment import AssignmentAccuracy, assignment_accuracy, hub_counts, pixel_variance
 from probediff.measures.correlation import null_top_k_correlation, top_k_correlation
 from probediff.measures.covariance import Moments, linear_fit, moments, paired_moments
 from probediff.measures.interpolation import midpoint_contrast, path_lengths, slerp, slerp_path
-from probediff.measures.normality import BesideNull, Normality, kolmogorov_smirnov, latent_normality, patch_correlation, pixel_divergence, radial_power, shapiro_rejected_share, squared_norms
+from probediff.measures.normality import (
+    BesideNull,
+    Normality,
+    kolmogorov_smirnov,
+    latent_normality,
+    patch_correlation,
+    pixel_divergence,
+    radial_power,
+    shapiro_rejected_share,
+    squared_norms,
+)
 from probediff.measures.plain_areas import PlainAreaErrors, plain_area_errors, plain_areas
 from probediff.measures.similarity import cka, cosine_similarity, ssim, svcca
-from probediff.measures.trajectory import ClosestApproach, TrajectoryDistances, TrajectoryRecorder, closest_approach, heat_map
-from probediff.measures.transport import Reproducibility, Transport, hubness, null_hubness, optimal_transport, reproducibility
+from probediff.measures.trajectory import (
+    ClosestApproach,
+    TrajectoryDistances,
+    TrajectoryRecorder,
+    closest_approach,
+    heat_map,
+)
+from probediff.measures.transport import (
+    Reproducibility,
+    Transport,
+    hubness,
+    null_hubness,
+    optimal_transport,
+    reproducibility,
+)
 from probediff.measures.whitening import Whitening, deviation_from_identity, least_squares_map, matrix_distance
 
 __all__ = [

@@ -6,7 +6,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from probediff.measures._rows import CHUNK_ELEMENTS, centred_columns, check_at_least, first_indices, float64_chunks, same_length_rows, same_shape_rows, unit_rows
+from probediff.measures._rows import (
+    CHUNK_ELEMENTS,
+    centred_columns,
+    check_at_least,
+    first_indices,
+    float64_chunks,
+    same_length_rows,
+    same_shape_rows,
+    unit_rows,
+)
 
 _SSIM_WINDOW = 7
 # Below this fraction of its own biased value the debiased HSIC of a set with itself is rounding.

@@ -6,7 +6,14 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from probediff.measures._rows import CHUNK_ELEMENTS, check_at_least, column_mean, float64_chunks, same_length_rows, same_shape_rows
+from probediff.measures._rows import (
+    CHUNK_ELEMENTS,
+    check_at_least,
+    column_mean,
+    float64_chunks,
+    same_length_rows,
+    same_shape_rows,
+)
 from probediff.measures.assignment import assignment_accuracy
 from probediff.measures.similarity import ssim
 

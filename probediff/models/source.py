@@ -31,14 +31,12 @@ class Source:
     out: Path
 
 
-
 def step_list(text: str) -> list[int]:
     """``10,100,1000`` (or ``[10, 100]``) as integers."""
     try:
         return [int(part) for part in str(text).strip("[] ").split(",")]
     except ValueError:
         raise ValueError(f"expected whole numbers with commas between, such as 10,100,1000, got {text!r}") from None
-
 
 
 def find_source(model: str, options: Any) -> Source:
@@ -63,7 +61,6 @@ def find_source(model: str, options: Any) -> Source:
     return Source([published.step], lambda step: published, None, Path("probes"))
 
 
-
 def _chosen_steps(wanted: str, there: list[int]) -> list[int]:
     if wanted == "all":
         return there
@@ -74,7 +71,6 @@ def _chosen_steps(wanted: str, there: list[int]) -> list[int]:
     if missing:
         raise ValueError(f"--checkpoints must be among the stored ones, got {missing}; there are {there}")
     return steps
-
 
 
 def published_convention(model: ProbeModel) -> Convention:

@@ -10,8 +10,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from probediff.prepare.decoding import DECODING_VERSION
 from probediff.files import write_json
+from probediff.prepare.decoding import DECODING_VERSION
 
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from probediff.prepare.decoding import failure_reason, square_pixels
 from probediff.files import whole_file, write_json
+from probediff.prepare.decoding import failure_reason, square_pixels
 from probediff.prepare.manifest import HEADER_BYTES, Shard, shard_from
 from probediff.prepare.sources import Entry, read_entry
 

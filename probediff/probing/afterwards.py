@@ -15,16 +15,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from probediff.callbacks.base import Probe
-from probediff.probing.probe import ProbeContext
-from probediff.probing.recorder import Recorder, conventions, pass_request
-from probediff.models import ProbeModel
-from probediff.runs.batches import PartialPass
-from probediff.probing.settings import PassSettings
-from probediff.models.base import undisturbed
-from probediff.runs.folder import END_OF_EVENT, RunFolder
 from probediff.files import save_tensors
+from probediff.models import ProbeModel
+from probediff.models.base import undisturbed
+from probediff.probing.probe import Probe, ProbeContext
+from probediff.probing.recorder import Recorder, conventions, pass_request
+from probediff.probing.settings import PassSettings
 from probediff.probing.shared_pass import Advance, PassRequest, run_pass
+from probediff.runs.batches import PartialPass
+from probediff.runs.folder import END_OF_EVENT, RunFolder
 from probediff.runs.tracking import Tracker
 
 

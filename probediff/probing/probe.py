@@ -11,8 +11,8 @@ from torch import Tensor
 
 from probediff.probing.settings import PassSettings
 from probediff.probing.shared_pass import ProbePass
-from probediff.runs.results import ProbeResult
 from probediff.runs.folder import RunFolder
+from probediff.runs.results import ProbeResult
 
 
 @dataclass(frozen=True)

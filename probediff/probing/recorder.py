@@ -8,13 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from probediff.callbacks.base import Probe
-from probediff.probing.probe import ProbeContext
+from probediff.probing.probe import Probe, ProbeContext
 from probediff.probing.settings import PassSettings
-from probediff.probing.shared_pass import ProbePass
-from probediff.runs.results import ProbeResult
+from probediff.probing.shared_pass import Advance, PassRequest, ProbePass
 from probediff.runs.folder import END_OF_EVENT, FINISHED
-from probediff.probing.shared_pass import Advance, PassRequest
+from probediff.runs.results import ProbeResult
 from probediff.runs.tracking import Entry, Tracker
 
 

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-
 from probediff.inversion import InversionSettings
-from probediff.measures import TrajectoryDistances
 from probediff.schedule import Convention, NoiseSchedule
 
 

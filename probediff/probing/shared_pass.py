@@ -16,7 +16,6 @@ from probediff.inversion import Problem, State, invert, sample
 from probediff.measures import TrajectoryDistances, TrajectoryRecorder
 from probediff.noise import seeded_noise
 from probediff.probing.settings import PassSettings
-from probediff.probing.shared_pass import ProbePass
 from probediff.schedule import NoiseSchedule
 
 Advance = Callable[[str, int, int], None]
@@ -136,7 +135,6 @@ class ProbePass:
         """``x_0`` (the pass's own by default) as images for eyes and feature networks."""
         x_0 = self.x_0 if x_0 is None else x_0
         return x_0 if self.decode is None else self.decode(x_0)
-
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from probediff.runs.grouping import LEFT_OUT
 from probediff.report.sources import Run, config_value
+from probediff.runs.grouping import LEFT_OUT
 
 _MOST_LABEL_KEYS = 3
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from probediff.runs.folder import END_OF_EVENT, FINISHED
 from probediff.report.curves import draw, in_words, panel
 from probediff.report.groups import Comparison, last_estimate, own
 from probediff.report.measured import by_step, spread_note
 from probediff.report.parts import Figure, Section
 from probediff.report.sources import Run, config_value
 from probediff.report.tables import Cell, Table
+from probediff.runs.folder import END_OF_EVENT, FINISHED
 
 _TRAINING = "training"
 _BOOKKEEPING = frozenset({END_OF_EVENT, FINISHED, "pass"})

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from probediff.runs.lock import is_held
 from probediff.runs.folder import FINISHED, RunFolder
+from probediff.runs.lock import is_held
 
 #: Folders of ``probediff probe`` below a run; any other name is that of a model.
 KINDS = ("replay", "final_samples", "gaussian", "images")

@@ -5,21 +5,18 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 import re
-import subprocess
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from probediff.files import save_tensors
+from probediff.runs.provenance import provenance
 from probediff.runs.results import ProbeResult
-
 
 #: Probe names that close an event and a run: what comes before them in the records is whole.
 END_OF_EVENT, FINISHED = "timing", "run"

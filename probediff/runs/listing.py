@@ -16,7 +16,7 @@ from probediff.runs.lock import is_held
 #: ``training?`` is concluded from file times, where a run keeps no lock.
 State = Literal["training", "training?", "finished", "failed", "stopped", "unreadable"]
 
-#: The record that closes a run (``probediff.records.FINISHED``, which would import torch).
+#: The record that closes a run (``probediff.runs.folder.FINISHED``, which would import torch).
 FINISHED = "run"
 _NOT_RUNS = frozenset({"probes", "checkpoints", "samples", "pictures", "wandb"})
 #: A run without a lock may still train if a file changed within so many seconds, or so many checkpoint intervals.

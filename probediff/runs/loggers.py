@@ -23,9 +23,7 @@ from probediff.runs.results import ProbeResult
 INIT_TIMEOUT_SEC = 30.0
 
 
-
 WandbMode = Literal["auto", "online", "offline", "disabled"]
-
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,6 @@ class WandbSettings:
     tags: list[str] | None = None
 
 
-
 def resolve_mode(mode: WandbMode) -> Literal["online", "offline", "disabled"]:
     """``auto`` made definite: WANDB_MODE if it is set, else online when there are a key and a server."""
     if mode != "auto":
@@ -64,7 +61,6 @@ def resolve_mode(mode: WandbMode) -> Literal["online", "offline", "disabled"]:
     return "online" if _has_key(url) and _reachable(url) else "offline"
 
 
-
 def _has_key(url: str) -> bool:
     if os.environ.get("WANDB_API_KEY"):
         return True
@@ -72,7 +68,6 @@ def _has_key(url: str) -> bool:
         return netrc.netrc().authenticators(urlsplit(url).hostname or "") is not None
     except (OSError, netrc.NetrcParseError):
         return False
-
 
 
 def _reachable(url: str) -> bool:
@@ -83,7 +78,6 @@ def _reachable(url: str) -> bool:
     except OSError:
         return False
     return True
-
 
 
 class FailsafeWandbLogger(WandbLogger):
@@ -172,7 +166,6 @@ class FailsafeWandbLogger(WandbLogger):
         return None if self.failed else super().version
 
 
-
 def _run_id(save_dir: Path) -> str:
     """Id of the folder's W&B run, so that a resumed run goes on under it."""
     path = save_dir / "wandb_id.txt"
@@ -182,7 +175,6 @@ def _run_id(save_dir: Path) -> str:
     save_dir.mkdir(parents=True, exist_ok=True)
     path.write_text(run_id + "\n", encoding="utf-8")
     return run_id
-
 
 
 def _payload(step: int, probe: str, result: ProbeResult) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import torch
 _PACKAGES = ("probediff", "torch", "torchvision", "lightning", "wandb", "timm", "open_clip_torch")
 
 
-
 def provenance() -> dict[str, str]:
     """Versions, machine and git commit that a number depends on."""
     found = {"started": datetime.now(UTC).isoformat(timespec="seconds"), "python": platform.python_version()}
@@ -25,7 +24,6 @@ def provenance() -> dict[str, str]:
     found["git_commit"] = _git_commit() or "not in a git checkout"
     found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {os.cpu_count()} cores"
     return found
-
 
 
 def _git_commit() -> str | None:

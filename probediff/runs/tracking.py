@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import netrc
-import os
-import secrets
-import socket
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import urlsplit
+from typing import Any
 
-from lightning.pytorch.loggers import Logger, WandbLogger
-from lightning.pytorch.loggers.logger import DummyExperiment
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.loggers import Logger
 from safetensors import SafetensorError
 from torch import Tensor
 
-from probediff.runs.results import ProbeResult
 from probediff.runs.folder import RunFolder
+from probediff.runs.loggers import FailsafeWandbLogger
+from probediff.runs.results import ProbeResult
 
 
 @dataclass(frozen=True)

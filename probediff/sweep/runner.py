@@ -17,8 +17,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from probediff.runs.lock import hold, holder
 from probediff.runs.folder import RunFolder
+from probediff.runs.lock import hold, holder
 from probediff.sweep.lineage import TRIAL_VARIABLE, Trial
 from probediff.sweep.plan import Plan, PlannedTrial
 from probediff.sweep.progress import Standing, SweepDisplay

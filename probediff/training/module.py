@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from probediff.denoisers import EpsModel, UNet
 from probediff.diffusion import hybrid_loss, simple_loss
-from probediff.training.ema import AveragedWeights
+from probediff.exceptions import NonFiniteLossError
 from probediff.noise import keyed_global_randomness, training_draws
 from probediff.schedule import NoiseSchedule, ScheduleName
+from probediff.training.ema import AveragedWeights
 
 _LOSSES = {"hybrid": hybrid_loss, "simple": simple_loss}
 _CHECK_EVERY_N_STEPS = 50

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from probediff.ddim import EpsModel, ddim_invert, ddim_sample
-from probediff.whitening.fixed_point import FixedPointSettings, fixed_point
 from probediff.noise import derived_seed, seeded_noise
 from probediff.schedule import Convention, NoiseSchedule
+from probediff.whitening.fixed_point import FixedPointSettings, fixed_point
 
 #: Called with the number of network evaluations (of one image each) that were just made.
 Advance = Callable[[int], None]

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from probediff.measures.covariance import LinearFit, PairedMoments, linear_fit, paired_moments
-from probediff.measures.whitening import WHITENING_METHODS, Whitening, deviation_from_identity, least_squares_map, matrix_distance
+from probediff.measures.whitening import (
+    WHITENING_METHODS,
+    Whitening,
+    deviation_from_identity,
+    least_squares_map,
+    matrix_distance,
+)
 from probediff.whitening.closed_form import GaussianNoises
 
 #: Beyond P2's own rows: the Gaussian denoiser after as many iterations, and the limit of its iteration.

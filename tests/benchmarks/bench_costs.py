@@ -22,9 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from probediff.callbacks import ProbeSchedule
 from probediff.denoisers import UNet
-from probediff.training.module import DiffusionModule
 from probediff.noise import TrainingDraws, training_draws
 from probediff.runs.folder import RunFolder
+from probediff.training.module import DiffusionModule
 
 _SIZES = {"CIFAR10": 32, "ImageNet64": 64, "PreparedImages": 64}
 

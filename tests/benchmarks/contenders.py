@@ -3,7 +3,7 @@
 Peers train as their own recipes say: diffusers' ``train_unconditional.py`` with its ``UNet2DModel`` of the same levels,
 blocks, channels and attention as ours; denoising-diffusion-pytorch's ``Trainer`` with its own ``Unet`` of the same
 channels; improved-diffusion's ``TrainLoop`` (only where its package can be imported: it is not on PyPI). All get
-images that are already on the device, and the memory settings of ``probediff.cpu``.
+images that are already on the device, and the memory settings of ``probediff.commands.cpu``.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from probediff.denoisers import UNet
-from probediff.training.module import DiffusionModule
 from probediff.noise import keyed_global_randomness, training_draws
+from probediff.training.module import DiffusionModule
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from probediff.commands.cpu import set_up_cpu
 from probediff.denoisers import EpsModel, UNet
 from probediff.noise import training_draws
 from probediff.probing import PassSettings
-from probediff.schedule import NoiseSchedule
 from probediff.probing.shared_pass import PassRequest, run_pass
+from probediff.schedule import NoiseSchedule
 from tests.benchmarks.contenders import NETWORKS
 from tests.benchmarks.harness import in_own_process, peak_gib, synchronized
 from tests.benchmarks.measures import run_case

@@ -18,7 +18,16 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from probediff.commands.cpu import set_up_cpu
-from probediff.measures import TrajectoryDistances, TrajectoryRecorder, assignment_accuracy, cka, heat_map, ssim, svcca, top_k_correlation
+from probediff.measures import (
+    TrajectoryDistances,
+    TrajectoryRecorder,
+    assignment_accuracy,
+    cka,
+    heat_map,
+    ssim,
+    svcca,
+    top_k_correlation,
+)
 from probediff.measures.covariance import moments
 from probediff.measures.whitening import Whitening
 from tests.benchmarks.harness import Figure, in_own_process, peak_gib, synchronized

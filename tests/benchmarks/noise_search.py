@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from probediff.commands.cpu import set_up_cpu
-from probediff.measures.whitening import Whitening
 from probediff.editing.noise_search import NoiseSearchSettings, search_noise
+from probediff.measures.whitening import Whitening
 from tests.benchmarks.harness import Figure, synchronized
 from tests.reference.noise_search_reference import anneal
 

@@ -14,16 +14,23 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from probediff.callbacks import AssignmentAccuracy, CheckpointSimilarity, InversionAngles, PixelCorrelation, ProbeSchedule, Probing
-from probediff.probing.probe import Probe
+from probediff.callbacks import (
+    AssignmentAccuracy,
+    CheckpointSimilarity,
+    InversionAngles,
+    PixelCorrelation,
+    ProbeSchedule,
+    Probing,
+)
 from probediff.callbacks.due_steps import P1_CIFAR10, P1_IMAGENET64
 from probediff.ddim import ddim_invert, ddim_sample
 from probediff.measures import assignment_accuracy, top_k_correlation, triangle_angles
+from probediff.models.base import undisturbed
 from probediff.noise import seeded_noise
 from probediff.probing import ProbePass, ProbeResult
-from probediff.models.base import undisturbed
-from probediff.runs.folder import RunFolder
+from probediff.probing.probe import Probe
 from probediff.probing.shared_pass import PassRequest, run_pass
+from probediff.runs.folder import RunFolder
 from tests.conftest import all_probes, tiny_module, tiny_settings
 
 Fit = Callable[..., tuple[Any, L.Trainer]]

@@ -13,13 +13,29 @@ import timm
 import torch
 from torch import Tensor
 
-from probediff.callbacks import LatentInterpolation, LatentNormality, NoiseImageMap, PaperCompat, SampleQuality, TrajectoryHeatmap
-from probediff.probing.probe import Probe, ProbeContext
+from probediff.callbacks import (
+    LatentInterpolation,
+    LatentNormality,
+    NoiseImageMap,
+    PaperCompat,
+    SampleQuality,
+    TrajectoryHeatmap,
+)
+from probediff.features.distances import feature_distances
 from probediff.features.networks import extract, load_features
-from probediff.measures import TrajectoryRecorder, hubness, latent_normality, optimal_transport, patch_correlation, plain_area_errors, slerp, ssim
+from probediff.measures import (
+    TrajectoryRecorder,
+    hubness,
+    latent_normality,
+    optimal_transport,
+    patch_correlation,
+    plain_area_errors,
+    slerp,
+    ssim,
+)
 from probediff.measures.paper_compat import ssim_min_max
 from probediff.probing import PassSettings, ProbePass
-from probediff.features.distances import feature_distances
+from probediff.probing.probe import Probe, ProbeContext
 from probediff.runs.folder import RunFolder
 from tests.conftest import tiny_settings
 

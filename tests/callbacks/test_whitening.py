@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from probediff.callbacks import InversionAngles, Whitening
-from probediff.probing.probe import ProbeContext
 from probediff.denoisers import GaussianDenoiser
-from probediff.whitening.fixed_point import gain_slope, gaussian_gain
 from probediff.noise import seeded_noise
 from probediff.probing import ProbePass
+from probediff.probing.probe import ProbeContext
+from probediff.probing.shared_pass import run_pass
 from probediff.runs.folder import RunFolder
 from probediff.schedule import NoiseSchedule
-from probediff.probing.shared_pass import run_pass
+from probediff.whitening.fixed_point import gain_slope, gaussian_gain
 from tests.conftest import tiny_settings
 
 Fit = Callable[..., tuple[Any, L.Trainer]]

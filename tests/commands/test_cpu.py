@@ -7,7 +7,7 @@ import pytest
 
 _SCRIPT = """
 import resource, sys, torch
-from probediff.cpu import set_up_cpu
+from probediff.commands.cpu import set_up_cpu
 set_up_cpu()
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -15,14 +15,14 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from probediff.data import Digits
 from probediff.commands.edit import edit
+from probediff.commands.search_noise import search_noise
+from probediff.commands.vary import vary
+from probediff.data import Digits
 from probediff.editing.models import Sampler, load_editable
 from probediff.editing.noises import FoundNoises
 from probediff.editing.sdedit import edit_images
-from probediff.commands.search_noise import search_noise
 from probediff.editing.space import read_images
-from probediff.commands.vary import vary
 from probediff.measures.whitening import Whitening
 from tests.reference.tiny_text_to_image import SCHEDULERS, save_pipeline
 

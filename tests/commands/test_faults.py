@@ -10,22 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import probediff.checkpoints
 import pytest
 import torch
 
-import probediff.checkpoints
-import probediff.records
+import probediff.runs.folder
 from probediff.callbacks import AssignmentAccuracy, ProbeSchedule
-from probediff.exceptions import StoppedBySignalError
 from probediff.commands.fit import fit as fit_command
-from probediff.data.base import ImageTensors
 from probediff.commands.runner import words_for
+from probediff.data.base import ImageTensors
+from probediff.exceptions import StoppedBySignalError
 from probediff.features.networks import FeatureNetwork, Preprocessing, extract
-from probediff.runs.folder import RunFolder
 from probediff.probing.shared_pass import run_pass
+from probediff.runs.folder import RunFolder
 from tests.conftest import all_probes
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 Fit = Callable[..., tuple[Any, L.Trainer]]
 
 
@@ -62,7 +62,7 @@ def test_a_failed_append_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: 
     folder.append({"step": 0, "probe": "a"})
     before = folder.records_path.read_bytes()
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
-        patch.setattr(probediff.records.os, "fsync", fails_at_first(os.fsync, 1))
+        patch.setattr(probediff.runs.folder.os, "fsync", fails_at_first(os.fsync, 1))
         folder.append({"step": 1, "probe": "a"})
     assert folder.records_path.read_bytes() == before
 
@@ -111,7 +111,7 @@ def test_a_signal_inside_a_probe_stops_between_its_batches(
 
         return run_pass(*rest, step, request, counting)
 
-    monkeypatch.setattr("callbacks.probing.run_pass", pass_with_signal)
+    monkeypatch.setattr("probediff.callbacks.coordinator.run_pass", pass_with_signal)
     before = signal.getsignal(number)
     with pytest.raises(StoppedBySignalError, match=f"stopped by {signal.Signals(number).name}"):
         fit(all_probes())

@@ -18,7 +18,7 @@ from probediff.commands.fit import FitCLI, available_probes
 from probediff.denoisers import UNet
 from probediff.runs.folder import RunFolder
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 TINY = [
     *("fit", "--config", str(ROOT / "configs" / "digits.yaml"), "--trainer.accelerator=cpu"),

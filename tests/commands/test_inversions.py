@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from probediff.inversion import Method
 from probediff.commands.inversions import inversions, settings_by_name
+from probediff.inversion import Method
 
 
 def table(run: Path, out: Path, *options: str) -> dict[str, dict[str, float]]:

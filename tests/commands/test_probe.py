@@ -15,18 +15,18 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from probediff.commands.probe import probe
 from probediff.ddim import ddim_invert, ddim_sample
 from probediff.denoisers import UNet
 from probediff.measures import triangle_distances
 from probediff.models import load_checkpoint_model
 from probediff.noise import seeded_noise
 from probediff.runs.batches import PartialPass
-from probediff.commands.probe import probe
 from probediff.runs.folder import RunFolder
 from probediff.schedule import NoiseSchedule
 from tests.conftest import close_to, finite
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def probed(model: Path, out: Path, *options: str) -> Path:

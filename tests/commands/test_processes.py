@@ -16,7 +16,7 @@ import pytest
 from probediff.runs.folder import RunFolder
 from tests.conftest import close_to, finite
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TINY = [
     *("fit", "--config", str(ROOT / "configs" / "digits.yaml"), "--trainer.accelerator=cpu", "--wandb.mode=disabled"),
     *("--network.channels=8", "--model.num_train_timesteps=40", "--probing.settings.num_steps=4"),
@@ -118,7 +118,7 @@ import time
 from datetime import timedelta
 import lightning as L
 from lightning.pytorch.strategies import DDPStrategy
-from callbacks.waiting import on_first_process
+from probediff.callbacks.waiting import on_first_process
 from probediff.data import Digits
 from tests.conftest import tiny_module
 

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import torch
 
-from probediff.training.checkpoints import load_checkpoint, newest_loadable
 from probediff.commands.fit import fit as fit_command
 from probediff.runs.folder import RunFolder
+from probediff.training.checkpoints import load_checkpoint, newest_loadable
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LAST = 12
 COMMAND = [
     *("--config", str(ROOT / "configs" / "digits.yaml"), "--trainer.accelerator=cpu", f"--trainer.max_steps={LAST}"),
@@ -32,7 +32,7 @@ COMMAND = [
 CLOCKS = ("timing", "pass")
 # Processes are forked from one that has imported everything, or most of a test would be imports.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["probediff.cli", "tests.test_resume"])
+CONTEXT.set_forkserver_preload(["probediff.commands.fit", "tests.commands.test_resume"])
 
 
 def run_in_child(arguments: list[str], log: Path) -> None:

@@ -14,17 +14,17 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from probediff.commands.whitening import whitening
 from probediff.ddim import ddim_invert, ddim_sample
 from probediff.denoisers import GaussianDenoiser
-from probediff.whitening.fixed_point import gain_slope, gaussian_gain
 from probediff.measures.covariance import directional_gains, linear_fit, paired_moments
 from probediff.measures.whitening import Whitening
 from probediff.models import load_run_data
 from probediff.noise import seeded_noise
 from probediff.schedule import NoiseSchedule
 from probediff.whitening.analysis import slope_in_words
-from probediff.commands.whitening import whitening
 from probediff.whitening.closed_form import GaussianNoises
+from probediff.whitening.fixed_point import gain_slope, gaussian_gain
 from probediff.whitening.pairs import NetworkNoises
 from probediff.whitening.relation import averages, low_part, pair_statistics, with_low_part
 from probediff.whitening.spectral import along_eigenvectors, curve_point, spectral_fit

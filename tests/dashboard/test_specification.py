@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probediff.commands.fit import available_probes
-from probediff.runs.catalogue import Kind, default_keys
 from probediff.dashboard.specification import BOOKKEEPING, SECTIONS, Panel, Section, specification
+from probediff.runs.catalogue import Kind, default_keys
 from probediff.runs.grouping import group_of
 from probediff.runs.loggers import FailsafeWandbLogger, WandbSettings
 from tests.reference.wandb_log import history

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from probediff.commands.dashboard import dashboard
-from probediff.runs.catalogue import Kind, default_keys
 from probediff.dashboard.specification import STEP_KEY, specification
 from probediff.dashboard.workspace import new_view, updated_view
+from probediff.runs.catalogue import Kind, default_keys
 from tests.reference.views_server import Stored, views_server
 
 PERSONS_PANEL = {

@@ -193,7 +193,7 @@ def test_alpha_bar_is_the_schedulers_table(tmp_path: Path, beta_schedule: str) -
 
 @pytest.mark.parametrize("kind", ["vq", "kl"])
 def test_latent_diffusion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    monkeypatch.setattr("probediff.denoisers.hub._AUTOENCODER_BATCH", 1)
+    monkeypatch.setattr("probediff.denoisers.pipelines._AUTOENCODER_BATCH", 1)
     autoencoder = vq_model()
     if kind == "kl":
         names = ("block_out_channels", "down_block_types", "up_block_types", "norm_num_groups", "scaling_factor")

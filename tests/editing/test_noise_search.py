@@ -13,10 +13,10 @@ from scipy import stats
 from torch import Tensor
 
 from probediff.editing import noise_search
+from probediff.editing.noise_search import NoiseSearch, NoiseSearchSettings, SearchLoss, search_noise
 from probediff.measures.in_distribution import in_distribution
 from probediff.measures.normality import kolmogorov_smirnov
 from probediff.measures.whitening import Whitening
-from probediff.editing.noise_search import NoiseSearch, NoiseSearchSettings, SearchLoss, search_noise
 from tests.reference.golden_inputs import hashed_images, hashed_normal
 from tests.reference.noise_search_reference import Annealed, anneal
 

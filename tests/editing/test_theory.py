@@ -11,12 +11,12 @@ from torch import Tensor
 from probediff.ddim import DDIMPath
 from probediff.denoisers import GaussianDenoiser
 from probediff.editing.models import EditableModel, Sampler
+from probediff.editing.noise_search import NoiseSearchSettings, search_noise
 from probediff.editing.noises import FoundNoises, distribution_checks, distribution_table
 from probediff.editing.sdedit import edit_images
 from probediff.editing.variation import compare_paired, likeness, vary_noises
 from probediff.measures.whitening import Whitening
 from probediff.models import ProbeModel
-from probediff.editing.noise_search import NoiseSearchSettings, search_noise
 from probediff.schedule import NoiseSchedule
 from tests.reference.golden_inputs import hashed_normal
 

@@ -15,8 +15,17 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
 
-from probediff.features.networks import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocessing, extract, load_features, load_strictly
 from probediff.exceptions import FeatureLoadError
+from probediff.features.networks import (
+    CLIP_MEAN,
+    CLIP_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Preprocessing,
+    extract,
+    load_features,
+    load_strictly,
+)
 from tests.features.test_preprocessing import images, pillow, torchvision_pipeline
 
 TINY_TIMM = "test_vit.r160_in1k"

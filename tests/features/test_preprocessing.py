@@ -6,7 +6,15 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from probediff.features.networks import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, FeatureNetwork, Preprocessing, extract
+from probediff.features.networks import (
+    CLIP_MEAN,
+    CLIP_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    FeatureNetwork,
+    Preprocessing,
+    extract,
+)
 
 
 def images(count: int, height: int = 32, width: int = 32, channels: int = 3) -> torch.Tensor:

@@ -9,7 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probediff.measures import TriangleAngles, angle_of_mean_cosine, most_probable_triangle, triangle_angles, triangle_distances
+from probediff.measures import (
+    TriangleAngles,
+    angle_of_mean_cosine,
+    most_probable_triangle,
+    triangle_angles,
+    triangle_distances,
+)
 from tests.reference.measures_reference import best_triangle_probability, triangle_angles_by_acos
 
 

@@ -7,8 +7,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from probediff.measures import kolmogorov_smirnov, latent_normality, patch_correlation, pixel_divergence, radial_power, shapiro_rejected_share, squared_norms
-from tests.reference.latents_reference import patch_correlation_by_loops, pixel_divergence_by_loops, radial_power_by_loops
+from probediff.measures import (
+    kolmogorov_smirnov,
+    latent_normality,
+    patch_correlation,
+    pixel_divergence,
+    radial_power,
+    shapiro_rejected_share,
+    squared_norms,
+)
+from tests.reference.latents_reference import (
+    patch_correlation_by_loops,
+    pixel_divergence_by_loops,
+    radial_power_by_loops,
+)
 
 
 def white(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -9,7 +9,15 @@ from skimage.metrics import structural_similarity
 from sklearn.cross_decomposition import CCA
 
 from probediff.measures import TriangleAngles, cka, most_probable_triangle, svcca, triangle_angles
-from probediff.measures.paper_compat import angle_of_std_cosine, cka_min_max, min_max_scaled, most_probable_triangle_floored, ssim_min_max, svcca_randomised, without_last_batch
+from probediff.measures.paper_compat import (
+    angle_of_std_cosine,
+    cka_min_max,
+    min_max_scaled,
+    most_probable_triangle_floored,
+    ssim_min_max,
+    svcca_randomised,
+    without_last_batch,
+)
 from tests.reference.latents_reference import floored_triangle, platonic_cka
 
 

@@ -9,7 +9,14 @@ from scipy import stats
 from scipy.spatial.distance import cdist
 from skimage.metrics import structural_similarity
 
-from probediff.measures import assignment_accuracy, hub_counts, hubness, null_hubness, optimal_transport, reproducibility
+from probediff.measures import (
+    assignment_accuracy,
+    hub_counts,
+    hubness,
+    null_hubness,
+    optimal_transport,
+    reproducibility,
+)
 from tests.reference.latents_reference import best_permutation
 
 

@@ -17,7 +17,14 @@ from torch import Tensor
 
 from probediff.measures import covariance as covariance_module
 from probediff.measures.covariance import directional_gains, linear_fit, moments, paired_moments
-from probediff.measures.whitening import WHITENING_METHODS, Whitening, WhiteningMethod, deviation_from_identity, least_squares_map, matrix_distance
+from probediff.measures.whitening import (
+    WHITENING_METHODS,
+    Whitening,
+    WhiteningMethod,
+    deviation_from_identity,
+    least_squares_map,
+    matrix_distance,
+)
 from tests.reference.golden_inputs import hashed_images, hashed_normal
 from tests.reference.whitening_reference import w_diff, whitening_matrices
 

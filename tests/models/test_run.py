@@ -14,17 +14,17 @@ import yaml
 from torch import Tensor
 
 from probediff.__main__ import main
-from probediff.training.checkpoints import keep_weights_only
 from probediff.data import Digits
 from probediff.denoisers import GaussianDenoiser, UNet
 from probediff.models import checkpoint_steps, fit_gaussian, load_checkpoint_model, load_published, load_run_data
 from probediff.models.baseline import image_moments
-from probediff.training.module import DiffusionModule
 from probediff.runs.folder import RunFolder
 from probediff.schedule import NoiseSchedule
+from probediff.training.checkpoints import keep_weights_only
+from probediff.training.module import DiffusionModule
 from tests.reference.golden_inputs import formula_state_dict, hashed_normal
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FIT = [
     *("fit", "--config", str(ROOT / "configs" / "digits.yaml"), "--trainer.accelerator=cpu", "--trainer.max_steps=4"),
     *("--network.channels=8", "--model.num_train_timesteps=40", "--model.ema_rates=[0.9,0.5]", "--wandb.mode=disabled"),

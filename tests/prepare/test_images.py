@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from probediff.prepare.decoding import failure_reason, square_pixels
 from probediff.files import writing_error
+from probediff.prepare.decoding import failure_reason, square_pixels
 from probediff.prepare.images import prepare_images
 from probediff.prepare.manifest import read_manifest, verify
 

@@ -16,7 +16,14 @@ from improved_diffusion.respace import SpacedDiffusion, space_timesteps
 from improved_diffusion.unet import UNetModel as ImprovedUNet
 from torch import Tensor, nn
 
-from tests.reference.golden_inputs import GOLDEN, analytic_eps, analytic_output, formula_state_dict, hashed_images, hashed_normal
+from tests.reference.golden_inputs import (
+    GOLDEN,
+    analytic_eps,
+    analytic_output,
+    formula_state_dict,
+    hashed_images,
+    hashed_normal,
+)
 
 SOURCE = {
     "improved_diffusion_commit": "1bc7bbbdc414d83d4abf2ad8cc1446dc36c4e4d5",

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from probediff.commands.report import report
+from probediff.commands.whitening import whitening
 from probediff.report.groups import group_runs
 from probediff.report.sources import read_runs
 from probediff.report.whitening import whitening as section
-from probediff.commands.whitening import whitening
 from tests.report.synthetic import conventions, write_run
 
 OPTIONS = ["--iterations", "1,5", "--num_steps", "4,8", "--num_samples", "20", "--num_shown", "3", "--ridge", "1e-2"]

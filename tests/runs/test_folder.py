@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from probediff.pictures import grid, to_uint8, triangle
+from probediff.report.table import format_table, probe_tables, run_summary
 from probediff.runs.folder import RunFolder
 from probediff.runs.provenance import provenance
-from probediff.report.table import format_table, probe_tables, run_summary
 
 
 def test_records_are_appended_and_valid_json(tmp_path: Path) -> None:

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from probediff.runs import folder as records
-from probediff.runs.lock import LOCK, hold, holder, is_held, release
-from probediff.runs import listing
 from probediff.commands.runs import runs
+from probediff.runs import folder as records
+from probediff.runs import listing
 from probediff.runs.listing import find_runs, read_run
+from probediff.runs.lock import LOCK, hold, holder, is_held, release
 
 NOW = 1_700_000_000.0
 HOUR = 3600.0
@@ -182,7 +182,7 @@ def test_a_folder_without_runs_is_an_error(
 def at_work(path: Path) -> Iterator[subprocess.Popen[str]]:
     """A process that holds the lock of a run, as training does."""
     code = (
-        "import sys, time; from pathlib import Path; from probediff.lock import hold\n"
+        "import sys, time; from pathlib import Path; from probediff.runs.lock import hold\n"
         "hold(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen(

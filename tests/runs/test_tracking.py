@@ -15,8 +15,8 @@ import pytest
 
 from probediff.probing import ProbeResult
 from probediff.runs.folder import RunFolder
-from probediff.runs.tracking import Entry, Tracker
 from probediff.runs.loggers import FailsafeWandbLogger, WandbSettings, resolve_mode
+from probediff.runs.tracking import Entry, Tracker
 from tests.conftest import all_probes
 from tests.reference.wandb_log import history
 
@@ -89,7 +89,7 @@ def test_a_server_that_never_answers_does_not_stop_a_run(tmp_path: Path) -> None
     script = """
 import sys
 from pathlib import Path
-from probediff.tracking import FailsafeWandbLogger, WandbSettings
+from probediff.runs.loggers import FailsafeWandbLogger, WandbSettings
 logger = FailsafeWandbLogger(WandbSettings(mode="auto"), Path(sys.argv[1]))
 logger.log_metrics({"x": 1.0}, 1)
 print("failed", logger.failed)
@@ -97,7 +97,7 @@ print("failed", logger.failed)
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
         environment = {**os.environ, "WANDB_BASE_URL": url, "WANDB_API_KEY": "k" * 40, "WANDB_INIT_TIMEOUT": "3"}
-        environment |= {"PYTHONPATH": str(Path(__file__).parents[1])}
+        environment |= {"PYTHONPATH": str(Path(__file__).parents[2])}
         environment.pop("WANDB_MODE", None)
         command = [sys.executable, "-c", script, str(tmp_path)]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)

@@ -16,8 +16,8 @@ import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from probediff.commands.fit import FitCLI
-from probediff.runs.folder import RunFolder
 from probediff.commands.sweep import sweep
+from probediff.runs.folder import RunFolder
 from probediff.sweep.expand import expand, trial_command
 from probediff.sweep.file import SweepFile, read_sweep
 

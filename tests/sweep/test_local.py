@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import yaml
 
-from probediff.runs.lock import LOCK, holder
-from probediff.runs.folder import RunFolder
 from probediff.commands.sweep import sweep, visible_gpus
+from probediff.runs.folder import RunFolder
+from probediff.runs.lock import LOCK, holder
 from probediff.sweep.lineage import lineage_of
 from probediff.sweep.progress import Standing, summary
 

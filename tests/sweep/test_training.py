@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from probediff.commands.fit import fit
-from probediff.runs.lock import holder
-from probediff.runs.folder import RunFolder
 from probediff.commands.sweep import sweep
+from probediff.runs.folder import RunFolder
+from probediff.runs.lock import holder
 from probediff.sweep.lineage import lineage_of
 
 ROOT = Path(__file__).parents[2]

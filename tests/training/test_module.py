@@ -13,9 +13,9 @@ from torch import nn
 
 from probediff.callbacks import ProbeSchedule
 from probediff.denoisers import UNet
+from probediff.exceptions import NonFiniteLossError
 from probediff.training.ema import AveragedWeights
 from probediff.training.module import DiffusionModule
-from probediff.exceptions import NonFiniteLossError
 from tests.conftest import all_probes, tiny_module
 
 Fit = Callable[..., tuple[DiffusionModule, L.Trainer]]

@@ -14,10 +14,17 @@ from torch import Tensor
 
 from probediff.ddim import ddim_invert, ddim_sample
 from probediff.denoisers import GaussianDenoiser
-from probediff.whitening.fixed_point import FixedPointSettings, fixed_point, gain_slope, gaussian_fixed_point, gaussian_gain, matrix_gain
 from probediff.measures.covariance import directional_gains, paired_moments
 from probediff.measures.whitening import Whitening, least_squares_map
 from probediff.schedule import NoiseSchedule
+from probediff.whitening.fixed_point import (
+    FixedPointSettings,
+    fixed_point,
+    gain_slope,
+    gaussian_fixed_point,
+    gaussian_gain,
+    matrix_gain,
+)
 from tests.reference.golden_inputs import hashed_normal
 
 SCHEDULE = NoiseSchedule.cosine(4000)
