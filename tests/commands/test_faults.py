@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import probediff.checkpoints
 import pytest
 import torch
 
 import probediff.runs.folder
+import probediff.training.checkpoints
 from probediff.callbacks import AssignmentAccuracy, ProbeSchedule
 from probediff.commands.fit import fit as fit_command
 from probediff.commands.runner import words_for
@@ -86,7 +86,7 @@ def test_a_checkpoint_on_a_full_disk_is_left_out_whole(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch, pytest.warns(UserWarning, match="checkpoint .* could not be written"):
-        patch.setattr(probediff.checkpoints.torch, "save", half_written)
+        patch.setattr(probediff.training.checkpoints.torch, "save", half_written)
         _, trainer = fit([AssignmentAccuracy()])
     assert trainer.global_step == 5
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
