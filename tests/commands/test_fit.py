@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-import callbacks
+from probediff import callbacks
 from probediff.__main__ import main
 from probediff.commands.fit import FitCLI, available_probes
 from probediff.denoisers import UNet
