@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from probediff.ddim import DDIMPath, ddim_invert, ddim_sample
+from probediff.ddim import DDIMPath, as_predict, ddim_invert, ddim_sample
 from probediff.denoisers import GaussianDenoiser
 from probediff.schedule import Convention, NoiseSchedule
 from tests.reference.golden_inputs import hashed_normal
@@ -14,6 +14,7 @@ from tests.reference.golden_inputs import hashed_normal
 SCHEDULE = NoiseSchedule.cosine(1000)
 VARIANCE = torch.logspace(0.5, -2, 12).double()
 MODEL = GaussianDenoiser(torch.linspace(-0.5, 0.5, 12), torch.diag(VARIANCE), SCHEDULE)
+PREDICT = as_predict(MODEL, SCHEDULE)
 CONVENTIONS: tuple[Convention, ...] = ("openai", "diffusers")
 
 
@@ -27,19 +28,19 @@ def test_from_end_to_end_it_is_the_sampler(convention: Convention, clip: bool) -
     path = DDIMPath.of(SCHEDULE, 20, convention, clip)
     assert len(path) == 20
     expected = ddim_sample(MODEL, SCHEDULE, start(), 20, convention, clip)
-    torch.testing.assert_close(path.sample(MODEL, start()), expected, rtol=0, atol=0)
+    torch.testing.assert_close(path.sample(PREDICT, start()), expected, rtol=0, atol=0)
 
 
 def test_from_end_to_end_it_is_the_inversion_but_for_openais_last_step() -> None:
     images = 0.3 * start("images")
-    found = DDIMPath.of(SCHEDULE, 20, "diffusers", True).invert(MODEL, images)
+    found = DDIMPath.of(SCHEDULE, 20, "diffusers", True).invert(PREDICT, images)
     torch.testing.assert_close(found, ddim_invert(MODEL, SCHEDULE, images, 20, "diffusers", False), rtol=0, atol=0)
     states: list[Tensor] = []
     ddim_invert(MODEL, SCHEDULE, images, 20, "openai", False, on_step=lambda step: states.append(step.x))
     path = DDIMPath.of(SCHEDULE, 20, "openai", True)
-    assert torch.equal(path.invert(MODEL, images, 1), images)
+    assert torch.equal(path.invert(PREDICT, images, 1), images)
     for num_steps in (2, 11, 20):
-        torch.testing.assert_close(path.invert(MODEL, images, num_steps), states[num_steps - 2], rtol=0, atol=0)
+        torch.testing.assert_close(path.invert(PREDICT, images, num_steps), states[num_steps - 2], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
@@ -51,8 +52,8 @@ def test_half_way_it_is_the_exact_flow_of_gaussian_data(convention: Convention, 
     mean, std = MODEL.mean.reshape(3, 2, 2), VARIANCE.sqrt().reshape(3, 2, 2)
     spread = (a * std**2 + 1 - a).sqrt()
     expected = mean + std / spread * (x - a**0.5 * mean)
-    torch.testing.assert_close(path.sample(MODEL, x, num_steps), expected, rtol=0, atol=0.05)
-    torch.testing.assert_close(path.invert(MODEL, expected, num_steps), x, rtol=0, atol=0.2)
+    torch.testing.assert_close(path.sample(PREDICT, x, num_steps), expected, rtol=0, atol=0.05)
+    torch.testing.assert_close(path.invert(PREDICT, expected, num_steps), x, rtol=0, atol=0.2)
 
 
 def test_the_level_of_an_edit() -> None:

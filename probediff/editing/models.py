@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probediff.ddim import DDIMPath
+from probediff.ddim import DDIMPath, as_predict
 from probediff.denoisers.text_to_image import Prompt, is_text_to_image, load_text_to_image
 from probediff.models import ProbeModel, fit_gaussian
 from probediff.models.base import conventions_of, undisturbed
@@ -61,10 +61,10 @@ class Sampler:
 
     def images(self, x: Tensor, num_steps: int | None = None) -> Tensor:
         """Pixels (N, c, h, w) from states (N, C, H, W), which ``num_steps`` sampling steps, or all, lead to."""
-        eps_model, decode = self.model.probe.eps_model, self.model.probe.decode
+        predict, decode = self.model.probe.predict, self.model.probe.decode
 
         def made(part: Tensor) -> Tensor:
-            x_0 = self.path.sample(eps_model, part, num_steps)
+            x_0 = self.path.sample(predict, part, num_steps)
             return x_0 if decode is None else decode(x_0)
 
         return self._batched(made, x)
@@ -76,7 +76,8 @@ class Sampler:
 
     def inverted(self, codes: Tensor, num_steps: int) -> Tensor:
         """States (N, C, H, W) from which ``num_steps`` sampling steps lead back to about ``codes``."""
-        return self._batched(lambda part: self.path.invert(self.model.inverting, part, num_steps), codes)
+        predict = as_predict(self.model.inverting, self.model.probe.schedule)
+        return self._batched(lambda part: self.path.invert(predict, part, num_steps), codes)
 
     def _batched(self, function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
         with undisturbed(self.model.probe.eps_model):

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from probediff.ddim import OnStep
-from probediff.inversion.problem import Problem, State, Walk
+from probediff.ddim import OnStep, State
+from probediff.inversion.problem import Problem, Walk
 from probediff.inversion.settings import InversionSettings
 from probediff.inversion.two_step import Gamma, invert_pair, sample_from_noise, sample_from_pair
 

@@ -14,10 +14,12 @@ latent's error does not fall with num_steps (the reconstruction is exact all the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
-from probediff.ddim import OnStep
-from probediff.inversion.problem import Problem, State, Walk
+from probediff.ddim import OnStep, State
+from probediff.inversion.problem import Problem, Walk
 from probediff.inversion.settings import InversionSettings
 from probediff.inversion.two_step import invert_pair, sample_from_noise, sample_from_pair
 
@@ -26,7 +28,7 @@ def _noise_to_signal(alpha_bar: float) -> float:
     return ((1 - alpha_bar) / alpha_bar) ** 0.5
 
 
-def _gamma(levels: list[float], level: int) -> float:
+def _gamma(levels: Sequence[float], level: int) -> float:
     below, here, above = (_noise_to_signal(a) for a in levels[level - 1 : level + 2])
     ratio = (here - below) / (above - here)
     return float(ratio**2 * (levels[level - 1] / levels[level + 1]) ** 0.5)

@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
+from probediff.ddim import State
 from probediff.inversion.methods import invert, resample, sample
-from probediff.inversion.problem import Problem, State
+from probediff.inversion.problem import Problem
 from probediff.inversion.settings import InversionSettings, Method
 from probediff.measures import kolmogorov_smirnov, null_top_k_correlation, top_k_correlation, triangle_angles
 

@@ -14,8 +14,8 @@ import itertools
 import torch
 from torch import Tensor
 
-from probediff.ddim import OnStep
-from probediff.inversion.problem import Problem, State, Walk
+from probediff.ddim import OnStep, State
+from probediff.inversion.problem import Problem, Walk
 from probediff.inversion.settings import InversionSettings
 
 # Relative to the columns' own squares; keeps the small systems solvable when residuals are parallel or zero.

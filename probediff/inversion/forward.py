@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from probediff.ddim import OnStep
+from probediff.ddim import OnStep, State
 from probediff.inversion.ddim import invert_from
-from probediff.inversion.problem import Problem, State, Walk
+from probediff.inversion.problem import Problem
 from probediff.inversion.settings import InversionSettings
 from probediff.noise import seeded_noise
 
@@ -23,8 +23,8 @@ def invert(
     """Latents of ``state.x``, the samples ``indices`` (B,)."""
     x, replaced = state.x, settings.num_replaced
     if replaced > 0:
-        alpha_bar = problem.inversion_legs()[replaced].alpha_bar_from
-        # Made on the CPU: a GPU's noise would agree to rounding only.
+        alpha_bar = problem.path.inversion_legs()[replaced].alpha_bar_from
+        # Drawn on the CPU: a GPU's noise would agree to rounding only.
         noise = seeded_noise(settings.noise_seed, torch.as_tensor(indices).cpu(), x.shape[1:]).to(x.device, x.dtype)
         x = alpha_bar**0.5 * x + (1 - alpha_bar) ** 0.5 * noise
-    return State(invert_from(Walk(problem, on_step), x, replaced))
+    return invert_from(problem, x, replaced, on_step)

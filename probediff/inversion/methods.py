@@ -4,25 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from probediff.ddim import OnStep
+from probediff.ddim import OnStep, State, walk
 from probediff.inversion import bdia, belm, ddim, edict, fixed_point, forward, newton, renoise, swap
-from probediff.inversion.problem import Problem, State
+from probediff.inversion.problem import Problem
 from probediff.inversion.settings import InversionSettings, Method
 
-_Sample = Callable[[Problem, InversionSettings, Tensor, OnStep | None], State]
-_Invert = Callable[[Problem, InversionSettings, State, Tensor, OnStep | None], State]
-_Resample = Callable[[Problem, InversionSettings, State], State]
+#: ``(x_T, on_step) -> the images``
+Sampler = Callable[[Tensor, OnStep | None], State]
+#: ``(images, their numbers, on_step) -> the latents``
+Inverter = Callable[[State, Tensor, OnStep | None], State]
 
 
 @dataclass(frozen=True)
 class _Method:
-    invert: _Invert
-    sample: _Sample = ddim.sample
-    resample: _Resample = ddim.resample
+    """``sample`` and ``resample`` are None for the methods that invert plain DDIM sampling."""
+
+    invert: Callable[[Problem, InversionSettings, State, Tensor, OnStep | None], State]
+    sample: Callable[[Problem, InversionSettings, Tensor, OnStep | None], State] | None = None
+    resample: Callable[[Problem, InversionSettings, State], State] | None = None
 
 
 _METHODS: dict[Method, _Method] = {
@@ -38,16 +42,20 @@ _METHODS: dict[Method, _Method] = {
 }
 
 
-def _checked(problem: Problem, settings: InversionSettings, x: Tensor) -> _Method:
-    problem.timesteps()
+def _find_method(problem: Problem, settings: InversionSettings) -> _Method:
+    """The method by its name, when problem and settings fit together."""
+    len(problem.path)
     settings.check(problem.num_steps, problem.clip, problem.clip_inversion)
-    if not x.is_floating_point() or x.ndim < 2:
-        raise ValueError(f"the input must be a float tensor (B, ...), got {x.dtype} of shape {tuple(x.shape)}")
     return _METHODS[settings.method]
 
 
-def sample(problem: Problem, settings: InversionSettings, x_T: Tensor, on_step: OnStep | None = None) -> State:
-    """Images from noise, by the sampler that the method inverts.
+def _ddim_sampler(problem: Problem) -> Sampler:
+    path = problem.path
+    return partial(walk, problem.predict, path.sampling_legs(), problem.clip, path.rederives_eps)
+
+
+def sampler(problem: Problem, settings: InversionSettings) -> Sampler:
+    """The sampler that a method inverts, checked once and ready for batch after batch.
 
     That is ``ddim_sample`` for all methods but ``edict``, ``bdia`` and ``belm``, which have samplers of their own:
     their latents are to be compared with noise that sampled under the same method.
@@ -55,16 +63,38 @@ def sample(problem: Problem, settings: InversionSettings, x_T: Tensor, on_step: 
     Args:
         problem: the model and how it is sampled.
         settings: the method.
-        x_T: (B, C, H, W) standard normal noise.
-        on_step: called with a ``DDIMStep`` after each network evaluation.
 
     Returns:
-        The images, on the device and in the dtype of ``x_T``, with what the method needs to invert them.
+        ``(x_T (B, C, H, W), on_step) -> State``: the images, on the device and in the dtype of ``x_T``, with what the
+        method needs to invert them; ``on_step`` is called with a ``DDIMStep`` after each network evaluation.
 
     Raises:
-        ValueError: settings or tensors that do not fit.
+        ValueError: settings that do not fit; the sampler itself raises it for tensors that do not.
     """
-    return _checked(problem, settings, x_T).sample(problem, settings, x_T, on_step)
+    method = _find_method(problem, settings)
+    return _ddim_sampler(problem) if method.sample is None else partial(method.sample, problem, settings)
+
+
+def inverter(problem: Problem, settings: InversionSettings) -> Inverter:
+    """The inversion by a method, checked once and ready for batch after batch.
+
+    Args:
+        problem: the model and how it is sampled.
+        settings: the method.
+
+    Returns:
+        As ``invert`` without its first two arguments; the tensors are not checked.
+
+    Raises:
+        ValueError: settings that do not fit.
+    """
+    return partial(_find_method(problem, settings).invert, problem, settings)
+
+
+def sample(problem: Problem, settings: InversionSettings, x_T: Tensor, on_step: OnStep | None = None) -> State:
+    """Images from noise (B, C, H, W), by the sampler that the method inverts; arguments and errors as ``sampler``."""
+    _check_batch(x_T)
+    return sampler(problem, settings)(x_T, on_step)
 
 
 def invert(
@@ -90,13 +120,13 @@ def invert(
     Raises:
         ValueError: settings or tensors that do not fit; method ``swap`` and an image without its trajectory.
     """
-    method = _checked(problem, settings, state.x)
+    _check_batch(state.x)
     if len(indices) != len(state.x):
         raise ValueError(f"indices must number the {len(state.x)} images of the state, got {len(indices)} of them")
     if state.partner is not None and state.partner.shape != state.x.shape:
         shapes = f"{tuple(state.partner.shape)} beside {tuple(state.x.shape)}"
         raise ValueError(f"state.partner must have the shape of state.x, got {shapes}; pass on what sample returned")
-    return method.invert(problem, settings, state, torch.as_tensor(indices), on_step)
+    return inverter(problem, settings)(state, torch.as_tensor(indices), on_step)
 
 
 def resample(problem: Problem, settings: InversionSettings, state: State) -> State:
@@ -105,7 +135,21 @@ def resample(problem: Problem, settings: InversionSettings, state: State) -> Sta
     ``edict``, ``bdia`` and ``belm`` start from the whole state, partner included, and so go back exactly; the others
     start from ``state.x`` alone.
 
+    Args:
+        problem: the model and how it is sampled.
+        settings: the method.
+        state: what ``invert`` returned.
+
     Raises:
         ValueError: settings or tensors that do not fit.
     """
-    return _checked(problem, settings, state.x).resample(problem, settings, state)
+    _check_batch(state.x)
+    method = _find_method(problem, settings)
+    return (
+        _ddim_sampler(problem)(state.x, None) if method.resample is None else method.resample(problem, settings, state)
+    )
+
+
+def _check_batch(x: Tensor) -> None:
+    if not x.is_floating_point() or x.ndim < 2:
+        raise ValueError(f"the input must be a float tensor (B, ...), got {x.dtype} of shape {tuple(x.shape)}")

@@ -17,8 +17,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from probediff.ddim import OnStep
-from probediff.inversion.problem import Problem, State, Walk
+from probediff.ddim import OnStep, State
+from probediff.inversion.problem import Problem, Walk
 from probediff.inversion.settings import InversionSettings
 
 # Of D dF/dz_k, which is 1 in size where the network does not depend on z. A choice of ours: it bounds a coordinate's

@@ -12,8 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from probediff.ddim import OnStep
-from probediff.inversion.problem import Problem, State, Walk
+from probediff.ddim import OnStep, State
+from probediff.inversion.problem import Problem, Walk
 from probediff.inversion.settings import InversionSettings
 
 

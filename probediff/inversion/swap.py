@@ -10,35 +10,32 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from probediff.ddim import OnStep, ddim_sample, ddim_step
+from probediff.ddim import OnStep, State, ddim_step, implied_image, walk
 from probediff.inversion.ddim import invert_from
-from probediff.inversion.problem import Problem, State, Walk
+from probediff.inversion.problem import Problem
 from probediff.inversion.settings import InversionSettings
 
 
 def sample(problem: Problem, settings: InversionSettings, x_T: Tensor, on_step: OnStep | None = None) -> State:
     """Images by ``ddim_sample``, with the predictions of its last ``num_replaced`` steps."""
-    kept: dict[int, Tensor] = {}
-    alpha_bar = dict(zip(problem.timesteps(), problem.levels()[1:], strict=True))
-    wanted = set(problem.timesteps()[: settings.num_replaced])
+    path, predictions = problem.path, dict[int, Tensor]()
 
-    def network(x: Tensor, timestep: Tensor) -> Tensor:
-        eps = problem.network(x, timestep)
-        asked = int(timestep[0]) if len(timestep) else -1
-        if asked in wanted:
-            kept[asked] = _effective_eps(problem, x, eps.to(x.dtype), alpha_bar[asked])
+    def predict(x: Tensor, timestep: int | Tensor) -> tuple[Tensor, Tensor]:
+        x_0, eps = problem.predict(x, timestep)
+        if timestep in path.timesteps[: settings.num_replaced]:
+            level = path.timesteps.index(timestep)
+            predictions[level] = _effective_eps(problem, x, x_0, eps, path.alpha_bar[level])
+        return x_0, eps
+
+    x_0 = walk(predict, path.sampling_legs(), problem.clip, path.rederives_eps, x_T, on_step).x
+    return State(x_0, predictions=tuple(predictions[level] for level in sorted(predictions)))
+
+
+def _effective_eps(problem: Problem, x: Tensor, x_0: Tensor, eps: Tensor, alpha_bar: float) -> Tensor:
+    """The noise that the sampler moves along."""
+    if not (problem.clip and problem.path.rederives_eps):
         return eps
-
-    steps, convention = problem.num_steps, problem.convention
-    x_0 = ddim_sample(network, problem.schedule, x_T, steps, convention, problem.clip, on_step)
-    return State(x_0, predictions=tuple(kept[t] for t in sorted(kept)))
-
-
-def _effective_eps(problem: Problem, x: Tensor, eps: Tensor, alpha_bar: float) -> Tensor:
-    if not (problem.clip and problem.rederives_eps):
-        return eps
-    x_0 = ddim_step(x, eps, alpha_bar, alpha_bar, clip=True, rederive_eps=True)[1]
-    return (x - alpha_bar**0.5 * x_0) / (1 - alpha_bar) ** 0.5
+    return (x - alpha_bar**0.5 * x_0.clamp(-1, 1)) / (1 - alpha_bar) ** 0.5
 
 
 @torch.no_grad()
@@ -58,6 +55,7 @@ def invert(
             f"use 'forward' for an image without a trajectory"
         )
     x = state.x
-    for leg, eps in zip(problem.inversion_legs(), state.predictions, strict=False):
-        x, _ = ddim_step(x, eps.to(x), leg.alpha_bar_from, leg.alpha_bar_to, False, False)
-    return State(invert_from(Walk(problem, on_step), x, replaced))
+    for leg, eps in zip(problem.path.inversion_legs(), state.predictions, strict=False):
+        x_0 = implied_image(x, eps.to(x), leg.alpha_bar_from)
+        x, _ = ddim_step(x, x_0, eps.to(x), leg.alpha_bar_from, leg.alpha_bar_to, False, False)
+    return invert_from(problem, x, replaced, on_step)

@@ -11,14 +11,15 @@ of the user's, x_1 comes from one step of DDIM inversion (as in the authors' cod
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from probediff.inversion.problem import State, Walk
+from probediff.ddim import State
+from probediff.inversion.problem import Walk
 
-Gamma = Callable[[list[float], int], float]
+Gamma = Callable[[Sequence[float], int], float]
 
 
 @torch.no_grad()

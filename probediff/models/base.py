@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from probediff.ddim import Predict, as_predict
 from probediff.schedule import NoiseSchedule
 
 
@@ -39,6 +41,16 @@ class ProbeModel:
     clip: bool = True
     decode: Callable[[Tensor], Tensor] | None = None
     encode: Callable[[Tensor], Tensor] | None = None
+
+    @cached_property
+    def predict(self) -> Predict:
+        """What samplers ask: ``(x, timestep) -> (x_0, eps)``, see ``probediff.ddim.as_predict``."""
+        return as_predict(self.eps_model, self.schedule)
+
+    @property
+    def weight(self) -> Tensor:
+        """One of the model's tensors: it has the device and the dtype to work in."""
+        return next(chain(self.eps_model.parameters(), self.eps_model.buffers()))
 
 
 def conventions_of(

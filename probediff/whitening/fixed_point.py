@@ -21,7 +21,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from probediff.ddim import EpsModel
+from probediff.ddim import EpsFunction
 from probediff.denoisers.gaussian import GaussianDenoiser
 from probediff.schedule import NoiseSchedule
 
@@ -75,7 +75,7 @@ class FixedPoint:
 
 @torch.no_grad()
 def fixed_point(
-    eps_model: EpsModel,
+    eps_model: EpsFunction,
     schedule: NoiseSchedule,
     x_0: Tensor,
     timestep: int,
@@ -149,7 +149,7 @@ def _checked_start(x_0: Tensor, start: Tensor | None) -> Tensor:
     return start.to(x_0, copy=True)
 
 
-def _asked(eps_model: EpsModel, alpha_bar: float, x_0: Tensor, eps: Tensor, timestep: int) -> Tensor:
+def _asked(eps_model: EpsFunction, alpha_bar: float, x_0: Tensor, eps: Tensor, timestep: int) -> Tensor:
     x_t = alpha_bar**0.5 * x_0 + (1 - alpha_bar) ** 0.5 * eps
     answer = eps_model(x_t, torch.full((len(x_t),), timestep, dtype=torch.int64, device=x_t.device)).to(eps.dtype)
     if answer.shape != eps.shape:

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from probediff.ddim import EpsModel, ddim_invert, ddim_sample
+from probediff.ddim import EpsFunction, ddim_invert, ddim_sample
 from probediff.noise import derived_seed, seeded_noise
 from probediff.schedule import Convention, NoiseSchedule
 from probediff.whitening.fixed_point import FixedPointSettings, fixed_point
@@ -89,7 +89,7 @@ class NetworkNoises:
         advance: told of the evaluations.
     """
 
-    eps_model: EpsModel
+    eps_model: EpsFunction
     schedule: NoiseSchedule
     device: torch.device = torch.device("cpu")  # noqa: RUF009 (frozen)
     dtype: torch.dtype = torch.float32

@@ -49,7 +49,7 @@ def settings(method: str, **options: Any) -> InversionSettings:
 
 
 def ladder(of: Problem) -> reference.Ladder:
-    return of.levels(), [-1, *of.timesteps()]
+    return list(of.path.levels), [-1, *of.path.timesteps]
 
 
 def by_row(function: Any, x: Tensor, *arguments: Any) -> Tensor:
@@ -110,7 +110,7 @@ def test_the_swapped_noise_is_what_the_clipped_sampler_moved_along() -> None:
     of, large = problem(clip=True), 3 * NOISE
     path: list[DDIMStep] = []
     state = sample(of, settings("swap", num_replaced=4), large, path.append)
-    levels = of.levels()
+    levels = of.path.levels
     for i, eps in enumerate(state.predictions):
         step = path[-1 - i]
         moved = levels[i] ** 0.5 * step.x_0 + (1 - levels[i]) ** 0.5 * eps
