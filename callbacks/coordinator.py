@@ -20,11 +20,11 @@ from probediff.callbacks.stopping import StopRequest
 from probediff.callbacks.waiting import on_first_process
 from probediff.data import ImageDataModule
 from probediff.exceptions import StoppedBySignalError
-from probediff.models.base import conventions_of, undisturbed
+from probediff.models.base import undisturbed
 from probediff.probing.probe import ProbeContext
-from probediff.probing.recorder import Recorder, conventions, pass_request
+from probediff.probing.recorder import Recorder, conventions_for, pass_request
 from probediff.probing.settings import PassSettings
-from probediff.probing.shared_pass import PASS, Advance, ProbePass, run_pass
+from probediff.probing.shared_pass import PASS, Advance, run_pass
 from probediff.runs.folder import RunFolder
 from probediff.runs.results import ProbeResult
 from probediff.runs.tracking import Entry, Tracker
@@ -67,36 +67,30 @@ class Probing(L.Callback):
         self._restored: dict[str, Any] | None = None
         self._loss_sum = torch.zeros((), dtype=torch.float64)
         self._loss_count = 0
+        self._interval_start = time.perf_counter()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Check everything that can be known before the first training step."""
         if not isinstance(pl_module, DiffusionModule):
             raise ValueError(f"Probing needs a probediff DiffusionModule, got {type(pl_module).__name__}")
         self.settings.check(pl_module.schedule)
-        pl_module.probe_model(self.settings.weights, self.settings.ema_rate)
+        model = pl_module.probe_model(self.settings.weights, self.settings.ema_rate)
         self.probes = [c for c in trainer.callbacks if isinstance(c, Probe) and c.enabled]  # type: ignore[attr-defined]
         folder = RunFolder(trainer.default_root_dir)
         if trainer.is_global_zero:
             folder.create()
         data = getattr(trainer, "datamodule", None)
         real_images = data.real_images if isinstance(data, ImageDataModule) else None
-        self.context = ProbeContext(self.settings, pl_module.image_shape, folder, real_images)
+        self.context = ProbeContext(self.settings, model.image_shape, folder, real_images, model.pixels)
         tracker = Tracker(folder, trainer.loggers)
-        self.recorder = Recorder(self.probes, self.context, tracker, self._conventions(pl_module))
+        self.recorder = Recorder(self.probes, self.context, tracker, conventions_for(self.settings, model))
         for probe in self.probes:
             probe.check(self.context)
 
-    def _conventions(self, module: DiffusionModule) -> dict[str, Any]:
-        rates = module.ema.rates
-        rate = None if self.settings.weights == "raw" else self.settings.ema_rate or rates[0]
-        model = conventions_of(
-            module.eps_model, module.schedule_name, module.schedule, self.context.image_shape, ema_rate=rate
-        )
-        return conventions(self.settings, model)
-
     def state_dict(self) -> dict[str, Any]:
-        """The running loss since the last event, so that a resumed run records the same mean."""
-        return {"loss_sum": float(self._loss_sum), "loss_count": self._loss_count}
+        """The running loss since the last event and its seconds, so that a resumed run records the same mean."""
+        seconds = time.perf_counter() - self._interval_start
+        return {"loss_sum": float(self._loss_sum), "loss_count": self._loss_count, "seconds": seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the running loss of the checkpoint."""
@@ -122,11 +116,12 @@ class Probing(L.Callback):
                 "trainer.max_steps (or trainer.max_epochs) must be set: without an end there is no last step to probe"
             )
         self._due = self.schedule.until(int(last_step))
-        # A float64 sum: its value does not depend on where a resumed run was cut.
-        restored = self._restored or {"loss_sum": 0.0, "loss_count": 0}
+        # A float64 sum: its value does not depend on where a resumed run was cut. Checkpoints of earlier versions do
+        # not say how long the interval has lasted, so that its speed is not known.
+        restored = self._restored or {"loss_sum": 0.0, "loss_count": 0, "seconds": 0.0}
         self._loss_sum = torch.tensor(restored["loss_sum"], dtype=torch.float64, device=module.device)
         self._loss_count = restored["loss_count"]
-        self._interval_start = time.perf_counter()
+        self._interval_start = time.perf_counter() - restored.get("seconds", math.nan)
         step = self._seen_step = trainer.global_step
         folder = self.context.folder
         complete = trainer.is_global_zero and folder.rewind(step)
@@ -195,14 +190,12 @@ class Probing(L.Callback):
         entries = self._training_entries(trainer, step)
         start = time.perf_counter()
         with undisturbed(module), self._progress(trainer, step) as advance:
-            event = self._shared_pass(module, step, advance) if self.probes else None
-            on_first_process(trainer, lambda: self.recorder.record(step, event, start, advance, entries))
+            event = None
+            if self.probes:
+                model = module.probe_model(self.settings.weights, self.settings.ema_rate)
+                event = run_pass(model, self.settings, pass_request(self.probes), advance)
+            on_first_process(trainer, partial(self.recorder.record, step, event, start, advance, entries))
         self._finish_event(step)
-
-    def _shared_pass(self, module: DiffusionModule, step: int, advance: Advance) -> ProbePass:
-        model = module.probe_model(self.settings.weights, self.settings.ema_rate)
-        request = pass_request(self.probes)
-        return run_pass(model, module.schedule, self.settings, self.context.image_shape, step, request, advance)
 
     def _finish_event(self, step: int) -> None:
         self._probed_at = step

@@ -74,8 +74,6 @@ class LatentInterpolation(Probe):
 
     def _images(self, event: ProbePass, starts: Tensor) -> Tensor:
         """(num_points, num_pairs, C, H, W) images on the paths between consecutive ``starts``."""
-        if event.sample is None:
-            raise ValueError("latent_interpolation needs a pass that can sample further images, got one that cannot")
         pairs = starts[: 2 * self.num_pairs]
         points = slerp_path(pairs[0::2], pairs[1::2], self.num_points)
         images = event.pixels(event.sample(points.flatten(0, 1)))

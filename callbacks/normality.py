@@ -50,7 +50,7 @@ class LatentNormality(Probe):
         for name, measured in found.scalars().items():
             values |= {name: measured.value, f"{name}_null": measured.null}
         # Codes of a latent-diffusion model are no pixels in [-1, 1]: the threshold says nothing about them.
-        if event.paired and event.decode is None:
+        if event.paired and event.shows_pixels:
             split = plain_area_errors(event.noise, event.x_0, event.latent)
             values |= {f"plain_area_{name}": value for name, value in asdict(split).items()}
             values["plain_area_threshold"] = PLAIN_THRESHOLD

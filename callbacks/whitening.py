@@ -79,7 +79,7 @@ class Whitening(Probe):
 
     def measure(self, event: ProbePass) -> ProbeResult:
         """Slope and R² of the network's noises and of the Gaussian denoiser's, and the gain in every direction."""
-        if event.eps is None or event.schedule is None or self._statistics is None:
+        if event.model is None or self._statistics is None:
             raise ValueError("whitening needs a pass that can ask the network, got one that cannot")
         whitening, num_images = self._statistics
         images, count = self._real_images(self.num_fixed_points), self.num_iterations

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from probediff.ddim import Predict, as_predict
 from probediff.schedule import NoiseSchedule
+
+Weights = Literal["ema", "raw"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,10 @@ class ProbeModel:
     def weight(self) -> Tensor:
         """One of the model's tensors: it has the device and the dtype to work in."""
         return next(chain(self.eps_model.parameters(), self.eps_model.buffers()))
+
+    def pixels(self, x_0: Tensor) -> Tensor:
+        """(N, C, H, W) of what the model diffuses as images for eyes and feature networks, on the CPU."""
+        return x_0 if self.decode is None else self.decode(x_0.to(self.weight.device)).cpu()
 
 
 def conventions_of(

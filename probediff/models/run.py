@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import importlib
-import pickle
 import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import yaml
-from torch import Tensor
 
 from probediff.data import ImageDataModule
 from probediff.denoisers import EpsModel, UNet
-from probediff.denoisers.state import tensor_differences
-from probediff.models.base import ProbeModel, conventions_of
+from probediff.files import load_strictly, read_checkpoint
+from probediff.models.base import ProbeModel, Weights, conventions_of
 from probediff.runs.folder import RunFolder
 from probediff.schedule import NoiseSchedule
-
-Weights = Literal["ema", "raw"]
 
 
 def checkpoint_steps(run: Path) -> list[int]:
@@ -148,22 +144,26 @@ class _Recipe:
         return cls(prefix, rate, name, schedule, skeleton.requires_grad_(False).eval(), shape)
 
     def load(self, path: Path) -> ProbeModel:
-        """The model with the weights of one checkpoint."""
-        step, state = _read_checkpoint(path)
-        found = {name.removeprefix(self.prefix): t for name, t in state.items() if name.startswith(self.prefix)}
-        problems = tensor_differences(found, self.skeleton.state_dict())
-        if problems:
-            raise ValueError(
-                f"{path} must be a checkpoint of the run whose config.yaml lies there, got {len(problems)} differences "
-                f"in {self.prefix}*: {'; '.join(problems[:5])}"
-            )
-        is_thinned = any(tensor.dtype == torch.float16 for tensor in found.values())
-        weights = {name: t.float() if t.dtype == torch.float16 else t.clone() for name, t in found.items()}
-        self.skeleton.load_state_dict(weights, assign=True)
+        """The model with the weights of one checkpoint, full or thinned out."""
+        checkpoint = read_checkpoint(path, mmap=True)
+        needed = ("state_dict", "global_step")
+        if missing := [key for key in needed if not isinstance(checkpoint, dict) or key not in checkpoint]:
+            raise ValueError(f"{path} must be a checkpoint of `probediff fit`, got a file without {', '.join(missing)}")
+        stored = {
+            name.removeprefix(self.prefix): tensor
+            for name, tensor in checkpoint["state_dict"].items()
+            if name.startswith(self.prefix)
+        }
+        is_thinned = any(tensor.dtype == torch.float16 for tensor in stored.values())
+        # Copies, because the file may be thinned out while the model is in use.
+        weights = {name: t.float() if t.dtype == torch.float16 else t.clone() for name, t in stored.items()}
+        requirement = f"{path} must hold in {self.prefix}* the weights of the network in the config.yaml of its run"
+        load_strictly(self.skeleton, weights, requirement, assign=True)
         others = {"stored_dtype": "float16"} if is_thinned else {}
         conventions = conventions_of(
             self.skeleton, self.schedule_name, self.schedule, self.image_shape, self.ema_rate, **others
         )
+        step = int(checkpoint["global_step"])
         return ProbeModel(self.skeleton, self.schedule, self.image_shape, step, conventions)
 
 
@@ -176,20 +176,6 @@ def _newest(recipe: _Recipe, paths: list[Path]) -> ProbeModel:
             warnings.warn(f"passing over a checkpoint: {error}", stacklevel=3)
             last = error
     raise ValueError(f"none of the {len(paths)} checkpoints loads; the oldest one: {last}") from last
-
-
-def _read_checkpoint(path: Path) -> tuple[int, dict[str, Tensor]]:
-    """Step and state dict of a full or a thinned checkpoint, mapped into memory, without unpickling code."""
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]})") from error
-    missing = [
-        name for name in ("state_dict", "global_step") if not isinstance(checkpoint, dict) or name not in checkpoint
-    ]
-    if missing:
-        raise ValueError(f"{path} must be a checkpoint of `probediff fit`, got a file without {', '.join(missing)}")
-    return int(checkpoint["global_step"]), checkpoint["state_dict"]
 
 
 def _selected(run: Path, rates: list[float], weights: Weights, ema_rate: float | None) -> tuple[str, float | None]:

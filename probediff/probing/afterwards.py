@@ -19,7 +19,7 @@ from probediff.files import save_tensors
 from probediff.models import ProbeModel
 from probediff.models.base import undisturbed
 from probediff.probing.probe import Probe, ProbeContext
-from probediff.probing.recorder import Recorder, conventions, pass_request
+from probediff.probing.recorder import Recorder, conventions_for, pass_request
 from probediff.probing.settings import PassSettings
 from probediff.probing.shared_pass import Advance, PassRequest, run_pass
 from probediff.runs.batches import PartialPass
@@ -76,10 +76,10 @@ def probe_afterwards(
     """
     first = task.load(task.steps[0])
     folder = task.folder.create()
-    context = ProbeContext(task.settings, first.image_shape, folder, task.real_images, _decode_on(first, device))
+    context = ProbeContext(task.settings, first.image_shape, folder, task.real_images, first.pixels)
     for probe in probes:
         probe.check(context)
-    _check_same_settings(task, conventions(task.settings, first.conventions | task.extra))
+    _check_same_settings(task, conventions_for(task.settings, first, **task.extra))
     complete = {r["step"] for r in task.folder.records() if r["probe"] == END_OF_EVENT}
     pending = [step for step in task.steps if step not in complete]
     finished = task.folder.is_finished()
@@ -91,34 +91,27 @@ def probe_afterwards(
     tracker = Tracker(task.folder, loggers)
     for step in pending:
         model = task.load(step)
-        found = conventions(task.settings, model.conventions | task.extra)
-        _event(task, model, Recorder(probes, context, tracker, found), device, progress)
+        conventions = conventions_for(task.settings, model, **task.extra)
+        _event(task, model, Recorder(probes, context, tracker, conventions), device, progress)
     if _is_first_process():
-        found = conventions(task.settings, first.conventions | task.extra)
-        Recorder(probes, context, tracker, found).finish(task.steps[-1])
+        conventions = conventions_for(task.settings, first, **task.extra)
+        Recorder(probes, context, tracker, conventions).finish(task.steps[-1])
 
 
 def _event(task: ProbeTask, model: ProbeModel, recorder: Recorder, device: torch.device, progress: bool) -> None:
     start = time.perf_counter()
     images = task.images if task.samples_of_step is None else _final_samples(task, device, progress)
     store = PartialPass(task.folder.path / "partial", {"step": model.step, **recorder.conventions})
-    given = PassRequest(images=images, paired=task.images is None, decode=_decode_on(model, device), store=store)
-    request = pass_request(recorder.probes, given)
-    eps_model = model.eps_model.to(device)
-    with undisturbed(eps_model), _progress(model.step, progress) as advance:
-        event = run_pass(eps_model, model.schedule, task.settings, model.image_shape, model.step, request, advance)
+    request = pass_request(recorder.probes, PassRequest(images=images, paired=task.images is None, store=store))
+    model.eps_model.to(device)
+    with undisturbed(model.eps_model), _progress(model.step, progress) as advance:
+        event = run_pass(model, task.settings, request, advance)
         if _is_first_process():
             recorder.record(model.step, event, start, advance)
             if task.images is not None and event.latent is not None:
                 task.folder.save_arrays(model.step, "latents", {"latent": event.latent})
     _barrier()
     store.clear()
-
-
-def _decode_on(model: ProbeModel, device: torch.device) -> Callable[[Tensor], Tensor] | None:
-    """The model's decoder for codes on the CPU, working on ``device``."""
-    decode = model.decode
-    return None if decode is None else lambda codes: decode(codes.to(device)).cpu()
 
 
 def _final_samples(task: ProbeTask, device: torch.device, progress: bool) -> Tensor:
@@ -128,12 +121,11 @@ def _final_samples(task: ProbeTask, device: torch.device, progress: bool) -> Ten
         assert task.samples_of_step is not None
         model = task.load(task.samples_of_step)
         store = PartialPass(task.folder.path / "partial", {"samples_of": model.step, **model.conventions})
-        eps_model = model.eps_model.to(device)
-        with undisturbed(eps_model), _progress(model.step, progress) as advance:
-            request = PassRequest(invert=False, store=store)
-            made = run_pass(eps_model, model.schedule, task.settings, model.image_shape, model.step, request, advance)
+        model.eps_model.to(device)
+        with undisturbed(model.eps_model), _progress(model.step, progress) as advance:
+            samples = run_pass(model, task.settings, PassRequest(invert=False, store=store), advance).x_0
         if _is_first_process():
-            save_tensors(path, {"x_0": made.x_0})
+            save_tensors(path, {"x_0": samples})
         _barrier()
         store.clear()
     return load_file(path)["x_0"]

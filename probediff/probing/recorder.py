@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from probediff.models.base import ProbeModel
 from probediff.probing.probe import Probe, ProbeContext
 from probediff.probing.settings import PassSettings
 from probediff.probing.shared_pass import Advance, PassRequest, ProbePass
@@ -26,9 +27,9 @@ def pass_request(probes: Iterable[Probe], request: PassRequest = PassRequest()) 
     )
 
 
-def conventions(settings: PassSettings, model: dict[str, Any]) -> dict[str, Any]:
+def conventions_for(settings: PassSettings, model: ProbeModel, **others: Any) -> dict[str, Any]:
     """All that a probe's number depends on beside the weights, as plain types for the record."""
-    return asdict(settings) | model
+    return asdict(settings) | model.conventions | others
 
 
 class Recorder:
@@ -52,34 +53,41 @@ class Recorder:
     def record(
         self, step: int, event: ProbePass | None, start: float, advance: Advance, before: Sequence[Entry] = ()
     ) -> None:
-        """Measure the pass that began at ``start`` and store the whole event, led by the entries ``before``."""
+        """Measure one pass with every probe, and store the whole event in one write.
+
+        Args:
+            step: training step of the event.
+            event: the pass; None where no probe wants one.
+            start: when the pass began, of ``time.perf_counter``.
+            advance: told which probe is measuring.
+            before: entries that lead the event, such as the training loss.
+        """
         entries = list(before)
         if event is not None:
-            pass_seconds = time.perf_counter() - start
+            seconds = time.perf_counter() - start
             if event.paired:
                 self.tracker.save_samples(step, event.x_0)
-            entries += self._measure_all(event, pass_seconds, advance)
+            evaluations = ProbeResult({"network_evaluations": float(event.evaluations)})
+            entries.append(Entry(step, "pass", evaluations, self.conventions, {"seconds": round(seconds, 3)}))
+            for done, probe in enumerate(self.probes):
+                advance(probe.name(), done, len(self.probes))
+                entries.append(self._measure(probe, event))
         timing = {f"{e.probe}_seconds": e.extra["seconds"] for e in entries if "seconds" in e.extra}
         timing["event_seconds"] = time.perf_counter() - start
         self.tracker.log([*entries, Entry(step, END_OF_EVENT, ProbeResult(timing), self.conventions)])
 
-    def _measure_all(self, event: ProbePass, pass_seconds: float, advance: Advance) -> list[Entry]:
-        passed = ProbeResult({"network_evaluations": float(event.evaluations)})
-        entries = [Entry(event.step, "pass", passed, self.conventions, {"seconds": round(pass_seconds, 3)})]
-        for done, probe in enumerate(self.probes):
-            advance(probe.name(), done, len(self.probes))
-            start = time.perf_counter()
-            result, extra = ProbeResult(), dict[str, Any]()
-            try:
-                result = probe.measure(event)
-            except ValueError as error:
-                # A degenerate sample set (say, constant images) must not end days of training.
-                warnings.warn(f"{probe.name()} has no result at step {event.step}: {error}", stacklevel=2)
-                extra["error"] = str(error)
-            if result.values or extra:
-                extra["seconds"] = round(time.perf_counter() - start, 3)
-            entries.append(Entry(event.step, probe.name(), result, self.conventions, extra))
-        return entries
+    def _measure(self, probe: Probe, event: ProbePass) -> Entry:
+        start = time.perf_counter()
+        result, extra = ProbeResult(), dict[str, Any]()
+        try:
+            result = probe.measure(event)
+        except ValueError as error:
+            # A degenerate sample set (say, constant images) must not end days of training.
+            warnings.warn(f"{probe.name()} has no result at step {event.step}: {error}", stacklevel=3)
+            extra["error"] = str(error)
+        if result.values or extra:
+            extra["seconds"] = round(time.perf_counter() - start, 3)
+        return Entry(event.step, probe.name(), result, self.conventions, extra)
 
     def finish(self, last_step: int) -> None:
         """Let the probes look back over the whole run, and close it."""

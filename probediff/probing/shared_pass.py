@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain
-from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from probediff.ddim import DDIMStep, OnStep
-from probediff.inversion import Problem, State, invert, sample
+from probediff.ddim import DDIMStep, OnStep, State
+from probediff.inversion import Problem, inverter, sampler
 from probediff.measures import TrajectoryDistances, TrajectoryRecorder
+from probediff.models.base import ProbeModel
 from probediff.noise import seeded_noise
 from probediff.probing.settings import PassSettings
+from probediff.runs.batches import BatchStore
 from probediff.schedule import NoiseSchedule
 
+#: ``(part, done, total)``
 Advance = Callable[[str, int, int], None]
 #: What a progress display is told while the pass runs; other parts are the probes' names.
 PASS = "pass"
 _TRAJECTORY = ("squared_from_noise", "along_latent", "squared_latent")
-
-
-class BatchStore(Protocol):
-    """Keeps finished batches of a pass, so that one that was interrupted goes on where it was."""
-
-    def load(self, indices: Tensor) -> dict[str, Tensor] | None:
-        """The batch of the samples ``indices``, if it is there."""
-
-    def save(self, indices: Tensor, made: dict[str, Tensor]) -> None:
-        """Keep a batch."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +33,6 @@ class PassRequest:
         trajectory: measure the way from noise to sample against the latent (needs ``invert``).
         images: (N, C, H, W) images to invert instead of samples of the model.
         paired: whether row i of ``images`` was made from noise i.
-        decode: codes -> pixels, for a latent diffusion model.
         store: where finished batches are kept.
     """
 
@@ -51,52 +40,7 @@ class PassRequest:
     trajectory: bool = False
     images: Tensor | None = None
     paired: bool = True
-    decode: Callable[[Tensor], Tensor] | None = None
     store: BatchStore | None = None
-
-
-def run_pass(
-    eps_model: nn.Module,
-    schedule: NoiseSchedule,
-    settings: PassSettings,
-    image_shape: tuple[int, int, int],
-    step: int,
-    request: PassRequest = PassRequest(),
-    advance: Advance | None = None,
-) -> ProbePass:
-    """Generate from the fixed noise and invert the samples, as far as ``request`` asks.
-
-    With an initialised process group each process works on its share of the indices and all get the whole; every
-    process must call this. ``advance(PASS, done, total)`` reports progress in network evaluations of this process.
-    """
-    work = _Work(eps_model, schedule, settings, image_shape, request)
-    grouped = torch.distributed.is_available() and torch.distributed.is_initialized()
-    rank, world_size = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if grouped else (0, 1)
-    mine = torch.arange(settings.num_samples).tensor_split(world_size)[rank]
-    batches = mine.split(settings.batch_size) if len(mine) else ()
-    total = len(batches) * work.evaluations_a_batch()
-    done = 0
-
-    def on_step(_: DDIMStep) -> None:
-        nonlocal done
-        done += 1
-        if advance is not None:
-            advance(PASS, done, total)
-
-    parts = []
-    for indices in batches:
-        made = request.store.load(indices) if request.store is not None else None
-        if made is None:
-            made = work.batch(indices, on_step)
-            if request.store is not None:
-                request.store.save(indices, made)
-        else:
-            done += work.evaluations_a_batch()
-        parts.append(made)
-    made = _joined(parts, work.empty())
-    if world_size > 1:
-        made = {name: _gathered(rows, settings.num_samples, world_size, work.device) for name, rows in made.items()}
-    return work.finished(step, made)
 
 
 @dataclass(frozen=True)
@@ -112,10 +56,7 @@ class ProbePass:
         evaluations: network evaluations per image.
         paired: whether x_0 was made from the noise (False for a user's images).
         trajectory: how the samplers' ways lie between noise and latent; None when no probe needs it.
-        sample: (M, C, H, W) noises or latents -> samples of the same model with the same settings.
-        decode: (M, C, H, W) codes -> pixels, for a latent diffusion model.
-        eps: the model: (M, C, H, W) inputs and (M,) timesteps -> predicted noise, on the device of the inputs.
-        schedule: the model's schedule.
+        model: the model that was asked; None for a pass that was put together by hand.
     """
 
     step: int
@@ -126,118 +67,138 @@ class ProbePass:
     evaluations: int = 0
     paired: bool = True
     trajectory: TrajectoryDistances | None = None
-    sample: Callable[[Tensor], Tensor] | None = None
-    decode: Callable[[Tensor], Tensor] | None = None
-    eps: Callable[[Tensor, Tensor], Tensor] | None = None
-    schedule: NoiseSchedule | None = None
+    model: ProbeModel | None = None
+
+    @property
+    def shows_pixels(self) -> bool:
+        """Whether ``x_0`` are pixels, and not the codes of a latent diffusion model."""
+        return self.model is None or self.model.decode is None
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The model's schedule."""
+        return self._known_model().schedule
 
     def pixels(self, x_0: Tensor | None = None) -> Tensor:
         """``x_0`` (the pass's own by default) as images for eyes and feature networks."""
         x_0 = self.x_0 if x_0 is None else x_0
-        return x_0 if self.decode is None else self.decode(x_0)
-
-
-@dataclass(frozen=True)
-class _Work:
-    """One process's share of a pass."""
-
-    eps_model: nn.Module
-    schedule: NoiseSchedule
-    settings: PassSettings
-    image_shape: tuple[int, int, int]
-    request: PassRequest
-
-    def _weight(self) -> Tensor:
-        return next(chain(self.eps_model.parameters(), self.eps_model.buffers()))
-
-    @property
-    def device(self) -> torch.device:
-        return self._weight().device
-
-    @property
-    def problem(self) -> Problem:
-        s = self.settings
-        return Problem(self.eps_model, self.schedule, s.num_steps, s.convention, s.clip, s.clip_inversion)
-
-    def evaluations_a_batch(self) -> int:
-        given = self.request.images is not None
-        sampling, inverting = self.settings.inversion.evaluations(self.settings.num_steps, from_image=given)
-        return sampling * (not given) + inverting * self.request.invert
-
-    def _noise(self, indices: Sequence[int] | Tensor) -> Tensor:
-        return seeded_noise(self.settings.noise_seed, indices, self.image_shape)
-
-    def batch(self, indices: Tensor, on_step: OnStep) -> dict[str, Tensor]:
-        """Samples, latents and distances of the samples ``indices``; rows in their order."""
-        problem, method = self.problem, self.settings.inversion
-        x_T = self._noise(indices).to(self._weight())
-        recorder = None
-        if self.request.images is not None:
-            state = State(self.request.images[indices].to(x_T))
-        else:
-            watch = on_step
-            if self.request.trajectory:
-                recorder = self._recorder()
-                watch = _both(recorder.on_step, on_step)
-            state = sample(problem, method, x_T, watch)
-        made = {"x_0": state.x.float().cpu()}
-        if self.request.invert:
-            latent = invert(problem, method, state, indices, on_step).x
-            made["latent"] = latent.float().cpu()
-            if recorder is not None:
-                distances = recorder.distances(x_T, latent)
-                made |= {name: getattr(distances, name) for name in _TRAJECTORY}
-        return made
-
-    def _recorder(self) -> TrajectoryRecorder:
-        return TrajectoryRecorder(self.settings.inversion.evaluations(self.settings.num_steps)[0])
-
-    def empty(self) -> dict[str, Tensor]:
-        """What a process without samples has: the rows of a batch of none."""
-        rows = {"x_0": torch.empty(0, *self.image_shape)}
-        if self.request.invert:
-            rows["latent"] = torch.empty(0, *self.image_shape)
-        if self.request.trajectory:
-            points = len(self._recorder().step_fraction)
-            shapes = dict.fromkeys(_TRAJECTORY, (0, points)) | {"squared_latent": (0,)}
-            rows |= {name: torch.empty(shape, dtype=torch.float64) for name, shape in shapes.items()}
-        return rows
-
-    def finished(self, step: int, made: dict[str, Tensor]) -> ProbePass:
-        """The pass, from the rows of all batches."""
-        trajectory = None
-        if self.request.trajectory:
-            rows = {name: made[name] for name in _TRAJECTORY}
-            trajectory = TrajectoryDistances(**rows, step_fraction=self._recorder().step_fraction)
-        return ProbePass(
-            step,
-            self.settings,
-            self._noise(range(self.settings.num_samples)),
-            made["x_0"],
-            made.get("latent"),
-            self.evaluations_a_batch(),
-            self.request.paired,
-            trajectory,
-            self.sample,
-            self.request.decode,
-            self.eps,
-            self.schedule,
-        )
-
-    def eps(self, x: Tensor, timestep: Tensor) -> Tensor:
-        """What the model predicts for (M, C, H, W) inputs at (M,) timesteps; where and of what dtype ``x`` is."""
-        with torch.no_grad():
-            parts = zip(x.split(self.settings.batch_size), timestep.split(self.settings.batch_size), strict=True)
-            return torch.cat([self.eps_model(a.to(self._weight()), t.to(self.device)).to(x) for a, t in parts])
+        return x_0 if self.model is None else self.model.pixels(x_0)
 
     def sample(self, noise: Tensor) -> Tensor:
-        """Samples of (M, C, H, W) noises or latents, float32 on the CPU."""
-        with torch.no_grad():
-            parts = [
-                sample(self.problem, self.settings.inversion, x_T.to(self._weight()), None).x.float().cpu()
-                for x_T in noise.split(self.settings.batch_size)
-            ]
-        return torch.cat(parts)
+        """Samples of (M, C, H, W) noises or latents with the settings of the pass, float32 on the CPU."""
+        model = self._known_model()
+        sample = sampler(problem_of(model, self.settings), self.settings.inversion)
+        batches = noise.split(self.settings.batch_size)
+        return torch.cat([sample(x_T.to(model.weight), None).x.float().cpu() for x_T in batches])
+
+    @torch.no_grad()
+    def eps(self, x: Tensor, timestep: Tensor) -> Tensor:
+        """What the model predicts for (M, C, H, W) inputs at (M,) timesteps; where and of what dtype ``x`` is."""
+        model = self._known_model()
+        parts = zip(x.split(self.settings.batch_size), timestep.split(self.settings.batch_size), strict=True)
+        weight = model.weight
+        return torch.cat([model.eps_model(a.to(weight), t.to(weight.device)).to(x) for a, t in parts])
+
+    def _known_model(self) -> ProbeModel:
+        if self.model is None:
+            raise ValueError("the probe needs a pass that can ask its model, got one without; use run_pass")
+        return self.model
+
+
+def problem_of(model: ProbeModel, settings: PassSettings) -> Problem:
+    """How the model is sampled and inverted under the settings of a pass."""
+    s = settings
+    return Problem(model.eps_model, model.schedule, s.num_steps, s.convention, s.clip, s.clip_inversion)
+
+
+def run_pass(
+    model: ProbeModel,
+    settings: PassSettings,
+    request: PassRequest = PassRequest(),
+    advance: Advance | None = None,
+) -> ProbePass:
+    """Generate from the fixed noise and invert the samples, as far as ``request`` asks.
+
+    With an initialised process group each process works on its share of the indices and all get the whole; every
+    process must call this.
+
+    Args:
+        model: the model, in eval mode, on the device to work on.
+        settings: what is generated and how.
+        request: which parts of it are wanted.
+        advance: told of the progress, ``advance(PASS, done, total)`` in network evaluations of this process.
+
+    Raises:
+        ValueError: settings that the model does not allow.
+    """
+    problem, method = problem_of(model, settings), settings.inversion
+    sample, invert = sampler(problem, method), inverter(problem, method)
+    from_image = request.images is not None
+    sampling, inverting = method.evaluations(settings.num_steps, from_image=from_image)
+    evaluations = sampling * (not from_image) + inverting * request.invert
+    rank, world_size = _process()
+    mine = torch.arange(settings.num_samples).tensor_split(world_size)[rank]
+    batches = mine.split(settings.batch_size) if len(mine) else ()
+    done, total = 0, len(batches) * evaluations
+
+    def on_step(_: DDIMStep) -> None:
+        nonlocal done
+        done += 1
+        if advance is not None:
+            advance(PASS, done, total)
+
+    parts = [_empty_rows(model, request, sampling)]
+    for indices in batches:
+        rows = None if request.store is None else request.store.load(indices)
+        if rows is None:
+            x_T = seeded_noise(settings.noise_seed, indices, model.image_shape).to(model.weight)
+            recorder = TrajectoryRecorder(sampling) if request.trajectory else None
+            if request.images is not None:
+                state = State(request.images[indices].to(x_T))
+            else:
+                state = sample(x_T, on_step if recorder is None else _both(recorder.on_step, on_step))
+            rows = {"x_0": state.x.float().cpu()}
+            if request.invert:
+                latent = invert(state, indices, on_step).x
+                rows["latent"] = latent.float().cpu()
+                if recorder is not None:
+                    distances = recorder.distances(x_T, latent)
+                    rows |= {name: getattr(distances, name) for name in _TRAJECTORY}
+            if request.store is not None:
+                request.store.save(indices, rows)
+        else:
+            done += evaluations
+        parts.append(rows)
+    whole = _gather({name: torch.cat([rows[name] for rows in parts]) for name in parts[0]}, model, settings.num_samples)
+    noise = seeded_noise(settings.noise_seed, range(settings.num_samples), model.image_shape)
+    x_0, latent, trajectory = whole["x_0"], whole.get("latent"), _trajectory(whole, sampling)
+    return ProbePass(model.step, settings, noise, x_0, latent, evaluations, request.paired, trajectory, model)
+
+
+def _process() -> tuple[int, int]:
+    """Rank and number of processes."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def _empty_rows(model: ProbeModel, request: PassRequest, sampling_evaluations: int) -> dict[str, Tensor]:
+    """What a process without samples has: the rows of a batch of none."""
+    rows = {"x_0": torch.empty(0, *model.image_shape)}
+    if request.invert:
+        rows["latent"] = torch.empty(0, *model.image_shape)
+    if request.trajectory:
+        points = len(TrajectoryRecorder(sampling_evaluations).step_fraction)
+        shapes = dict.fromkeys(_TRAJECTORY, (0, points)) | {"squared_latent": (0,)}
+        rows |= {name: torch.empty(shape, dtype=torch.float64) for name, shape in shapes.items()}
+    return rows
+
+
+def _trajectory(whole: dict[str, Tensor], sampling_evaluations: int) -> TrajectoryDistances | None:
+    if _TRAJECTORY[0] not in whole:
+        return None
+    distances = {name: whole[name] for name in _TRAJECTORY}
+    return TrajectoryDistances(**distances, step_fraction=TrajectoryRecorder(sampling_evaluations).step_fraction)
 
 
 def _both(first: OnStep, second: OnStep) -> OnStep:
@@ -248,15 +209,17 @@ def _both(first: OnStep, second: OnStep) -> OnStep:
     return on_step
 
 
-def _joined(parts: list[dict[str, Tensor]], empty: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: torch.cat([none, *(part[name] for part in parts)]) for name, none in empty.items()}
-
-
-def _gathered(local: Tensor, num_rows: int, world_size: int, device: torch.device) -> Tensor:
+def _gather(local: dict[str, Tensor], model: ProbeModel, num_samples: int) -> dict[str, Tensor]:
     """Rows of all processes in order; shards may differ by one row, so they travel padded."""
-    padded = torch.zeros(math.ceil(num_rows / world_size), *local.shape[1:], dtype=local.dtype, device=device)
-    padded[: len(local)] = local.to(device)
-    shards = [torch.empty_like(padded) for _ in range(world_size)]
-    torch.distributed.all_gather(shards, padded)
-    sizes = [len(part) for part in torch.arange(num_rows).tensor_split(world_size)]
-    return torch.cat([shard[:size] for shard, size in zip(shards, sizes, strict=True)]).cpu()
+    _, world_size = _process()
+    if world_size == 1:
+        return local
+    sizes = [len(part) for part in torch.arange(num_samples).tensor_split(world_size)]
+    whole = {}
+    for name, rows in local.items():
+        padded = torch.zeros(max(sizes), *rows.shape[1:], dtype=rows.dtype, device=model.weight.device)
+        padded[: len(rows)] = rows.to(padded.device)
+        shards = [torch.empty_like(padded) for _ in range(world_size)]
+        torch.distributed.all_gather(shards, padded)
+        whole[name] = torch.cat([shard[:size] for shard, size in zip(shards, sizes, strict=True)]).cpu()
+    return whole

@@ -6,12 +6,22 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from safetensors.torch import load_file
 from torch import Tensor
 
 from probediff.files import save_tensors
+
+
+class BatchStore(Protocol):
+    """Keeps finished batches, so that long work which was interrupted goes on where it was."""
+
+    def load(self, indices: Tensor) -> dict[str, Tensor] | None:
+        """The batch of the samples ``indices``, if it is there."""
+
+    def save(self, indices: Tensor, rows: dict[str, Tensor]) -> None:
+        """Keep a batch."""
 
 
 class PartialPass:
@@ -34,10 +44,10 @@ class PartialPass:
         path = self._file(indices)
         return load_file(path) if path.exists() else None
 
-    def save(self, indices: Tensor, made: dict[str, Tensor]) -> None:
+    def save(self, indices: Tensor, rows: dict[str, Tensor]) -> None:
         """Keep a batch; it appears whole or not at all."""
         self.path.mkdir(parents=True, exist_ok=True)
-        save_tensors(self._file(indices), made)
+        save_tensors(self._file(indices), rows)
 
     def clear(self) -> None:
         """Forget the batches, when the pass has been recorded."""

@@ -9,11 +9,12 @@ from typing import Any, Literal, cast
 import lightning as L
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from torch import Tensor, nn
+from torch import Tensor
 
 from probediff.denoisers import EpsModel, UNet
 from probediff.diffusion import hybrid_loss, simple_loss
 from probediff.exceptions import NonFiniteLossError
+from probediff.models.base import ProbeModel, Weights, conventions_of
 from probediff.noise import keyed_global_randomness, training_draws
 from probediff.schedule import NoiseSchedule, ScheduleName
 from probediff.training.ema import AveragedWeights
@@ -80,9 +81,17 @@ class DiffusionModule(L.LightningModule):
         self.register_buffer("_first_bad_step", torch.tensor(-1), persistent=False)
         self._first_bad_step: Tensor
 
-    def probe_model(self, weights: Literal["ema", "raw"] = "ema", ema_rate: float | None = None) -> nn.Module:
-        """The eps_model that probes look at: averaged weights (of ``ema_rate``, the first when None) or raw ones."""
-        return self.eps_model if weights == "raw" else self.ema.model(ema_rate)
+    def probe_model(self, weights: Weights = "ema", ema_rate: float | None = None) -> ProbeModel:
+        """The model as probes see it now: averaged weights (of ``ema_rate``, the first when None) or raw ones.
+
+        Raises:
+            ValueError: no average of that rate is kept.
+        """
+        raw = weights == "raw"
+        eps_model = self.eps_model if raw else self.ema.model(ema_rate)
+        rate = None if raw else ema_rate or self.ema.rates[0]
+        conventions = conventions_of(eps_model, self.schedule_name, self.schedule, self.image_shape, ema_rate=rate)
+        return ProbeModel(eps_model, self.schedule, self.image_shape, self.global_step, conventions)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW with a constant learning rate."""

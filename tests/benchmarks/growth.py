@@ -10,6 +10,7 @@ import torch
 
 from probediff.commands.cpu import set_up_cpu
 from probediff.denoisers import EpsModel, UNet
+from probediff.models.base import ProbeModel
 from probediff.noise import training_draws
 from probediff.probing import PassSettings
 from probediff.probing.shared_pass import PassRequest, run_pass
@@ -74,10 +75,11 @@ def probe_passes(steps: Sequence[int]) -> list[dict[str, Any]]:
 def _probe_pass(num_steps: int) -> dict[str, Any]:
     sizes = NETWORKS["small"]
     model = EpsModel(UNet(sizes.image_size, 3, 6, **sizes.arguments()), 4000).eval()
-    schedule, settings = NoiseSchedule.from_name("cosine", 4000), PassSettings(num_samples=64, num_steps=num_steps)
+    probed = ProbeModel(model, NoiseSchedule.from_name("cosine", 4000), (3, 32, 32), 0, {})
+    settings = PassSettings(num_samples=64, num_steps=num_steps)
     request = PassRequest(trajectory=True)
     cpu = torch.device("cpu")
-    took = synchronized(lambda: run_pass(model, schedule, settings, (3, 32, 32), 0, request), cpu)
+    took = synchronized(lambda: run_pass(probed, settings, request), cpu)
     return {"seconds": took, "peak_gib": peak_gib()}
 
 

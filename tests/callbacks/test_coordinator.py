@@ -19,6 +19,7 @@ from probediff.callbacks import (
     CheckpointSimilarity,
     InversionAngles,
     PixelCorrelation,
+    Probe,
     ProbeSchedule,
     Probing,
 )
@@ -28,7 +29,6 @@ from probediff.measures import assignment_accuracy, top_k_correlation, triangle_
 from probediff.models.base import undisturbed
 from probediff.noise import seeded_noise
 from probediff.probing import ProbePass, ProbeResult
-from probediff.probing.probe import Probe
 from probediff.probing.shared_pass import PassRequest, run_pass
 from probediff.runs.folder import RunFolder
 from tests.conftest import all_probes, tiny_module, tiny_settings
@@ -90,7 +90,7 @@ def test_numbers_are_those_of_the_library_on_the_stored_checkpoint(fit: Fit, tmp
     folder = RunFolder(tmp_path / "run")
     module = tiny_module()
     module.load_state_dict(torch.load(folder.checkpoint_path(5), weights_only=True)["state_dict"])
-    model = module.probe_model("ema")
+    model = module.probe_model("ema").eps_model
     noise = seeded_noise(420, range(17), (1, 8, 8))
     x_0 = ddim_sample(model, module.schedule, noise, 8)
     latent = ddim_invert(model, module.schedule, x_0, 8)
@@ -120,7 +120,7 @@ def test_numbers_do_not_depend_on_the_probe_batch_size(fit: Fit, tmp_path: Path)
 def test_two_averages_and_raw_weights_give_different_samples(fit: Fit) -> None:
     module, _ = fit(None, tiny_module(ema_rates=[0.99, 0.5]))
     passes = [
-        run_pass(model, module.schedule, tiny_settings(), module.image_shape, 5, PassRequest(invert=False)).x_0
+        run_pass(model, tiny_settings(), PassRequest(invert=False)).x_0
         for model in (module.probe_model("ema"), module.probe_model("ema", 0.5), module.probe_model("raw"))
     ]
     assert passes[0].shape == (17, 1, 8, 8)
@@ -264,6 +264,6 @@ def test_pass_reports_its_progress() -> None:
     module = tiny_module().eval()
     seen: list[tuple[str, int, int]] = []
     settings, advance = tiny_settings(), lambda *now: seen.append(now)
-    run_pass(module.eps_model, module.schedule, settings, module.image_shape, 0, PassRequest(), advance)
+    run_pass(module.probe_model("raw"), settings, PassRequest(), advance)
     total = math.ceil(17 / 8) * (8 + 8)
     assert seen == [("pass", k + 1, total) for k in range(total)]

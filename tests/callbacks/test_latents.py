@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import timm
@@ -34,9 +34,11 @@ from probediff.measures import (
     ssim,
 )
 from probediff.measures.paper_compat import ssim_min_max
+from probediff.models.base import ProbeModel
 from probediff.probing import PassSettings, ProbePass
 from probediff.probing.probe import Probe, ProbeContext
 from probediff.runs.folder import RunFolder
+from probediff.schedule import NoiseSchedule
 from tests.conftest import tiny_settings
 
 TINY_NETWORK = "test_vit.r160_in1k"
@@ -47,13 +49,42 @@ def draw(num: int, seed: int, shape: tuple[int, int, int] = SHAPE) -> Tensor:
     return torch.randn(num, *shape, generator=torch.Generator().manual_seed(seed))
 
 
-def made_pass(num: int = 17, shape: tuple[int, int, int] = SHAPE, **options: Any) -> ProbePass:
+def made_pass(
+    num: int = 17, shape: tuple[int, int, int] = SHAPE, kind: type[ProbePass] = ProbePass, **options: Any
+) -> ProbePass:
     """Noises, images that resemble them, latents between; the left half of each image is flat."""
     noise = draw(num, 0, shape)
     x_0 = (0.3 * noise + 0.2 * draw(num, 1, shape)).tanh()
     x_0[..., : shape[-1] // 2] = draw(num, 2, (shape[0], 1, 1)).clamp(-1, 1)
     latent = 0.8 * noise + 0.2 * x_0 + 0.1 * draw(num, 3, shape)
-    return ProbePass(0, tiny_settings(num_samples=num), noise, x_0, latent, **options)
+    return kind(0, tiny_settings(num_samples=num), noise, x_0, latent, **options)
+
+
+class SamplingPass(ProbePass):
+    """A pass whose model scales noises to images."""
+
+    scale: ClassVar[float] = 1.0
+
+    def sample(self, noise: Tensor) -> Tensor:
+        return self.scale * noise
+
+
+class FifthPass(SamplingPass):
+    scale = 0.2
+
+
+class TenthPass(SamplingPass):
+    scale = 0.1
+
+
+class BlackPass(SamplingPass):
+    scale = 0.0
+
+
+def latent_model() -> ProbeModel:
+    """Codes that an autoencoder decodes to three channels of twice the size."""
+    network, schedule = torch.nn.Linear(1, 1), NoiseSchedule.cosine(40)
+    return ProbeModel(network, schedule, SHAPE, 0, {}, decode=lambda codes: codes.repeat(1, 3, 2, 2) / 4)
 
 
 def context(folder: Path, shape: tuple[int, int, int] = SHAPE, **options: Any) -> ProbeContext:
@@ -84,7 +115,7 @@ def test_latent_normality(shape: tuple[int, int, int], tmp_path: Path) -> None:
     assert result.arrays["radial_frequency"].shape == result.arrays["radial_power"].shape
 
 
-@pytest.mark.parametrize("options", [{"paired": False}, {"decode": lambda codes: codes}])
+@pytest.mark.parametrize("options", [{"paired": False}, {"model": latent_model()}])
 def test_plain_areas_need_pairs_of_pixels(options: dict[str, Any]) -> None:
     values = LatentNormality().measure(made_pass(**options)).values
     assert "patch_correlation" in values
@@ -162,7 +193,7 @@ def test_interpolation_of_an_identity(tmp_path: Path) -> None:
     """A sampler that returns its input: every number is one of the paths themselves."""
     probe = LatentInterpolation(enabled=True, num_pairs=3, num_points=5)
     probe.check(context(tmp_path))
-    event = made_pass(sample=lambda x: 0.2 * x)
+    event = made_pass(kind=FifthPass)
     result = probe.measure(event)
     assert event.latent is not None
     middles = [0.2 * slerp(x[0:6:2], x[1:6:2], 0.5) for x in (event.noise, event.latent)]
@@ -181,9 +212,7 @@ def test_interpolation_of_an_identity(tmp_path: Path) -> None:
 def test_the_rows_of_the_picture_belong_together() -> None:
     event = made_pass()
     flat = torch.arange(4.0)[:, None, None, None].expand(4, *SHAPE) + 1
-    event = ProbePass(
-        0, event.settings, flat * event.noise[:4].sign(), event.x_0[:4], 10 * event.noise[:4], sample=lambda x: x / 10
-    )
+    event = TenthPass(0, event.settings, flat * event.noise[:4].sign(), event.x_0[:4], 10 * event.noise[:4])
     paths = LatentInterpolation(True, num_pairs=2, num_points=3).measure(event).pictures["paths"]
     for pair in range(2):
         for row, start in ((0, event.noise), (1, event.latent)):
@@ -196,12 +225,12 @@ def test_the_rows_of_the_picture_belong_together() -> None:
 
 def test_interpolation_decodes_and_needs_a_sampler() -> None:
     probe = LatentInterpolation(True, num_pairs=2, num_points=3)
-    decoded = probe.measure(made_pass(sample=lambda x: x, decode=lambda codes: codes.repeat(1, 3, 2, 2) / 4))
+    decoded = probe.measure(made_pass(kind=SamplingPass, model=latent_model()))
     assert decoded.pictures["paths"].shape == (3, 4 * 66 + 2, 3 * 66 + 2)
-    with pytest.raises(ValueError, match="needs a pass that can sample further images"):
+    with pytest.raises(ValueError, match="needs a pass that can ask its model"):
         probe.measure(made_pass())
     with pytest.raises(ValueError, match="images must vary at the ends"):
-        probe.measure(made_pass(sample=torch.zeros_like))
+        probe.measure(made_pass(kind=BlackPass))
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from probediff.callbacks import InversionAngles, Whitening
 from probediff.denoisers import GaussianDenoiser
+from probediff.models.base import ProbeModel
 from probediff.noise import seeded_noise
 from probediff.probing import ProbePass
 from probediff.probing.probe import ProbeContext
@@ -37,10 +38,14 @@ def context(folder: Path, **options: Any) -> ProbeContext:
     return ProbeContext(tiny_settings(), SHAPE, RunFolder(folder), **({"real_images": real_images} | options))
 
 
+def pass_of(eps_model: torch.nn.Module) -> ProbePass:
+    return run_pass(ProbeModel(eps_model, SCHEDULE, SHAPE, 7, {}), tiny_settings())
+
+
 def gaussian_pass() -> ProbePass:
     rows = IMAGES.flatten(1).double()
     denoiser = GaussianDenoiser(rows.mean(dim=0), torch.cov(rows.T), SCHEDULE)
-    return run_pass(denoiser, SCHEDULE, tiny_settings(), SHAPE, 7)
+    return pass_of(denoiser)
 
 
 def test_the_gaussian_denoiser_has_its_closed_form(tmp_path: Path) -> None:
@@ -60,8 +65,11 @@ def test_the_gaussian_denoiser_has_its_closed_form(tmp_path: Path) -> None:
 
 
 def test_another_map_is_told_apart(tmp_path: Path) -> None:
-    event = gaussian_pass()
-    blind = ProbePass(7, event.settings, event.noise, event.x_0, None, eps=lambda x, t: x / 2, schedule=SCHEDULE)
+    class Half(torch.nn.Linear):
+        def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+            return x / 2
+
+    blind = pass_of(Half(1, 1))
     probe = Whitening(enabled=True, num_fixed_points=50, num_iterations=5)
     probe.check(context(tmp_path))
     values = probe.measure(blind).values
@@ -71,7 +79,7 @@ def test_another_map_is_told_apart(tmp_path: Path) -> None:
 
 def test_the_pass_tells_eps_in_batches_without_gradients(tmp_path: Path) -> None:
     event = gaussian_pass()
-    assert event.eps is not None and event.schedule is SCHEDULE
+    assert event.schedule is SCHEDULE
     x = IMAGES[:20].clone().requires_grad_()
     found = event.eps(x, torch.arange(20))
     rows = IMAGES.flatten(1).double()

@@ -21,7 +21,9 @@ from probediff.commands.runner import words_for
 from probediff.data.base import ImageTensors
 from probediff.exceptions import StoppedBySignalError
 from probediff.features.networks import FeatureNetwork, Preprocessing, extract
-from probediff.probing.shared_pass import run_pass
+from probediff.models.base import ProbeModel
+from probediff.probing import PassSettings, ProbePass
+from probediff.probing.shared_pass import Advance, PassRequest, run_pass
 from probediff.runs.folder import RunFolder
 from tests.conftest import all_probes
 
@@ -99,17 +101,17 @@ def test_a_signal_inside_a_probe_stops_between_its_batches(
 ) -> None:
     evaluations = []
 
-    def pass_with_signal(*arguments: Any) -> Any:
-        *rest, step, request, advance = arguments
-
+    def pass_with_signal(
+        model: ProbeModel, settings: PassSettings, request: PassRequest, advance: Advance
+    ) -> ProbePass:
         def counting(part: str, done: int, total: int) -> None:
-            if step == 2:
+            if model.step == 2:
                 evaluations.append((part, done))
                 if done == 3:
                     os.kill(os.getpid(), number)
             advance(part, done, total)
 
-        return run_pass(*rest, step, request, counting)
+        return run_pass(model, settings, request, counting)
 
     monkeypatch.setattr("probediff.callbacks.coordinator.run_pass", pass_with_signal)
     before = signal.getsignal(number)
