@@ -169,8 +169,9 @@ def as_predict(model: EpsFunction, schedule: NoiseSchedule, network_dtype: torch
     """What samplers ask, made of a model: its own method ``predict`` where it has one, else from its noise.
 
     Args:
-        model: ``(x (B,C,H,W), timestep (B,) int64) -> eps (B,C,H,W)``; with a method ``predict`` (as that of
-            ``probediff.denoisers.PredictionModel``) the image need not be derived from the noise.
+        model: ``(x (B,C,H,W), timestep (B,) int64) -> eps (B,C,H,W)``; a method
+            ``predict(x, timestep) -> (x_0 or None, eps)``, as that of ``probediff.denoisers.PredictionModel``, is
+            preferred: the image need not be derived from the noise then.
         schedule: the schedule that the model was trained with.
         network_dtype: dtype in which the model is asked, by default that of the state. With states in float64 and a
             network in float32 the exact inversion methods do not suffer from rounding.
@@ -179,7 +180,7 @@ def as_predict(model: EpsFunction, schedule: NoiseSchedule, network_dtype: torch
         ``(x, timestep) -> (x_0, eps)`` in the dtype of ``x``. It raises ValueError when the model changes the shape.
     """
     alpha_bar = schedule.alpha_bar.tolist()
-    own: Predict | None = getattr(model, "predict", None)
+    own: Callable[[Tensor, Tensor], tuple[Tensor | None, Tensor]] | None = getattr(model, "predict", None)
 
     def predict(x: Tensor, timestep: int | Tensor) -> tuple[Tensor, Tensor]:
         if isinstance(timestep, int):

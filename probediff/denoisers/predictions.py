@@ -82,10 +82,11 @@ class EpsModel(nn.Module):
 class PredictionModel(EpsModel):
     """`eps_model` around a network that predicts the noise, v or the clean image.
 
-    With a = alpha_bar(t) of the timestep that the network is asked at: eps = sqrt(a) v + sqrt(1 - a) x_t (Salimans & Ho
-    2022, appendix D) or eps = (x_t - sqrt(a) x_0) / sqrt(1 - a). While inverting, DDIMInverseScheduler of diffusers
-    asks at the next timestep and converts with the alpha_bar of the current one, which divides by 0 in the first step
-    of a network that predicts x_0; the two agree for networks that predict the noise.
+    With a = alpha_bar(t) of the timestep that the network is asked at: eps = sqrt(a) v + sqrt(1 - a) x_t and
+    x_0 = sqrt(a) x_t - sqrt(1 - a) v (Salimans & Ho 2022, appendix D), or eps = (x_t - sqrt(a) x_0) / sqrt(1 - a).
+    While inverting, DDIMInverseScheduler of diffusers asks at the next timestep and converts with the alpha_bar of the
+    current one, which divides by 0 in the first step of a network that predicts x_0; the two agree for networks that
+    predict the noise.
 
     Args:
         unet: Network `(x, timestep) -> output` with the attributes `in_channels` and `out_channels`.
@@ -109,11 +110,23 @@ class PredictionModel(EpsModel):
 
     def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
         """Return the predicted noise, (B, C, H, W); arguments as in `output`."""
+        return self.predict(x, timestep)[1]
+
+    def predict(self, x: Tensor, timestep: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Return the predicted image and noise, (B, C, H, W) each; what samplers ask (`probediff.ddim.as_predict`).
+
+        Args:
+            x: (B, C, H, W) noised images.
+            timestep: (B,) int64 in 0..T-1.
+
+        Returns:
+            x_0 and eps; x_0 is None where the network predicts the noise itself, from which the image follows.
+        """
         predicted = super().forward(x, timestep)
         if self.prediction_type == "epsilon":
-            return predicted
+            return None, predicted
         signal = self.signal_rate[timestep][:, None, None, None]
         noise = self.noise_rate[timestep][:, None, None, None]
         if self.prediction_type == "v_prediction":
-            return (signal * predicted + noise * x).to(x.dtype)
-        return ((x - signal * predicted) / noise).to(x.dtype)
+            return (signal * x - noise * predicted).to(x.dtype), (signal * predicted + noise * x).to(x.dtype)
+        return predicted.to(x.dtype), ((x - signal * predicted) / noise).to(x.dtype)

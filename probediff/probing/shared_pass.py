@@ -171,8 +171,8 @@ def run_pass(
         parts.append(rows)
     whole = _gather({name: torch.cat([rows[name] for rows in parts]) for name in parts[0]}, model, settings.num_samples)
     noise = seeded_noise(settings.noise_seed, range(settings.num_samples), model.image_shape)
-    x_0, latent, trajectory = whole["x_0"], whole.get("latent"), _trajectory(whole, sampling)
-    return ProbePass(model.step, settings, noise, x_0, latent, evaluations, request.paired, trajectory, model)
+    x_0, latents, trajectory = whole["x_0"], whole.get("latent"), _trajectory(whole, sampling)
+    return ProbePass(model.step, settings, noise, x_0, latents, evaluations, request.paired, trajectory, model)
 
 
 def _process() -> tuple[int, int]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from probediff.ddim import ddim_invert, ddim_sample
+from probediff.ddim import as_predict, ddim_invert, ddim_sample
 from probediff.denoisers import PredictionModel, load_pipeline
 from probediff.schedule import NoiseSchedule
 
@@ -162,6 +162,12 @@ def test_perfect_predictions_become_the_same_noise(prediction_type: Any) -> None
     model = PredictionModel(Oracle(), schedule, prediction_type)
     found = model(a.sqrt() * x_0 + (1 - a).sqrt() * eps, timestep)
     torch.testing.assert_close(found, eps, rtol=0, atol=1e-12)
+    x_t = a.sqrt() * x_0 + (1 - a).sqrt() * eps
+    for timesteps, rows in ((timestep, slice(None)), (49, slice(1, None))):
+        image, noise = as_predict(model, schedule)(x_t[rows], timesteps)
+        outputs[prediction_type] = outputs[prediction_type][-1:]
+        torch.testing.assert_close(noise, eps[rows], rtol=0, atol=1e-12)
+        torch.testing.assert_close(image, x_0[rows], rtol=0, atol=1e-10 if prediction_type == "epsilon" else 1e-12)
 
 
 def test_unknown_prediction_type(tmp_path: Path) -> None:
