@@ -1,4 +1,4 @@
-"""Files that appear only when they are whole, and errors of a folder that cannot be written."""
+"""Files that appear only when they are whole, files of weights, and errors of a folder that cannot be written."""
 
 from __future__ import annotations
 
@@ -6,16 +6,23 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+import pickle
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import BufferedRandom
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 PARTIAL = ".partial"
+#: Names under which training code keeps a state dict, averaged weights before the raw ones beside them.
+WRAPPERS = ("state_dict", "ema", "teacher", "model")
+#: What DistributedDataParallel, torch.compile and DINO put before the names of a network's tensors.
+PREFIXES = ("module.", "_orig_mod.", "backbone.")
+_DIFFERENCES_SHOWN = 5
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -34,7 +41,7 @@ def whole_file(target: Path) -> Iterator[BufferedRandom]:
         partial.unlink(missing_ok=True)
 
 
-def write_json(target: Path, content: dict[str, Any]) -> None:
+def write_json(target: Path, content: Any) -> None:
     """Write a JSON file at once; see `whole_file`."""
     with whole_file(target) as file:
         file.write((json.dumps(content, indent=1) + "\n").encode())
@@ -86,13 +93,98 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors as safetensors; the file appears whole or not at all."""
-    from safetensors.torch import save_file
+def save_tensors(target: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors as safetensors at once; see `whole_file`."""
+    from safetensors.torch import save
 
-    partial = path.with_name(path.name + ".partial")
+    with whole_file(target) as file:
+        file.write(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+
+
+def read_checkpoint(path: Path, mmap: bool = False) -> Any:
+    """Content of a file that ``torch.save`` or safetensors wrote; never runs code from it.
+
+    Args:
+        path: the file; the suffix .safetensors tells the two apart.
+        mmap: leave the tensors on the disk until they are used.
+
+    Raises:
+        ValueError: It cannot be read, is damaged, or holds more than tensors and plain types.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+        reason = (str(error).splitlines() or ["it is empty"])[0]
+        # torch recommends what would run the code of a stranger's file.
+        if "weights_only" in str(error):
+            reason = "it is damaged, or holds Python objects, which may run code and are not read"
+        raise ValueError(f"{path} cannot be read ({type(error).__name__}: {reason})") from None
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """State dict of a file, without the wrapper that training code put around it and the prefix before its names.
+
+    Where some names have such a prefix, what lies beside them (the projection head of DINO) is left out.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It cannot be read, or holds anything but a state dict of tensors.
+    """
+    from torch import Tensor
+
+    if not path.is_file():
+        raise FileNotFoundError(f"path must be a .pt or .safetensors file, got {path}: no such file")
+    try:
+        content = read_checkpoint(path)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} must hold a state dict, got a file that cannot be read safely: "
+            f"save it again with torch.save(model.state_dict(), path) ({error})"
+        ) from None
+    while isinstance(content, dict) and (names := [name for name in WRAPPERS if isinstance(content.get(name), dict)]):
+        content = content[names[0]]
+    if not isinstance(content, dict) or not content:
+        raise ValueError(
+            f"{path} must hold a state dict, got {type(content).__name__} of length "
+            f"{len(content) if hasattr(content, '__len__') else 0}: save model.state_dict()"
+        )
+    if foreign := [name for name, value in content.items() if not isinstance(value, Tensor)]:
+        raise ValueError(
+            f"{path} must hold a state dict of tensors, got {type(content[foreign[0]]).__name__} in {foreign[0]!r}: "
+            "save model.state_dict() alone, without optimiser or settings"
+        )
+    while prefix := next((start for start in PREFIXES if any(name.startswith(start) for name in content)), None):
+        content = {name.removeprefix(prefix): value for name, value in content.items() if name.startswith(prefix)}
+    return content
+
+
+def load_strictly(
+    network: nn.Module, weights: Mapping[str, Tensor], requirement: str, cure: str = "", assign: bool = False
+) -> None:
+    """Fill a network with weights that must fit it tensor for tensor.
+
+    Args:
+        network: what to fill.
+        weights: its state dict.
+        requirement: how the error begins, such as ``FILE must hold the weights of NAME``.
+        cure: how it ends.
+        assign: take the tensors themselves, as a network on the meta device needs it, instead of copying their values.
+
+    Raises:
+        ValueError: Tensors are missing, unexpected or of another shape; the message counts them and names the first.
+    """
+    try:
+        network.load_state_dict(weights, strict=True, assign=assign)
+    except RuntimeError as error:
+        differences: list[str] = []
+        for line in str(error).splitlines()[1:]:
+            kind, _, names = line.strip().partition(" key(s) in state_dict: ")
+            differences += [f"{kind.lower()} {name}" for name in re.findall(r'"(.+?)"', names)] or [line.strip(" \t.")]
+        shown = "; ".join(differences[:_DIFFERENCES_SHOWN])
+        raise ValueError(f"{requirement}, got {len(differences)} differences: {shown}. {cure}".rstrip()) from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from torch import Tensor
 
 from probediff.denoisers.blocks import ResidualBlock
 from probediff.denoisers.predictions import EpsModel
-from probediff.denoisers.state import tensor_differences
 from probediff.denoisers.unet import UNet
+from probediff.files import load_strictly, read_weights
 from probediff.schedule import NoiseSchedule, ScheduleName
 
 _UPSAMPLING = re.compile(r"output_blocks\.(\d+)\.[12]\.(conv|in_layers\.2)\.weight")
@@ -25,7 +24,8 @@ def load_openai(path: str | os.PathLike[str], schedule: NoiseSchedule, num_heads
     """Load an unconditional OpenAI checkpoint: `load_openai_network` as an `openai_eps_model`.
 
     Args:
-        path: `.pt` file (read without unpickling code) or `.safetensors` file with the state dict.
+        path: `.pt` file (read without unpickling code) or `.safetensors` file with the state dict, alone or in a
+            wrapper; see `probediff.files.read_weights`.
         schedule: Schedule the network was trained with; its length is T.
         num_heads: Number of attention heads, for networks other than the published ones.
 
@@ -48,7 +48,7 @@ def load_openai_network(path: str | os.PathLike[str], num_heads: int | None = No
     `UNet.image_size` is inferred from the levels that have attention, whose lowest published resolution is 8 pixels, or
     16 where only one level has it; the forward pass does not depend on it. Arguments and errors as in `load_openai`.
     """
-    state = _read_state_dict(Path(path))
+    state = read_weights(Path(path))
     if "label_emb.weight" in state:
         raise ValueError(
             f"{path} must be an unconditional network, got a class-conditional one ({len(state['label_emb.weight'])} "
@@ -60,8 +60,9 @@ def load_openai_network(path: str | os.PathLike[str], num_heads: int | None = No
             network = UNet(**_infer_arguments(state, num_heads))
     except ValueError as error:
         raise ValueError(f"{path} must be a network of improved-diffusion or guided-diffusion: {error}") from error
-    _check_tensors(path, state, network.state_dict())
-    network.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
+    requirement = f"{path} must match the network inferred from it"
+    cure = "Use an unchanged improved-diffusion or guided-diffusion checkpoint"
+    load_strictly(network, {name: tensor.float() for name, tensor in state.items()}, requirement, cure, assign=True)
     return network.eval()
 
 
@@ -90,42 +91,6 @@ def _is_guided(network: UNet) -> bool:
 
 def _residual_blocks(network: UNet) -> list[ResidualBlock]:
     return [module for module in network.modules() if isinstance(module, ResidualBlock)]
-
-
-def _read_state_dict(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise FileNotFoundError(f"path must be a .pt or .safetensors file, got {path}: no such file")
-    try:
-        content = _load(path)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        raise ValueError(
-            f"{path} must hold a state dict, got a file that cannot be read safely: "
-            f"save it again with torch.save(model.state_dict(), path) ({error})"
-        ) from error
-    if not isinstance(content, dict) or not content:
-        raise ValueError(
-            f"{path} must hold a state dict, got {type(content).__name__} of length "
-            f"{len(content) if hasattr(content, '__len__') else 0}: save model.state_dict()"
-        )
-    foreign = [name for name, value in content.items() if not isinstance(value, Tensor)]
-    if foreign:
-        raise ValueError(
-            f"{path} must hold a state dict of tensors, got {type(content[foreign[0]]).__name__} in {foreign[0]!r}: "
-            "save model.state_dict() alone, without optimiser or settings"
-        )
-    return content
-
-
-def _load(path: Path) -> Any:
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise ValueError(str(error)) from error
-    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _infer_arguments(state: dict[str, Tensor], num_heads: int | None) -> dict[str, Any]:
@@ -172,13 +137,3 @@ def _shape(state: dict[str, Tensor], name: str) -> torch.Size:
         got = "no such tensor" if name not in state else f"shape {tuple(state[name].shape)}"
         raise ValueError(f"{name} must be a tensor of two or more dimensions, got {got}: check that the file is whole")
     return state[name].shape
-
-
-def _check_tensors(path: str | os.PathLike[str], state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Raise ValueError that names the tensors in which the file and the inferred network differ."""
-    problems = tensor_differences(state, expected)
-    if problems:
-        raise ValueError(
-            f"{path} must match the network inferred from it, got {len(problems)} differences: "
-            f"{'; '.join(problems[:5])}. Use an unchanged improved-diffusion or guided-diffusion checkpoint"
-        )

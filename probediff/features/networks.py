@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from probediff.exceptions import FeatureLoadError
-from probediff.features.weights import hub_file, load_strictly, read_weights
+from probediff.features.weights import hub_file
+from probediff.files import load_strictly, read_weights
 
 GRAMMAR = "'dino', 'clip', 'timm/NAME' or 'open_clip/NAME', each optionally followed by '=WEIGHTS_FILE'"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -162,12 +164,12 @@ def load_features(spec: str) -> FeatureNetwork:
 
 
 class _Spec(NamedTuple):
-    """A parsed specification; ``path`` is empty where the weights come from the hub."""
+    """A parsed specification; ``path`` is None where the weights come from the hub."""
 
     kind: str
     library: str
     model_name: str
-    path: str
+    path: Path | None
 
 
 def _parse(spec: str) -> _Spec:
@@ -175,7 +177,7 @@ def _parse(spec: str) -> _Spec:
     library, _, model_name = SHORT_NAMES.get(kind, kind).partition("/")
     if library not in ("timm", "open_clip") or not model_name or (equals and not path):
         raise ValueError(f"features must be {GRAMMAR}, got {spec!r}; correct it, or list no features: '[]'")
-    return _Spec(kind, library, model_name, path)
+    return _Spec(kind, library, model_name, Path(path) if path else None)
 
 
 def _build_timm(spec: _Spec) -> tuple[nn.Module, Preprocessing]:
@@ -188,7 +190,8 @@ def _build_timm(spec: _Spec) -> tuple[nn.Module, Preprocessing]:
     body = timm.create_model(spec.model_name, pretrained=False, num_classes=0)
     classifier = config.classifier or ()
     unused = tuple(f"{name}." for name in ((classifier,) if isinstance(classifier, str) else classifier))
-    load_strictly(body, {key: value for key, value in weights.items() if not key.startswith(unused)})
+    fitting = {key: value for key, value in weights.items() if not key.startswith(unused)}
+    load_strictly(body, fitting, "the weights must fit the network")
     if spec.kind == "dino":
         return body, Preprocessing(256, 224, IMAGENET_MEAN, IMAGENET_STD)
     crop = config.input_size[-1]
@@ -205,7 +208,7 @@ def _build_open_clip(spec: _Spec) -> tuple[nn.Module, Preprocessing]:
     quick = bool(config.get("quick_gelu"))
     body: Any = open_clip.create_model(spec.model_name, force_quick_gelu=quick, pretrained_text=False).visual
     tower = {key.removeprefix("visual."): value for key, value in weights.items() if key.startswith("visual.")}
-    load_strictly(body, tower or weights)
+    load_strictly(body, tower or weights, "the weights must fit the network")
     crop = body.image_size if isinstance(body.image_size, int) else body.image_size[0]
     mean, std = tuple(config.get("mean") or CLIP_MEAN), tuple(config.get("std") or CLIP_STD)
     return body, Preprocessing(crop, crop, mean, std, config.get("interpolation") or "bicubic")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pickle
 import warnings
 from collections.abc import Collection
 from pathlib import Path
@@ -13,11 +11,13 @@ import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from probediff.files import read_checkpoint, remove_partials, whole_file
+
 _NEEDED = ("state_dict", "global_step", "loops", "optimizer_states", "callbacks")
 
 
 class _WholeFileIO(TorchCheckpointIO):
-    """Writes beside the final name, then renames; keeps a failure instead of raising it.
+    """Writes whole files only, and keeps a failure instead of raising it.
 
     Lightning waits for all processes after the first one has written, so that an error there would hang the others.
     """
@@ -25,23 +25,19 @@ class _WholeFileIO(TorchCheckpointIO):
     failure: Exception | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        partial = Path(f"{path}.partial")
         try:
-            with partial.open("wb") as file:
+            remove_partials(Path(path).parent)
+            with whole_file(Path(path)) as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
         except (OSError, RuntimeError) as error:
             # torch reports a full disk as a RuntimeError of its file writer.
-            partial.unlink(missing_ok=True)
             self.failure = error
 
 
 def save_checkpoint(trainer: L.Trainer, path: Path) -> None:
     """Save a checkpoint under ``path``; every process must call this, the first one writes.
 
-    A kill or a full disk leaves no file of that name: what is not whole is called ``<path>.partial``.
+    A kill or a full disk leaves no file of that name; see `probediff.files.whole_file`.
 
     Raises:
         OSError: when it cannot be written (on the first process only).
@@ -66,15 +62,10 @@ def load_checkpoint(path: Path, keys: Collection[str]) -> dict[str, Any]:
     Raises:
         ValueError: when it is truncated, no checkpoint of a training, or one of another model.
     """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]})") from error
-    missing = [name for name in _NEEDED if not isinstance(checkpoint, dict) or name not in checkpoint]
-    if missing:
+    checkpoint = read_checkpoint(path, mmap=True)
+    if missing := [name for name in _NEEDED if not isinstance(checkpoint, dict) or name not in checkpoint]:
         raise ValueError(f"{path} is no checkpoint of a training: it lacks {', '.join(missing)}")
-    differing = sorted(set(checkpoint["state_dict"]) ^ set(keys))
-    if differing:
+    if differing := sorted(set(checkpoint["state_dict"]) ^ set(keys)):
         raise ValueError(
             f"{path} is a checkpoint of another model: {len(differing)} tensors differ, {differing[0]} first"
         )
@@ -99,14 +90,13 @@ def keep_weights_only(path: Path) -> None:
     A quarter of the size with one average (before: weights, average and two moments of the optimiser in float32).
     Probes still run on it, within the rounding to 11 bits; training cannot go on from it.
     """
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    checkpoint = read_checkpoint(path, mmap=True)
     if "optimizer_states" not in checkpoint:
         return
     weights = {k: v.half() if v.is_floating_point() else v for k, v in checkpoint["state_dict"].items()}
     kept = {"state_dict": weights} | {name: checkpoint[name] for name in ("global_step", "pytorch-lightning_version")}
-    partial = path.with_name(path.name + ".partial")
-    torch.save(kept, partial)
-    partial.replace(path)
+    with whole_file(path) as file:
+        torch.save(kept, file)
 
 
 def thin_out(folder: Path, keep_full: int) -> None:
