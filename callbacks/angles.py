@@ -1,4 +1,4 @@
-"""The noise-sample-latent triangle (P1-F2, P1-F4) and pictures of latents (P1-F1)."""
+"""The noise-sample-latent triangle and pictures of latents (*There and Back Again*, figures 1, 2, 4)."""
 
 from __future__ import annotations
 

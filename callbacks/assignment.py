@@ -1,4 +1,4 @@
-"""Can a noise be told from its image, and an image from its noise? (P1-T2, P1-F5, P1-F7/8)"""
+"""Can a noise be told from its image, and an image from its noise? (*There and Back Again*, table 2, figures 5, 7, 8)"""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ class AssignmentAccuracy(Probe):
 
     def measure(self, event: ProbePass) -> ProbeResult:
         """Accuracies with the null 1/N; share and pixel variance of the hubs; per-sample assignments."""
-        found = assignment_accuracy(event.noise, event.x_0)
-        captured = hub_counts(found.nearest_image, len(event.x_0))
+        accuracy = assignment_accuracy(event.noise, event.x_0)
+        captured = hub_counts(accuracy.nearest_image, len(event.x_0))
         variance = pixel_variance(event.x_0)
         top = torch.argsort(captured, descending=True, stable=True)[: self.num_hubs]
         values = {
-            "image_to_noise": found.image_to_noise,
-            "noise_to_image": found.noise_to_image,
-            "image_to_noise_top5": found.image_to_noise_top5,
-            "noise_to_image_top5": found.noise_to_image_top5,
+            "image_to_noise": accuracy.image_to_noise,
+            "noise_to_image": accuracy.noise_to_image,
+            "image_to_noise_top5": accuracy.image_to_noise_top5,
+            "noise_to_image_top5": accuracy.noise_to_image_top5,
             "null": 1 / len(event.x_0),
             "largest_hub_share": int(captured[top[0]]) / len(event.x_0),
             "hubs_pixel_variance": float(variance[top].mean()),
             "pixel_variance": float(variance.mean()),
         }
         arrays = {
-            "nearest_noise": found.nearest_noise,
-            "nearest_image": found.nearest_image,
+            "nearest_noise": accuracy.nearest_noise,
+            "nearest_image": accuracy.nearest_image,
             "captured_noises": captured,
             "pixel_variance": variance.float(),
         }

@@ -1,4 +1,4 @@
-"""Correlated pixels: how far from white noise are the latents? (P1-T1)"""
+"""Correlated pixels: how far from white noise are the latents? (*There and Back Again*, table 1)"""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class PixelCorrelation(Probe):
 
     Args:
         enabled: whether the probe runs.
-        k: how many of the largest correlations are averaged (P1: 10).
+        k: how many of the largest correlations are averaged (the paper: 10).
     """
 
     needs_latent: ClassVar[bool] = True

@@ -1,11 +1,11 @@
-"""When probes run."""
+"""When probes run: at which training steps, also by the lists of *There and Back Again*."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-#: Steps at which the authors of P1 saved checkpoints of their CIFAR-10 runs.
+#: Steps at which the authors of *There and Back Again* saved checkpoints of their CIFAR-10 runs.
 P1_CIFAR10 = frozenset({5, 10, 25, *range(50, 401, 50), *range(390, 39_001, 390), *range(39_390, 500_001, 1_950)})
 #: The same for their ImageNet runs (the last one is as far as they trained).
 P1_IMAGENET64 = frozenset({5, 10, 25, 50, 100, *range(250, 10_308, 250), *range(10_307, 1_500_001, 10_307)})

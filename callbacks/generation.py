@@ -1,4 +1,4 @@
-"""Pictures of the samples: the same noises in the same places at every step (P1-F6, right)."""
+"""Pictures of the samples: the same noises in the same places at every step."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class FixedNoiseGeneration(Probe):
         return ProbeResult(values, pictures={"samples": grid(to_uint8(shown), math.ceil(math.sqrt(len(shown))))})
 
     def finish(self, context: ProbeContext) -> dict[int, ProbeResult]:
-        """The same noises over training: one row a step, evenly chosen among the stored ones (P1-F6, right)."""
+        """The same noises over training: one row a step, evenly chosen among the stored ones."""
         steps = context.folder.sample_steps()
         chosen = sorted({steps[round(k * (len(steps) - 1) / (_MOST_ROWS - 1))] for k in range(_MOST_ROWS)})
         rows = [to_uint8(context.stored_pixels(step, _SAMPLES_A_ROW)) for step in chosen]

@@ -1,4 +1,4 @@
-"""Is the map from noise to image an optimal transport, and which images and noises are hubs? (P1-T2, P1-F7/8)"""
+"""Is the map from noise to image an optimal transport, and which images and noises are hubs?"""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ class NoiseImageMap(Probe):
     def measure(self, event: ProbePass) -> ProbeResult:
         """Shares and cost gaps with their values for random pairs; skewness of the captures; the assignment."""
         noise, x_0 = event.noise[: self.max_samples], event.x_0[: self.max_samples]
-        found = optimal_transport(noise, x_0)
+        transport = optimal_transport(noise, x_0)
         num = len(noise)
         values = {
             "num_samples": float(num),
-            "identity_share": found.identity_share,
+            "identity_share": transport.identity_share,
             "identity_share_null": 1 / num,
-            "identity_gap": found.identity_gap,
-            "identity_gap_null": found.random_gap,
-            "nearest_image_share": found.nearest_image_share,
-            "nearest_noise_share": found.nearest_noise_share,
-            "nearest_image_gap": found.nearest_image_gap,
-            "nearest_noise_gap": found.nearest_noise_gap,
-            "optimal_cost": found.optimal_cost,
-            "image_hubness": hubness(hub_counts(found.nearest_image, num)),
-            "noise_hubness": hubness(hub_counts(found.nearest_noise, num)),
+            "identity_gap": transport.identity_gap,
+            "identity_gap_null": transport.random_gap,
+            "nearest_image_share": transport.nearest_image_share,
+            "nearest_noise_share": transport.nearest_noise_share,
+            "nearest_image_gap": transport.nearest_image_gap,
+            "nearest_noise_gap": transport.nearest_noise_gap,
+            "optimal_cost": transport.optimal_cost,
+            "image_hubness": hubness(hub_counts(transport.nearest_image, num)),
+            "noise_hubness": hubness(hub_counts(transport.nearest_noise, num)),
             "hubness_null": null_hubness(num),
         }
-        return ProbeResult(values, {"assigned_image": found.assigned_image})
+        return ProbeResult(values, {"assigned_image": transport.assigned_image})

@@ -1,4 +1,4 @@
-"""How far are the latents from white noise, and is the inversion error larger in flat areas? (P1-F1, P1-T1)"""
+"""How far are the latents from white noise? Is the inversion error larger in flat areas (*There and Back Again*, F1)?"""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ class LatentNormality(Probe):
     def measure(self, event: ProbePass) -> ProbeResult:
         """Every statistic with its null; the split error where a noise is known and pixels are what is inverted."""
         assert event.latent is not None
-        found = latent_normality(event.latent, self.shapiro_samples)
+        normality = latent_normality(event.latent, self.shapiro_samples)
         values = {"shapiro_samples": float(min(self.shapiro_samples, len(event.latent)))}
-        for name, measured in found.scalars().items():
-            values |= {name: measured.value, f"{name}_null": measured.null}
+        for name, statistic in normality.scalars().items():
+            values |= {name: statistic.value, f"{name}_null": statistic.null}
         # Codes of a latent-diffusion model are no pixels in [-1, 1]: the threshold says nothing about them.
         if event.paired and event.shows_pixels:
             split = plain_area_errors(event.noise, event.x_0, event.latent)
             values |= {f"plain_area_{name}": value for name, value in asdict(split).items()}
             values["plain_area_threshold"] = PLAIN_THRESHOLD
         arrays = {
-            "ks_distance": found.ks_distances.float(),
-            "radial_frequency": found.radial_power.frequency.float(),
-            "radial_power": found.radial_power.power.float(),
+            "ks_distance": normality.ks_distances.float(),
+            "radial_frequency": normality.radial_power.frequency.float(),
+            "radial_power": normality.radial_power.power.float(),
         }
         return ProbeResult(values, arrays)

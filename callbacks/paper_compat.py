@@ -1,4 +1,4 @@
-"""Published numbers computed as P1's authors computed them, beside the right ones of the other probes."""
+"""Published numbers of *There and Back Again* computed as its authors did, beside those of the other probes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PaperCompat(Probe):
 
     Args:
         enabled: whether the probe runs; only a comparison with their tables needs it.
-        num_directions: leading directions of SVCCA (P1: 10).
+        num_directions: leading directions of SVCCA (the paper: 10).
     """
 
     needs_latent: ClassVar[bool] = True

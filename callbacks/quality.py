@@ -9,7 +9,7 @@ from torch import Tensor
 
 from probediff.callbacks.base import Probe
 from probediff.features.distances import feature_distances
-from probediff.features.networks import FeatureNetwork, extract, load_features
+from probediff.features.networks import FeatureNetwork, extract, load_networks
 from probediff.probing.probe import ProbeContext
 from probediff.probing.shared_pass import ProbePass
 from probediff.runs.results import ProbeResult
@@ -57,7 +57,7 @@ class SampleQuality(Probe):
                 f"sample_quality.num_real ({self.num_real}), got {self.kid_subset_size}; lower it"
             )
         self._real_images = context.real_images
-        self._networks = {spec.split("=")[0].replace("/", "_"): load_features(spec) for spec in self.features}
+        self._networks = load_networks(self.features)
         for name, network in self._networks.items():
             num_features = extract(network, torch.zeros(1, *context.image_shape)).shape[1]
             if min(num_samples, self.num_real) <= num_features:
@@ -74,7 +74,7 @@ class SampleQuality(Probe):
         images = event.pixels()
         values: dict[str, float] = {"num_samples": float(len(images)), "kid_subset_size": float(self.kid_subset_size)}
         for name, network in self._networks.items():
-            fake, real = _extracted(network, images), self._real_features(name, len(images))
+            fake, real = extract(network, images), self._real_features(name, len(images))
             # The images after the reference are as many as the samples; a small data set has fewer, or none.
             reference, others = real[: self.num_real], real[self.num_real :]
             values |= self._distances(name, reference, fake, "")
@@ -85,20 +85,16 @@ class SampleQuality(Probe):
         return ProbeResult(values)
 
     def _distances(self, name: str, real: Tensor, fake: Tensor, suffix: str) -> dict[str, float]:
-        found = feature_distances(real, fake, self.kid_subset_size)
+        distances = feature_distances(real, fake, self.kid_subset_size)
         return {
-            f"{name}_fid{suffix}": found.fid,
-            f"{name}_kid{suffix}": found.kid,
-            f"{name}_kid_std{suffix}": found.kid_std,
+            f"{name}_fid{suffix}": distances.fid,
+            f"{name}_kid{suffix}": distances.kid,
+            f"{name}_kid_std{suffix}": distances.kid_std,
         }
 
     def _real_features(self, name: str, num_others: int) -> Tensor:
         """Features of the reference and of the images for the null, extracted once in a run."""
         if name not in self._real:
             images = self._real_images(self.num_real + num_others)
-            self._real[name] = _extracted(self._networks[name], images)
+            self._real[name] = extract(self._networks[name], images)
         return self._real[name]
-
-
-def _extracted(network: FeatureNetwork, images: Tensor) -> Tensor:
-    return extract(network, images, device="cuda" if torch.cuda.is_available() else "cpu")

@@ -1,16 +1,15 @@
-"""When does the map from noise to image settle? Samples of different checkpoints from the same noise (P1-F6)."""
+"""When does the map from noise to image settle? (*There and Back Again*, figure 6)"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
 
-import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from probediff.callbacks.base import Probe
-from probediff.features.networks import FeatureNetwork, extract, load_features
+from probediff.features.networks import FeatureNetwork, extract, load_networks
 from probediff.measures import cka, cosine_similarity, ssim, svcca
 from probediff.probing.probe import ProbeContext
 from probediff.probing.shared_pass import ProbePass
@@ -24,7 +23,7 @@ class CheckpointSimilarity(Probe):
         enabled: whether the probe runs.
         features: feature networks: ``dino`` and ``clip`` with their published weights, or with a local weights file
             ``dino=PATH``; also ``timm/NAME[=PATH]`` and ``open_clip/NAME[=PATH]``. ``[]`` switches them off.
-        num_directions: leading directions that SVCCA compares (P1: 10).
+        num_directions: leading directions that SVCCA compares (the paper: 10).
     """
 
     def __init__(self, enabled: bool = True, features: list[str] = [], num_directions: int = 10) -> None:  # noqa: B006
@@ -46,7 +45,7 @@ class CheckpointSimilarity(Probe):
                 f"set --checkpoint_similarity.enabled false"
             )
         self._folder = context.folder
-        self._networks = {spec.split("=")[0].replace("/", "_"): load_features(spec) for spec in self.features}
+        self._networks = load_networks(self.features)
 
     def measure(self, event: ProbePass) -> ProbeResult:
         """Similarity to the samples of the previous checkpoint; nothing at the first one."""
@@ -54,24 +53,23 @@ class CheckpointSimilarity(Probe):
         if not earlier:
             return ProbeResult()
         x_0 = self._folder.load_samples(earlier[-1])
-        values = self._compare(event.x_0, x_0, self._extracted(event.x_0), self._extracted(x_0))
+        values = self._compare(event.x_0, x_0, self._features(event.x_0), self._features(x_0))
         return ProbeResult({**values, "previous_step": float(earlier[-1])})
 
     def finish(self, context: ProbeContext) -> dict[int, ProbeResult]:
         """Every stored checkpoint against the final one."""
         *earlier, final_step = context.folder.sample_steps()
         final = context.folder.load_samples(final_step)
-        final_features = self._extracted(final)
+        final_features = self._features(final)
         results = {}
         for step in tqdm(earlier, desc="similarity to the final samples", leave=False):
             x_0 = context.folder.load_samples(step)
-            values = self._compare(x_0, final, self._extracted(x_0), final_features)
+            values = self._compare(x_0, final, self._features(x_0), final_features)
             results[step] = ProbeResult({**values, "final_step": float(final_step)})
         return results
 
-    def _extracted(self, x_0: Tensor) -> dict[str, Tensor]:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        return {name: extract(network, x_0, device=device) for name, network in self._networks.items()}
+    def _features(self, x_0: Tensor) -> dict[str, Tensor]:
+        return {name: extract(network, x_0) for name, network in self._networks.items()}
 
     def _compare(
         self, x: Tensor, y: Tensor, x_features: dict[str, Tensor], y_features: dict[str, Tensor]

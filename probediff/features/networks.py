@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,7 +101,7 @@ class FeatureNetwork(nn.Module):
 
 @torch.no_grad()
 def extract(
-    network: FeatureNetwork, images: Tensor, batch_size: int = 64, device: torch.device | str = "cpu"
+    network: FeatureNetwork, images: Tensor, batch_size: int = 64, device: torch.device | str | None = None
 ) -> Tensor:
     """Features of many images, a batch at a time.
 
@@ -109,7 +110,7 @@ def extract(
         images: (N, C, H, W) in [-1, 1], on any device.
         batch_size: Images a batch; bounds memory, changes nothing beyond rounding. Halved, with a warning, as often as
             the device runs out of memory.
-        device: Where to compute.
+        device: Where to compute; by default on the GPU where there is one.
 
     Returns:
         (N, F) float32 on the CPU, in the order of ``images``.
@@ -121,6 +122,7 @@ def extract(
     _check_images(images)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     network.to(device)
     starts = range(0, len(images), batch_size)
     try:
@@ -161,6 +163,11 @@ def load_features(spec: str) -> FeatureNetwork:
     except Exception as error:  # the libraries and the hub client raise anything; each means the same to the user
         raise FeatureLoadError(_load_message(parsed, error)) from error
     return FeatureNetwork(parsed.kind, body, preprocessing)
+
+
+def load_networks(specs: Sequence[str]) -> dict[str, FeatureNetwork]:
+    """Feature networks by the names that records give them; ``specs`` and errors as in ``load_features``."""
+    return {spec.split("=")[0].replace("/", "_"): load_features(spec) for spec in specs}
 
 
 class _Spec(NamedTuple):
