@@ -9,17 +9,13 @@ others of its batch.
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 from torch import Tensor
 
 from probediff.ddim import OnStep, State
+from probediff.inversion.anderson import anderson_step
 from probediff.inversion.problem import Problem, Walk
 from probediff.inversion.settings import InversionSettings
-
-# Relative to the columns' own squares; keeps the small systems solvable when residuals are parallel or zero.
-_RIDGE = 1e-10
 
 
 @torch.no_grad()
@@ -42,29 +38,3 @@ def _solved(walk: Walk, x: Tensor, level: int, settings: InversionSettings) -> T
         z = anderson_step(history, gain)
         walk.report_preimage(level, z, x_0)
     return z
-
-
-def anderson_step(history: list[tuple[Tensor, Tensor]], gain: float) -> Tensor:
-    """The next iterate, from pairs of an iterate and its residual g(z) - z, (B, ...) each and oldest first.
-
-    With one pair this is z + gain (g(z) - z).
-    """
-    z, residual = history[-1]
-    step = gain * residual
-    if len(history) > 1:
-        steps_z = torch.stack([b[0] - a[0] for a, b in itertools.pairwise(history)], dim=1)
-        steps_r = torch.stack([b[1] - a[1] for a, b in itertools.pairwise(history)], dim=1)
-        weights = _least_squares(steps_r.flatten(2), residual.flatten(1)).to(z.dtype)
-        step = step - torch.einsum("bm,bm...->b...", weights, steps_z + gain * steps_r)
-    return z + step
-
-
-def _least_squares(columns: Tensor, target: Tensor) -> Tensor:
-    """(B, m) weights of ``columns`` (B, m, D) that come nearest to ``target`` (B, D), in float64."""
-    columns, target = columns.double(), target.double()
-    scale = columns.norm(dim=2, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
-    columns = columns / scale
-    eye = torch.eye(columns.shape[1], dtype=torch.float64, device=columns.device)
-    gram = columns @ columns.mT + _RIDGE * eye
-    weights = torch.linalg.solve(gram, (columns @ target[:, :, None]))
-    return (weights / scale)[:, :, 0]
