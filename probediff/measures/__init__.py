@@ -41,7 +41,13 @@ from probediff.measures.transport import (
     optimal_transport,
     reproducibility,
 )
-from probediff.measures.whitening import Whitening, deviation_from_identity, least_squares_map, matrix_distance
+from probediff.measures.whitening import (
+    Whitening,
+    WhiteningTransform,
+    deviation_from_identity,
+    least_squares_map,
+    matrix_distance,
+)
 
 __all__ = [
     "AssignmentAccuracy",
@@ -58,6 +64,7 @@ __all__ = [
     "TriangleAngles",
     "TriangleDistances",
     "Whitening",
+    "WhiteningTransform",
     "angle_of_mean_cosine",
     "assignment_accuracy",
     "cka",

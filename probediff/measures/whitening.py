@@ -54,7 +54,7 @@ class DeviationFromIdentity(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Whitening:
+class WhiteningTransform:
     """The statistics that whiten a set of images; make it with `from_covariance` or `load`.
 
     Attributes:
@@ -70,7 +70,7 @@ class Whitening:
     ridge: float = 0.0
 
     @classmethod
-    def from_covariance(cls, mean: Tensor, covariance: Tensor, ridge: float = 0.0) -> Whitening:
+    def from_covariance(cls, mean: Tensor, covariance: Tensor, ridge: float = 0.0) -> WhiteningTransform:
         """Decompose a covariance: 16 s at D = 3072 (one core); 16 minutes, 5.2 GiB in all at 12,288 (two busy cores).
 
         Args:
@@ -123,7 +123,7 @@ class Whitening:
         save_file(tensors, path, metadata={"format": "probediff whitening", "ridge": repr(self.ridge)})
 
     @classmethod
-    def load(cls, path: str | PathLike[str], device: torch.device | str = "cpu") -> Whitening:
+    def load(cls, path: str | PathLike[str], device: torch.device | str = "cpu") -> WhiteningTransform:
         """Read what `save` wrote.
 
         Raises:
@@ -191,6 +191,10 @@ class Whitening:
         return rows.double()
 
 
+#: The name of earlier versions.
+Whitening = WhiteningTransform
+
+
 def _check_method(method: str) -> None:
     if method != "cholesky":
         raise ValueError(f"method must be one of {', '.join(WHITENING_METHODS)}, got {method!r}")
@@ -235,12 +239,12 @@ def _check_full_rank(eigenvalues: Tensor) -> None:
         )
 
 
-def least_squares_map(pairs: PairedMoments, whitening: Whitening) -> Tensor:
+def least_squares_map(pairs: PairedMoments, whitening: WhiteningTransform) -> Tensor:
     """W_diff (E, D): the linear map of x that comes nearest to z, by the normal equations (P2, eq. 9).
 
     Args:
         pairs: Moments of the pairs.
-        whitening: Statistics of the same x, `Whitening.from_covariance(pairs.x.mean, pairs.x.covariance)`; their
+        whitening: Statistics of the same x, `WhiteningTransform.from_covariance(pairs.x.mean, pairs.x.covariance)`; their
             ridge makes it a ridge regression.
 
     Raises:

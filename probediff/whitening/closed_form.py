@@ -14,7 +14,7 @@ from probediff.ddim import ddim_invert, ddim_sample
 from probediff.denoisers import GaussianDenoiser
 from probediff.measures.whitening import Whitening
 from probediff.schedule import Convention, NoiseSchedule
-from probediff.whitening.fixed_point import gaussian_gain
+from probediff.whitening.gains import gaussian_gain
 from probediff.whitening.pairs import BatchStore, Iterates
 
 

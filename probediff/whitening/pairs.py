@@ -12,7 +12,7 @@ from torch import Tensor
 from probediff.ddim import EpsFunction, ddim_invert, ddim_sample
 from probediff.noise import derived_seed, seeded_noise
 from probediff.schedule import Convention, NoiseSchedule
-from probediff.whitening.fixed_point import FixedPointSettings, fixed_point
+from probediff.whitening.noise_iteration import IterationSettings, iterate_noise
 
 #: Called with the number of network evaluations (of one image each) that were just made.
 Advance = Callable[[int], None]
@@ -34,7 +34,7 @@ class Iterates:
 
     Attributes:
         eps: (N, C, H, W) on the CPU, by number of iterations.
-        residual: (N, iterations) float64, as `FixedPoint.residual`; None for a closed form.
+        residual: (N, iterations) float64, as `NoiseIteration.residual`; None for a closed form.
         iterations: (N,) network evaluations of each image; None for a closed form.
         converged: (N,) whether the last change was within the tolerance; None for a closed form.
     """
@@ -103,7 +103,7 @@ class NetworkNoises:
     def iterates(
         self, images: Tensor, timestep: int, counts: Sequence[int], store: BatchStore | None = None
     ) -> Iterates:
-        """As `NoiseMaker.iterates`; raises ValueError as `fixed_point`."""
+        """As `NoiseMaker.iterates`; raises ValueError as `iterate_noise`."""
         parts = []
         for rows in torch.arange(len(images)).split(self.batch_size):
             made = store.load(rows) if store is not None else None
@@ -130,9 +130,9 @@ class NetworkNoises:
             self.advance(len(eps))
 
         most, x_0 = max(counts), images.to(self.device, self.dtype)
-        settings = FixedPointSettings(most, self.tolerance)
+        settings = IterationSettings(most, self.tolerance)
         start = self._start(rows, images.shape[1:])
-        found = fixed_point(self.eps_model, self.schedule, x_0, timestep, settings, start, on_iteration)
+        found = iterate_noise(self.eps_model, self.schedule, x_0, timestep, settings, start, on_iteration)
         self.advance(len(images) * (most - len(found.residual)))
         made = {f"eps_{count}": kept.get(count, found.eps.float().cpu()) for count in counts}
         residual = torch.full((len(images), most), float("nan"), dtype=torch.float64)

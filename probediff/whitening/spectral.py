@@ -13,7 +13,7 @@ from torch import Tensor
 
 from probediff.measures.covariance import DirectionalGains
 from probediff.measures.whitening import Whitening
-from probediff.whitening.fixed_point import GainSlope, gain_slope
+from probediff.whitening.gains import GainSlope, gain_slope
 
 #: A gain counts as known when it is so many standard errors above zero.
 SIGNIFICANT_ERRORS = 3.0

@@ -21,7 +21,7 @@ from probediff.probing.probe import ProbeContext
 from probediff.probing.shared_pass import run_pass
 from probediff.runs.folder import RunFolder
 from probediff.schedule import NoiseSchedule
-from probediff.whitening.fixed_point import gain_slope, gaussian_gain
+from probediff.whitening.gains import gain_slope, gaussian_gain
 from tests.conftest import tiny_settings
 
 Fit = Callable[..., tuple[Any, L.Trainer]]

@@ -24,7 +24,7 @@ from probediff.noise import seeded_noise
 from probediff.schedule import NoiseSchedule
 from probediff.whitening.analysis import slope_in_words
 from probediff.whitening.closed_form import GaussianNoises
-from probediff.whitening.fixed_point import gain_slope, gaussian_gain
+from probediff.whitening.gains import gain_slope, gaussian_gain
 from probediff.whitening.pairs import NetworkNoises
 from probediff.whitening.relation import averages, low_part, pair_statistics, with_low_part
 from probediff.whitening.spectral import along_eigenvectors, curve_point, spectral_fit
@@ -308,7 +308,6 @@ def test_images_of_the_user_and_a_default_folder(
         (["--num_steps", "30"], "num_steps=30 does not divide 40"),
         (["--timestep", "980"], "must be shares of T above 0 and at most 1, got 980"),
         (["--iterations", "0,5"], "--iterations must be at least 1, got 0"),
-        (["--iterations", "many"], "expected whole numbers with commas between"),
         (["--num_samples", "2"], "--num_samples must be at least 3, got 2"),
         (["--tolerance", "-1"], "--tolerance must be 0 or more, got -1"),
         (["--checkpoints", "3"], "must be among the stored ones"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -17,8 +19,8 @@ Row = np.ndarray
 
 def literal(iterates: list[Row], residuals: list[Row], gain: float) -> Row:
     """Walker & Ni 2011, eq. 2.1 with mixing: x + b f - (X + b F) argmin |f - F w|, for one flat row."""
-    moves = np.stack([b - a for a, b in zip(iterates, iterates[1:], strict=False)], axis=1)
-    turns = np.stack([b - a for a, b in zip(residuals, residuals[1:], strict=False)], axis=1)
+    moves = np.stack([b - a for a, b in pairwise(iterates)], axis=1)
+    turns = np.stack([b - a for a, b in pairwise(residuals)], axis=1)
     weights = np.linalg.lstsq(turns, residuals[-1], rcond=None)[0]
     return iterates[-1] + gain * residuals[-1] - (moves + gain * turns) @ weights
 

@@ -14,17 +14,12 @@ from torch import Tensor
 
 from probediff.ddim import ddim_invert, ddim_sample
 from probediff.denoisers import GaussianDenoiser
-from probediff.measures.covariance import directional_gains, paired_moments
-from probediff.measures.whitening import Whitening, least_squares_map
+from probediff.measures.covariance import paired_moments
+from probediff.measures.whitening import WhiteningTransform, least_squares_map
 from probediff.schedule import NoiseSchedule
-from probediff.whitening.fixed_point import (
-    FixedPointSettings,
-    fixed_point,
-    gain_slope,
-    gaussian_fixed_point,
-    gaussian_gain,
-    matrix_gain,
-)
+from probediff.whitening.gains import gain_slope, gaussian_gain
+from probediff.whitening.noise_iteration import IterationSettings, iterate_noise
+from probediff.whitening.spectral import spectral_fit
 from tests.reference.golden_inputs import hashed_normal
 
 SCHEDULE = NoiseSchedule.cosine(4000)
@@ -53,6 +48,15 @@ def near_and_far(denoiser: GaussianDenoiser) -> Tensor:
     return denoiser.mean.reshape(1, 8, 8) + images() * torch.tensor([1e-3, 0.1, 30.0]).double()[:, None, None, None]
 
 
+def gaussian_fixed_point(
+    denoiser: GaussianDenoiser, x_0: Tensor, timestep: int, num_iterations: float = math.inf
+) -> Tensor:
+    """The closed form of so many iterations from zero."""
+    gain = gaussian_gain(denoiser.eigenvalues, float(SCHEDULE.alpha_bar[timestep]), num_iterations)
+    centred = x_0.flatten(1).to(denoiser.mean) - denoiser.mean
+    return (((centred @ denoiser.eigenvectors) * gain) @ denoiser.eigenvectors.T).reshape(x_0.shape)
+
+
 def gain_along_eigenvectors(denoiser: GaussianDenoiser, inputs: Tensor, outputs: Tensor) -> Tensor:
     """(D,) for D inputs that are mean + eigenvectors, in the denoiser's order."""
     zero = outputs[-1]
@@ -68,7 +72,7 @@ def test_the_limit_is_proportional_to_the_inverse_covariance_and_not_to_zca() ->
     x_0 = images()
     for timestep in (1000, 2000, 3000):
         a = float(SCHEDULE.alpha_bar[timestep])
-        found = fixed_point(denoiser, SCHEDULE, x_0, timestep, FixedPointSettings(3000, 1e-13))
+        found = iterate_noise(denoiser, SCHEDULE, x_0, timestep, IterationSettings(3000, 1e-13))
         assert bool(found.converged.all())
         centred = (x_0.flatten(1) - denoiser.mean).numpy().T
         expected = math.sqrt((1 - a) / a) * np.linalg.solve(covariance.numpy(), centred).T
@@ -78,52 +82,32 @@ def test_the_limit_is_proportional_to_the_inverse_covariance_and_not_to_zca() ->
 def test_every_iterate_is_the_closed_form_and_a_start_decays() -> None:
     denoiser, covariance = gaussian()
     x_0, seen = images(), {}
-    settings_ = FixedPointSettings(40, 0.0)
-    fixed_point(denoiser, SCHEDULE, x_0, LATE, settings_, on_iteration=lambda n, eps: seen.update({n: eps}))
+    settings_ = IterationSettings(40, 0.0)
+    iterate_noise(denoiser, SCHEDULE, x_0, LATE, settings_, on_iteration=lambda n, eps: seen.update({n: eps}))
     assert sorted(seen) == list(range(1, 41))
     for n in (1, 2, 7, 40):
         torch.testing.assert_close(seen[n], gaussian_fixed_point(denoiser, x_0, LATE, n), rtol=1e-9, atol=1e-12)
     start = hashed_normal("start", tuple(x_0.shape))
-    moved = fixed_point(denoiser, SCHEDULE, x_0, LATE, settings_, start).eps - seen[40]
+    moved = iterate_noise(denoiser, SCHEDULE, x_0, LATE, settings_, start).eps - seen[40]
     a = float(SCHEDULE.alpha_bar[LATE])
     rho = np.linalg.matrix_power((1 - a) * np.linalg.inv(a * covariance.numpy() + (1 - a) * np.eye(64)), 40)
     np.testing.assert_allclose(moved.flatten(1), start.flatten(1).numpy() @ rho.T, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize(("count", "slope"), [(1e3, -0.05), (1e4, -0.25), (1e6, -0.84)])
-def test_at_a_late_timestep_the_slope_is_a_statement_about_the_number_of_iterations(count: float, slope: float) -> None:
-    a = float(SCHEDULE.alpha_bar[LATE])
-    found = gain_slope(EIGENVALUES, gaussian_gain(EIGENVALUES, a, count))
-    assert found.slope == pytest.approx(slope, abs=0.02)
-    assert found.num_directions == 64 and found.num_excluded == 0
-
-
 def test_the_slope_after_a_thousand_iterations_is_what_the_iteration_gives() -> None:
     denoiser, _ = gaussian()
     inputs = denoiser.mean + torch.cat([denoiser.eigenvectors.T, torch.zeros(1, 64).double()])
-    found = fixed_point(denoiser, SCHEDULE, inputs.reshape(-1, 1, 8, 8), LATE, FixedPointSettings(1000, 0.0))
+    found = iterate_noise(denoiser, SCHEDULE, inputs.reshape(-1, 1, 8, 8), LATE, IterationSettings(1000, 0.0))
     gain = gain_along_eigenvectors(denoiser, inputs, found.eps.flatten(1))
     expected = gaussian_gain(denoiser.eigenvalues, float(SCHEDULE.alpha_bar[LATE]), 1000)
     torch.testing.assert_close(gain, expected, rtol=1e-8, atol=0)
     assert gain_slope(denoiser.eigenvalues, gain).slope == pytest.approx(-0.05, abs=0.02)
 
 
-def test_the_slope_passes_minus_one_half_on_its_way_from_zero_to_minus_one() -> None:
-    a = float(SCHEDULE.alpha_bar[LATE])
-    counts = 10.0 ** torch.arange(0, 9).double()
-    slopes = [gain_slope(EIGENVALUES, gaussian_gain(EIGENVALUES, a, float(n))).slope for n in counts]
-    assert slopes == sorted(slopes, reverse=True)
-    assert slopes[0] > -0.001 and slopes[-1] < -0.99
-    assert gain_slope(EIGENVALUES, gaussian_gain(EIGENVALUES, a)).slope == pytest.approx(-1.0, abs=1e-12)
-    crossing = gain_slope(EIGENVALUES, gaussian_gain(EIGENVALUES, a, 10**4.75))
-    assert crossing.slope == pytest.approx(-0.5, abs=0.05)
-    assert crossing.r2 < 0.9  # near -1/2 it is no power of the eigenvalue at all
-
-
 def test_the_full_ddim_map_tends_to_zca() -> None:
     eigenvalues = torch.logspace(-1.5, 0.5, 16, dtype=torch.float64)
     denoiser, covariance = gaussian(eigenvalues)
-    zca = Whitening.from_covariance(denoiser.mean, covariance)
+    zca = WhiteningTransform.from_covariance(denoiser.mean, covariance)
     inputs = denoiser.mean + torch.cat([denoiser.eigenvectors.T, torch.zeros(1, 16).double()])
     errors, slopes = [], []
     for num_steps in (50, 100, 200, 400, 800):
@@ -141,14 +125,15 @@ def test_w_diff_of_gaussian_pairs_has_the_closed_forms_slope() -> None:
     eigenvalues = torch.logspace(-2, 0.5, 12, dtype=torch.float64)
     denoiser, _ = gaussian(eigenvalues)
     x = hashed_normal("data", (400, 12)) @ (denoiser.eigenvectors * denoiser.eigenvalues.sqrt()).T + denoiser.mean
-    z = fixed_point(denoiser, SCHEDULE, x, LATE, FixedPointSettings(300, 0.0)).eps
+    z = iterate_noise(denoiser, SCHEDULE, x, LATE, IterationSettings(300, 0.0)).eps
     pairs = paired_moments([(x, z)])
-    fitted = least_squares_map(pairs, Whitening.from_covariance(pairs.x.mean, pairs.x.covariance))
-    gain = matrix_gain(fitted, denoiser.eigenvectors)
+    fitted = least_squares_map(pairs, WhiteningTransform.from_covariance(pairs.x.mean, pairs.x.covariance))
+    gain = (denoiser.eigenvectors.T @ fitted @ denoiser.eigenvectors).diagonal()
     expected = gaussian_gain(denoiser.eigenvalues, float(SCHEDULE.alpha_bar[LATE]), 300)
     torch.testing.assert_close(gain, expected, rtol=1e-6, atol=0)
-    streamed = directional_gains([(x, z)], pairs, denoiser.eigenvectors)
-    weighted = gain_slope(denoiser.eigenvalues, streamed.gain, streamed.weights)
+    along_x, along_z = ((rows - rows.mean(dim=0)) @ denoiser.eigenvectors for rows in (x, z))
+    gains = spectral_fit(along_x, along_z).gains
+    weighted = gain_slope(denoiser.eigenvalues, gains.gain, gains.weights)
     assert weighted.slope == pytest.approx(gain_slope(denoiser.eigenvalues, expected).slope, abs=0.05)
 
 
@@ -158,8 +143,8 @@ def test_w_diff_of_gaussian_pairs_has_the_closed_forms_slope() -> None:
 def test_anderson_reaches_the_same_limit_in_far_fewer_iterations() -> None:
     denoiser, _ = gaussian(QUICK)
     x_0, timestep = images(), 3400
-    plain = fixed_point(denoiser, SCHEDULE, x_0, timestep, FixedPointSettings(20_000, 1e-9))
-    fast = fixed_point(denoiser, SCHEDULE, x_0, timestep, FixedPointSettings(20_000, 1e-9, anderson_memory=8))
+    plain = iterate_noise(denoiser, SCHEDULE, x_0, timestep, IterationSettings(20_000, 1e-9))
+    fast = iterate_noise(denoiser, SCHEDULE, x_0, timestep, IterationSettings(20_000, 1e-9, anderson_memory=8))
     limit = gaussian_fixed_point(denoiser, x_0, timestep)
     assert bool(plain.converged.all()) and bool(fast.converged.all())
     assert int(fast.iterations.max()) < int(plain.iterations.min()) / 8
@@ -173,7 +158,7 @@ def test_anderson_solves_a_small_linear_problem_exactly() -> None:
     eigenvalues = torch.tensor([0.1, 0.5, 2.0]).double().repeat_interleave(4)
     denoiser, _ = gaussian(eigenvalues)
     x_0 = hashed_normal("small", (2, 12))
-    found = fixed_point(denoiser, SCHEDULE, x_0, 3000, FixedPointSettings(20, 1e-8, anderson_memory=3))
+    found = iterate_noise(denoiser, SCHEDULE, x_0, 3000, IterationSettings(20, 1e-8, anderson_memory=3))
     assert int(found.iterations.max()) <= 5
     torch.testing.assert_close(found.eps, gaussian_fixed_point(denoiser, x_0, 3000), rtol=0, atol=1e-5)
 
@@ -184,7 +169,7 @@ def test_anderson_solves_a_small_linear_problem_exactly() -> None:
 def test_residuals_counts_and_the_tolerance() -> None:
     denoiser, _ = gaussian(QUICK)
     x_0 = near_and_far(denoiser)
-    found = fixed_point(denoiser, SCHEDULE, x_0, 2000, FixedPointSettings(60, 1e-4))
+    found = iterate_noise(denoiser, SCHEDULE, x_0, 2000, IterationSettings(60, 1e-4))
     first, second, third = found.iterations.tolist()
     assert 1 < first < second < third == 60
     assert found.residual.shape == (int(found.iterations.max()), 3)
@@ -204,10 +189,10 @@ def test_residuals_counts_and_the_tolerance() -> None:
 def test_no_image_depends_on_the_others_of_its_batch(memory: int) -> None:
     denoiser, _ = gaussian(QUICK)
     x_0 = near_and_far(denoiser)
-    chosen = FixedPointSettings(60, 1e-3, memory)
-    together = fixed_point(denoiser, SCHEDULE, x_0, 2000, chosen)
+    chosen = IterationSettings(60, 1e-3, memory)
+    together = iterate_noise(denoiser, SCHEDULE, x_0, 2000, chosen)
     for row in range(3):
-        alone = fixed_point(denoiser, SCHEDULE, x_0[row : row + 1], 2000, chosen)
+        alone = iterate_noise(denoiser, SCHEDULE, x_0[row : row + 1], 2000, chosen)
         assert int(alone.iterations[0]) == int(together.iterations[row])
         torch.testing.assert_close(alone.eps[0], together.eps[row], rtol=1e-6, atol=1e-9)
 
@@ -217,7 +202,7 @@ def test_no_image_depends_on_the_others_of_its_batch(memory: int) -> None:
 def test_shapes_and_dtypes(batch: int, memory: int, single: bool) -> None:
     denoiser, _ = gaussian()
     x_0 = images()[:batch].to(torch.float32 if single else torch.float64)
-    found = fixed_point(denoiser, SCHEDULE, x_0, 100, FixedPointSettings(5, 0.0, memory))
+    found = iterate_noise(denoiser, SCHEDULE, x_0, 100, IterationSettings(5, 0.0, memory))
     assert found.eps.shape == x_0.shape and found.eps.dtype == x_0.dtype
     assert found.iterations.tolist() == [5] * batch and found.converged.shape == (batch,)
     assert found.residual.shape[1] == batch and found.residual.dtype == torch.float64
@@ -227,71 +212,25 @@ def test_the_start_and_the_global_randomness_are_left_alone() -> None:
     denoiser, _ = gaussian()
     start = hashed_normal("start", (3, 1, 8, 8))
     kept, state = start.clone(), torch.random.get_rng_state()
-    fixed_point(denoiser, SCHEDULE, images(), 100, FixedPointSettings(3), start)
+    iterate_noise(denoiser, SCHEDULE, images(), 100, IterationSettings(3), start)
     assert torch.equal(start, kept) and torch.equal(torch.random.get_rng_state(), state)
 
 
 def test_wrong_arguments() -> None:
     denoiser, _ = gaussian()
     with pytest.raises(ValueError, match=r"timestep must be an integer in 0\.\.3999, got 4000"):
-        fixed_point(denoiser, SCHEDULE, images(), 4000)
+        iterate_noise(denoiser, SCHEDULE, images(), 4000)
     with pytest.raises(ValueError, match=r"start must have the shape of x_0, \(3, 1, 8, 8\), got \(2, 1, 8, 8\)"):
-        fixed_point(denoiser, SCHEDULE, images(), 10, start=images(2))
+        iterate_noise(denoiser, SCHEDULE, images(), 10, start=images(2))
     with pytest.raises(ValueError, match="x_0 must be a float batch"):
-        fixed_point(denoiser, SCHEDULE, torch.zeros(2, 64, dtype=torch.int64), 10)
+        iterate_noise(denoiser, SCHEDULE, torch.zeros(2, 64, dtype=torch.int64), 10)
     with pytest.raises(ValueError, match="return the shape of its input"):
-        fixed_point(lambda x, t: x[:, :, :4], SCHEDULE, images(), 10)
+        iterate_noise(lambda x, t: x[:, :, :4], SCHEDULE, images(), 10)
     with pytest.raises(ValueError, match="at timestep 10, got NaN or infinity: the iteration diverges"):
-        fixed_point(lambda x, t: 1e200 * x, SCHEDULE, images(), 10)
+        iterate_noise(lambda x, t: 1e200 * x, SCHEDULE, images(), 10)
     with pytest.raises(ValueError, match="max_iterations must be an integer of at least 1, got 0"):
-        FixedPointSettings(max_iterations=0)
+        IterationSettings(max_iterations=0)
     with pytest.raises(ValueError, match="anderson_memory must be an integer of at least 0, got -1"):
-        FixedPointSettings(anderson_memory=-1)
+        IterationSettings(anderson_memory=-1)
     with pytest.raises(ValueError, match="tolerance must be 0 or more and finite, got nan"):
-        FixedPointSettings(tolerance=float("nan"))
-    with pytest.raises(ValueError, match="num_iterations must be finite"):
-        gaussian_fixed_point(gaussian(torch.tensor([0.0, 1.0]))[0], torch.zeros(1, 2), 10)
-    with pytest.raises(ValueError, match=r"alpha_bar must be in \(0, 1\)"):
-        gaussian_gain(EIGENVALUES, 1.0)
-
-
-# --- the slope
-
-
-def test_gain_of_an_eigenvalue_of_zero_grows_without_limit() -> None:
-    a = 0.1
-    gain = gaussian_gain(torch.tensor([0.0, 1e-12]), a, 50)
-    assert gain[0] == pytest.approx(50 * math.sqrt(a / (1 - a)), rel=1e-12)
-    assert float(gain[1]) == pytest.approx(float(gain[0]), rel=1e-9)
-    assert math.isinf(float(gaussian_gain(torch.zeros(1), a)[0]))
-
-
-@pytest.mark.parametrize("power", [-0.5, -1.0, 0.0])
-def test_an_exact_power_has_its_slope(power: float) -> None:
-    found = gain_slope(EIGENVALUES, 3 * EIGENVALUES**power, hashed_normal("w", (64,)).abs())
-    assert found.slope == pytest.approx(power, abs=1e-12) and found.standard_error < 1e-7
-
-
-def test_the_slope_is_numpys_weighted_fit() -> None:
-    gain = EIGENVALUES**-0.5 * torch.exp(0.3 * hashed_normal("scatter", (64,)))
-    weights = hashed_normal("w", (64,)).abs()
-    gain[[3, 9]] = -1.0
-    weights[20] = 0.0
-    found = gain_slope(EIGENVALUES, gain, weights)
-    used = (gain > 0) & (weights > 0)
-    x, y, w = (v[used].numpy() for v in (EIGENVALUES, gain, weights))
-    fit, cov = np.polyfit(np.log(x), np.log(y), 1, w=np.sqrt(w), cov=True)
-    assert found.slope == pytest.approx(fit[0], rel=1e-9)
-    assert found.standard_error == pytest.approx(math.sqrt(cov[0, 0]), rel=1e-9)
-    assert (found.num_directions, found.num_excluded) == (61, 3)
-    unweighted = gain_slope(EIGENVALUES[used], gain[used])
-    assert unweighted.r2 == pytest.approx(np.corrcoef(np.log(x), np.log(y))[0, 1] ** 2, rel=1e-9)
-
-
-def test_a_slope_needs_three_different_directions() -> None:
-    with pytest.raises(ValueError, match="positive in at least 3 directions of different eigenvalue, got 2 of 3"):
-        gain_slope(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 1.0, -1.0]))
-    with pytest.raises(ValueError, match="at least 3 directions"):
-        gain_slope(torch.ones(5), torch.ones(5))
-    with pytest.raises(ValueError, match=r"must have one shape, got \(3,\), \(2,\), \(2,\)"):
-        gain_slope(torch.ones(3), torch.ones(2))
+        IterationSettings(tolerance=float("nan"))
