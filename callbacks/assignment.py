@@ -1,4 +1,4 @@
-"""Can a noise be told from its image, and an image from its noise? (*There and Back Again*, table 2, figures 5, 7, 8)"""
+"""Can a noise be told from its image, and an image from its noise? (*There and Back Again*, T2, F5, F7, F8)"""
 
 from __future__ import annotations
 

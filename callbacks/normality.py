@@ -1,4 +1,4 @@
-"""How far are the latents from white noise? Is the inversion error larger in flat areas (*There and Back Again*, F1)?"""
+"""How far are latents from white noise? Is the inversion error larger in flat areas? (*There and Back Again*, F1)"""
 
 from __future__ import annotations
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -26,10 +23,8 @@ from probediff.callbacks import (
 from probediff.callbacks.due_steps import P1_CIFAR10, P1_IMAGENET64
 from probediff.ddim import ddim_invert, ddim_sample
 from probediff.measures import assignment_accuracy, top_k_correlation, triangle_angles
-from probediff.models.base import undisturbed
 from probediff.noise import seeded_noise
 from probediff.probing import ProbePass, ProbeResult
-from probediff.probing.shared_pass import PassRequest, run_pass
 from probediff.runs.folder import RunFolder
 from tests.conftest import all_probes, tiny_module, tiny_settings
 
@@ -115,35 +110,6 @@ def test_numbers_do_not_depend_on_the_probe_batch_size(fit: Fit, tmp_path: Path)
     for key, values in results[0].items():
         if key[0] not in ("timing", "training", "pass"):
             assert values == pytest.approx(results[1][key], rel=1e-5, abs=1e-5), key
-
-
-def test_two_averages_and_raw_weights_give_different_samples(fit: Fit) -> None:
-    module, _ = fit(None, tiny_module(ema_rates=[0.99, 0.5]))
-    passes = [
-        run_pass(model, tiny_settings(), PassRequest(invert=False)).x_0
-        for model in (module.probe_model("ema"), module.probe_model("ema", 0.5), module.probe_model("raw"))
-    ]
-    assert passes[0].shape == (17, 1, 8, 8)
-    for k in range(3):
-        assert not torch.allclose(passes[k], passes[(k + 1) % 3], atol=1e-4)
-
-
-def test_undisturbed_restores_every_flag_and_random_state() -> None:
-    module = tiny_module().train()
-    module.eps_model.unet.middle_block.eval()
-    modes = [part.training for part in module.modules()]
-    torch.manual_seed(1)
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
-    with pytest.raises(KeyError), undisturbed(module):
-        assert not any(part.training for part in module.modules())
-        assert not torch.is_grad_enabled()
-        torch.rand(3), random.random(), np.random.rand()
-        raise KeyError
-    assert [part.training for part in module.modules()] == modes
-    assert torch.equal(states[0], torch.get_rng_state())
-    assert states[1] == random.getstate()
-    assert (states[2] == np.random.get_state()[1]).all()
-    assert torch.is_grad_enabled()
 
 
 def test_inversion_is_skipped_when_no_probe_needs_it(fit: Fit, tmp_path: Path) -> None:
@@ -258,12 +224,3 @@ def test_the_lists_of_the_authors() -> None:
     assert {5, 100, 250, 10_250, 10_307, 20_614} <= P1_IMAGENET64
     assert 10_500 not in P1_IMAGENET64
     assert len(P1_IMAGENET64) == 5 + 41 + len(range(10_307, 1_500_001, 10_307))
-
-
-def test_pass_reports_its_progress() -> None:
-    module = tiny_module().eval()
-    seen: list[tuple[str, int, int]] = []
-    settings, advance = tiny_settings(), lambda *now: seen.append(now)
-    run_pass(module.probe_model("raw"), settings, PassRequest(), advance)
-    total = math.ceil(17 / 8) * (8 + 8)
-    assert seen == [("pass", k + 1, total) for k in range(total)]
