@@ -29,7 +29,8 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 @contextmanager
 def whole_file(target: Path) -> Iterator[BufferedRandom]:
     """A file to write and read that takes its name only when the block ends well, and is on the disk by then."""
-    partial = target.with_name(f".{target.name}.{os.getpid()}{PARTIAL}")
+    # Processes of several machines, with one number, may write to one folder.
+    partial = target.with_name(f".{target.name}.{os.urandom(8).hex()}.{os.getpid()}{PARTIAL}")
     try:
         with open(partial, "w+b") as file:
             yield file

@@ -1,7 +1,9 @@
 """What every data module of images shares: checks, scaling to [-1, 1] and the step-keyed order."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import lightning
@@ -153,6 +155,21 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         # would skip images. The count of batches also keys the noise.
         sampler.follow(lambda: trainer.fit_loop.total_batch_idx + 1)
         return sampler
+
+
+def check_image_shape(image_size: int, channels: int) -> None:
+    """Raise ValueError unless images can have this height and width in pixels and so many channels."""
+    if image_size < 1:
+        raise ValueError(f"image_size must be at least 1, got {image_size}")
+    if channels not in (1, 3):
+        raise ValueError(f"channels must be 3 (RGB) or 1 (grey), got {channels}")
+
+
+def cache_folder(cache_dir: str | None = None) -> Path:
+    """``cache_dir``, or else $XDG_CACHE_HOME/probediff, or ~/.cache/probediff where that is unset or empty."""
+    if cache_dir is not None:
+        return Path(cache_dir).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "probediff"
 
 
 def _seed_of(module: lightning.LightningModule) -> int:

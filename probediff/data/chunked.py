@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from probediff.data.sampler import StepKeyedBatchSampler
-from probediff.noise import derived_seed
+from probediff.data.sampler import StepKeyedBatchSampler, keyed_permutation
 
 # Chunks mixed with each other. Part of the order: a changed number is another order.
 CHUNKS_PER_BLOCK = 16
@@ -36,33 +34,20 @@ class ChunkedBatchSampler(StepKeyedBatchSampler):
         super().__init__(int(sum(counts)), batch_size, seed, rank, world_size)
         self._counts = np.asarray(counts, dtype=np.int64)
         self._starts = np.cumsum(self._counts) - self._counts
-        self._blocks: dict[tuple[int, int], torch.Tensor] = {}
 
     def _epoch_part(self, epoch: int, first: int, last: int) -> torch.Tensor:
         """Indices at those of the positions first .. last - 1 that lie in one epoch."""
-        chunks = self._permuted("chunk order", epoch, len(self._counts)).numpy()
-        ends = np.cumsum(self._counts[chunks])[CHUNKS_PER_BLOCK - 1 :: CHUNKS_PER_BLOCK]
-        ends = np.append(ends, self.num_images) if len(chunks) % CHUNKS_PER_BLOCK else ends
-        begins = np.concatenate([[0], ends[:-1]])
+        chunks = keyed_permutation(len(self._counts), self.seed, epoch, 0, "chunk order").numpy()
         low = max(first - epoch * self.num_images, 0)
         high = min(last - epoch * self.num_images, self.num_images)
-        parts = [
-            self._block(epoch, int(block), chunks)[max(low - begins[block], 0) : high - begins[block]]
-            for block in np.flatnonzero((begins < high) & (ends > low))
-        ]
+        starts = np.arange(0, len(chunks), CHUNKS_PER_BLOCK)
+        sizes = np.add.reduceat(self._counts[chunks], starts)
+        ends = np.cumsum(sizes)
+        begins = ends - sizes
+        parts = []
+        for block in np.flatnonzero((begins < high) & (ends > low)).tolist():
+            members = chunks[starts[block] : starts[block] + CHUNKS_PER_BLOCK]
+            images = np.concatenate([np.arange(self._counts[chunk]) + self._starts[chunk] for chunk in members])
+            order = keyed_permutation(len(images), self.seed, epoch, block, "block order")
+            parts.append(torch.from_numpy(images[order[max(low - begins[block], 0) : high - begins[block]].numpy()]))
         return torch.cat(parts)
-
-    def _block(self, epoch: int, block: int, chunks: npt.NDArray[np.int64]) -> torch.Tensor:
-        """Order of the images of one block; the two latest are kept because a batch may straddle blocks."""
-        if (epoch, block) not in self._blocks:
-            while len(self._blocks) > 1:
-                del self._blocks[next(iter(self._blocks))]
-            mine = chunks[block * CHUNKS_PER_BLOCK : (block + 1) * CHUNKS_PER_BLOCK]
-            images = np.concatenate([np.arange(self._counts[c]) + self._starts[c] for c in mine])
-            order = self._permuted("block order", epoch, len(images), block)
-            self._blocks[epoch, block] = torch.from_numpy(images)[order]
-        return self._blocks[epoch, block]
-
-    def _permuted(self, purpose: str, epoch: int, length: int, block: int = 0) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(derived_seed(self.seed, epoch, block, purpose))
-        return torch.randperm(length, generator=generator)

@@ -1,32 +1,21 @@
 """Any folder of images, decoded once into a memory map."""
 
 import hashlib
-import os
-import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 from tqdm import tqdm
 
-from probediff.data.base import ImageArray, ImageDataModule
-from probediff.prepare.decoding import DECODING_VERSION, EXTENSIONS, square_pixels
+from probediff.data.base import ImageArray, ImageDataModule, cache_folder, check_image_shape
+from probediff.files import whole_file
+from probediff.prepare.decoding import DECODING_VERSION, square_pixels
+from probediff.prepare.sources import ImageFile, list_images
 
 FILES_PER_TASK = 64
 ERRORS_SHOWN = 10
-
-
-class ImageFile(NamedTuple):
-    """One image file, with what tells a changed file from an unchanged one."""
-
-    relative_path: str
-    num_bytes: int
-    modified_ns: int
 
 
 class ImageFolder(ImageDataModule):
@@ -57,14 +46,11 @@ class ImageFolder(ImageDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__(batch_size, num_workers)
-        if image_size < 1:
-            raise ValueError(f"image_size must be at least 1, got {image_size}")
-        if channels not in (1, 3):
-            raise ValueError(f"channels must be 3 (RGB) or 1 (grey), got {channels}")
+        check_image_shape(image_size, channels)
         self.path = Path(path).expanduser()
         self.image_size = image_size
         self.channels = channels
-        self.cache_dir = default_cache_dir() if cache_dir is None else Path(cache_dir).expanduser()
+        self.cache_dir = cache_folder(cache_dir)
 
     @cached_property
     def files(self) -> list[ImageFile]:
@@ -95,54 +81,31 @@ class ImageFolder(ImageDataModule):
         return images
 
 
-def default_cache_dir() -> Path:
-    """$XDG_CACHE_HOME/probediff, or ~/.cache/probediff where the variable is unset or empty."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "probediff"
-
-
-def list_images(folder: Path) -> list[ImageFile]:
-    """Image files of a folder and its subfolders, sorted by relative path.
-
-    Raises:
-        FileNotFoundError: The folder is missing or holds no image.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"path must be a folder of images ({', '.join(EXTENSIONS)}), got {folder}: no folder")
-    files = sorted(_walk(folder))
-    if not files:
-        raise FileNotFoundError(
-            f"path must hold at least one image ({', '.join(EXTENSIONS)}, any case), got {folder}: none there or in "
-            "its subfolders; check the path or convert the images"
-        )
-    return files
-
-
-def _walk(folder: Path) -> Iterator[ImageFile]:
-    for parent, _, names in os.walk(folder, followlinks=True):
-        for name in names:
-            if name.lower().endswith(EXTENSIONS):
-                path = Path(parent, name)
-                status = path.stat()
-                yield ImageFile(path.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns)
-
-
 def decode_folder(folder: Path, files: list[ImageFile], target: Path, image_size: int, channels: int) -> None:
     """Decode image files into one .npy file (N, C, image_size, image_size) uint8, which appears only when whole.
+
+    Args:
+        folder: what the names of the files are relative to.
+        files: the images, in the order of N.
+        target: the .npy file; two machines may write it at once, with the same content.
+        image_size: height and width in pixels.
+        channels: 3 for RGB, 1 for grey.
 
     Raises:
         ValueError: Files cannot be used; the message counts them and names the first ten.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Two nodes may decode at once: each writes a file of its own, and the last rename wins with the same content.
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
-    try:
+    with whole_file(target) as partial:
         shape = (len(files), channels, image_size, image_size)
-        images = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
-        _raise_for_failures(folder, _decode_all(folder, files, images), len(files))
+        images = np.lib.format.open_memmap(partial.name, mode="w+", dtype=np.uint8, shape=shape)
+        if failures := _decode_all(folder, files, images):
+            shown = "\n  ".join(failures[:ERRORS_SHOWN])
+            more = f"\n  and {len(failures) - ERRORS_SHOWN} more" if len(failures) > ERRORS_SHOWN else ""
+            raise ValueError(
+                f"path: {len(failures)} of {len(files)} images in {folder} cannot be used:\n  {shown}{more}\n"
+                "remove or repair them, or choose a smaller image_size where they are too small"
+            )
         images.flush()
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _decode_all(folder: Path, files: list[ImageFile], images: npt.NDArray[np.uint8]) -> list[str]:
@@ -164,19 +127,7 @@ def _decode_all(folder: Path, files: list[ImageFile], images: npt.NDArray[np.uin
 def _decode_into(folder: Path, file: ImageFile, pixels: npt.NDArray[np.uint8]) -> str | None:
     """Decode one file into ``pixels`` (C, H, W); return the reason if that fails."""
     try:
-        with Image.open(folder / file.relative_path) as image:
-            pixels[:] = square_pixels(image, pixels.shape[-1], pixels.shape[0])
+        pixels[:] = square_pixels(folder / file.relative_path, pixels.shape[-1], pixels.shape[0])
     except Exception as error:  # decoders raise anything, SyntaxError included; each failure is reported
-        return f"{file.relative_path}: {error or type(error).__name__}"
+        return f"{file.relative_path}: {error}"
     return None
-
-
-def _raise_for_failures(folder: Path, failures: list[str], num_files: int) -> None:
-    if not failures:
-        return
-    shown = "\n  ".join(failures[:ERRORS_SHOWN])
-    more = f"\n  and {len(failures) - ERRORS_SHOWN} more" if len(failures) > ERRORS_SHOWN else ""
-    raise ValueError(
-        f"path: {len(failures)} of {num_files} images in {folder} cannot be used:\n  {shown}{more}\n"
-        "remove or repair them, or choose a smaller image_size where they are too small"
-    )

@@ -4,8 +4,6 @@ import hashlib
 import json
 import os
 import tempfile
-from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,7 @@ INDEX = "index.json"
 CURE = "give the folder or URL that `probediff prepare stream` wrote"
 # litdata's number of uint8 in the header that it writes before the bytes of every array.
 UINT8 = 4
-CONCURRENT_FETCHES = 8
+OPENING_TRIES = 8
 
 
 @dataclass(frozen=True)
@@ -159,7 +157,7 @@ class LitdataImages(ImagePieces):
     """
 
     def __init__(self, store: ChunkStore, image_shape: tuple[int, int, int], max_open: int) -> None:
-        super().__init__([chunk.count for chunk in store.chunks], image_shape)
+        super().__init__([chunk.count for chunk in store.chunks], image_shape, max_open)
         largest = max(chunk.num_bytes for chunk in store.chunks)
         needed = min(max_open, len(store.chunks)) * largest
         if store.is_remote(store.url) and needed > store.max_bytes:
@@ -168,36 +166,18 @@ class LitdataImages(ImagePieces):
                 "or chunks would be fetched again and again"
             )
         self.store = store
-        self.max_open = max_open
-        self._maps: OrderedDict[int, npt.NDArray[np.uint8]] = OrderedDict()
 
-    def open_pieces(self, numbers: list[int]) -> list[npt.NDArray[Any]]:
-        """Views of these chunks; those that are missing are fetched side by side."""
-        missing = [number for number in numbers if number not in self._maps]
-        if missing:
-            with ThreadPoolExecutor(CONCURRENT_FETCHES) as pool:
-                self._maps.update(zip(missing, pool.map(self._open, missing), strict=True))
-        for number in numbers:
-            self._maps.move_to_end(number)
-        opened = [self._maps[number] for number in numbers]
-        while len(self._maps) > self.max_open:
-            self._maps.popitem(last=False)
-        return opened
-
-    def _open(self, number: int) -> npt.NDArray[np.uint8]:
+    def open_piece(self, number: int) -> npt.NDArray[Any]:
+        """View of one chunk, which is fetched if it is not there."""
         chunk = self.store.chunks[number]
-        for _ in range(CONCURRENT_FETCHES):
+        for _ in range(OPENING_TRIES):
             # Another process may make room between fetching and opening.
             with suppress(FileNotFoundError):
-                return chunk_view(self.store.path(chunk), chunk.count, (self.shape[1], self.shape[2], self.shape[3]))
+                return chunk_view(self.store.path(chunk), chunk.count, self.shape[1:])
         raise OSError(f"cache_dir: {chunk.name} vanishes again and again; give a larger max_cache_gb")
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the maps: a worker process opens its own."""
-        return self.__dict__ | {"_maps": OrderedDict()}
 
-
-def chunk_view(path: Path, count: int, image_shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+def chunk_view(path: Path, count: int, image_shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
     """The images (n, C, H, W) of one chunk, as a view of its memory map.
 
     A chunk is the uint32 count, count + 1 uint32 offsets, and the items: each the uint32 size of the array, the uint32
@@ -220,7 +200,7 @@ def chunk_view(path: Path, count: int, image_shape: tuple[int, int, int]) -> npt
     return items[:, header.nbytes :].reshape(count, *image_shape)
 
 
-def _wrong_images(path: Path, image_shape: tuple[int, int, int]) -> ValueError:
+def _wrong_images(path: Path, image_shape: tuple[int, ...]) -> ValueError:
     return ValueError(
         f"url must hold uint8 arrays {image_shape}, got others in {path}; set image_size and channels to those of the "
         f"set, or {CURE}"

@@ -2,10 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+#: Pieces that are opened side by side, for each may have to be fetched.
+CONCURRENT = 8
 
 
 class ImagePieces(ABC):
@@ -14,15 +18,18 @@ class ImagePieces(ABC):
     Args:
         counts: Images in each piece, in order.
         image_shape: (C, H, W).
+        max_open: Pieces kept open, those used latest; all by default.
     """
 
     dtype = np.dtype(np.uint8)
     ndim = 4
 
-    def __init__(self, counts: Sequence[int], image_shape: tuple[int, int, int]) -> None:
+    def __init__(self, counts: Sequence[int], image_shape: tuple[int, int, int], max_open: int | None = None) -> None:
         self.counts = np.asarray(counts, dtype=np.int64)
         self._ends = np.cumsum(self.counts)
         self.shape = (int(self.counts.sum()), *image_shape)
+        self.max_open = len(self.counts) if max_open is None else max_open
+        self._open: dict[int, npt.NDArray[Any]] = {}
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -41,11 +48,23 @@ class ImagePieces(ABC):
         offset = rows - (self._ends - self.counts)[piece]
         order = np.argsort(piece, kind="stable")
         touched, first = np.unique(piece[order], return_index=True)
-        opened = self.open_pieces(touched.tolist())
-        for source, members in zip(opened, np.split(order, first)[1:], strict=True):
+        for source, members in zip(self.open_pieces(touched.tolist()), np.split(order, first)[1:], strict=True):
             images[members] = source[offset[members]]
         return images
 
-    @abstractmethod
     def open_pieces(self, numbers: list[int]) -> list[npt.NDArray[Any]]:
-        """The pieces of these numbers, each (n, C, H, W) uint8; memory maps, so that only touched pages are read."""
+        """The pieces of these numbers, each (n, C, H, W) uint8."""
+        if missing := [number for number in numbers if number not in self._open]:
+            with ThreadPoolExecutor(CONCURRENT) as pool:
+                self._open.update(zip(missing, pool.map(self.open_piece, missing), strict=True))
+        latest = {number: self._open.pop(number) for number in numbers}
+        self._open = dict([*self._open.items(), *latest.items()][-self.max_open :])
+        return list(latest.values())
+
+    @abstractmethod
+    def open_piece(self, number: int) -> npt.NDArray[Any]:
+        """One piece (n, C, H, W) uint8, mapped into memory, so that only touched pages are read."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the pieces: a worker process opens its own."""
+        return self.__dict__ | {"_open": {}}

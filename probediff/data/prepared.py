@@ -31,18 +31,11 @@ class PreparedShards(ImagePieces):
                 f"off ({missing[0]}, ...); start the same `probediff prepare` command again: it makes them anew"
             )
         self.files = [folder / shard.file for shard in manifest.shards]
-        self._maps: dict[int, npt.NDArray[np.uint8]] = {}
 
-    def open_pieces(self, numbers: list[int]) -> list[npt.NDArray[Any]]:
-        """Memory maps of these shards."""
-        for number in numbers:
-            if number not in self._maps:
-                self._maps[number] = np.load(self.files[number], mmap_mode="r", allow_pickle=False)
-        return [self._maps[number] for number in numbers]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the maps: a worker process opens its own."""
-        return self.__dict__ | {"_maps": {}}
+    def open_piece(self, number: int) -> npt.NDArray[Any]:
+        """Memory map of one shard."""
+        shard: npt.NDArray[Any] = np.load(self.files[number], mmap_mode="r", allow_pickle=False)
+        return shard
 
 
 class PreparedImages(ImageDataModule):

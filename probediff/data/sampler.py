@@ -1,6 +1,7 @@
 """The order of training images as a pure function of (seed, step)."""
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 import torch
 from torch.utils.data import Sampler
@@ -37,7 +38,6 @@ class StepKeyedBatchSampler(Sampler[list[int]]):
         self.rank = rank
         self.world_size = world_size
         self._counter: Callable[[], int] = int
-        self._permutations: dict[int, torch.Tensor] = {}
 
     def follow(self, counter: Callable[[], int]) -> None:
         """Let every pass begin at the step that ``counter()``, the number of batches trained on, then returns."""
@@ -66,16 +66,8 @@ class StepKeyedBatchSampler(Sampler[list[int]]):
     def _epoch_part(self, epoch: int, first: int, last: int) -> torch.Tensor:
         """Indices at those of the positions first .. last - 1 that lie in one epoch."""
         origin = epoch * self.num_images
-        return self._permutation(epoch)[max(first - origin, 0) : last - origin]
-
-    def _permutation(self, epoch: int) -> torch.Tensor:
-        """Order of one epoch (N,); the two latest are kept because a batch may straddle epochs."""
-        if epoch not in self._permutations:
-            while len(self._permutations) > 1:
-                del self._permutations[next(iter(self._permutations))]
-            generator = torch.Generator().manual_seed(derived_seed(self.seed, epoch, "image order"))
-            self._permutations[epoch] = torch.randperm(self.num_images, generator=generator)
-        return self._permutations[epoch]
+        order = keyed_permutation(self.num_images, self.seed, epoch, "image order")
+        return order[max(first - origin, 0) : last - origin]
 
     def __len__(self) -> int:
         """Batches that Lightning calls an epoch: max(1, num_images // batch_size)."""
@@ -86,6 +78,13 @@ class StepKeyedBatchSampler(Sampler[list[int]]):
         start = self._counter()
         for step in range(start, start + len(self)):
             yield self.batch_indices(step).tolist()
+
+
+# Kept because many batches share an epoch, and one may straddle two.
+@lru_cache(maxsize=4)
+def keyed_permutation(length: int, *key: int | str) -> torch.Tensor:
+    """A random order of 0 .. length - 1, (length,) int64, that depends on the key alone; never change it in place."""
+    return torch.randperm(length, generator=torch.Generator().manual_seed(derived_seed(*key)))
 
 
 def _check_arguments(num_images: int, batch_size: int, rank: int, world_size: int) -> None:

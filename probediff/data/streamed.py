@@ -1,10 +1,9 @@
 """Sets that are larger than the disk: litdata's chunks, streamed from a bucket."""
 
-from pathlib import Path
+from typing import cast
 
-from probediff.data.base import ImageDataModule
+from probediff.data.base import ImageDataModule, cache_folder, check_image_shape
 from probediff.data.chunked import CHUNKS_PER_BLOCK, ChunkedBatchSampler
-from probediff.data.folder import default_cache_dir
 from probediff.data.litdata_chunks import ChunkStore, LitdataImages
 from probediff.prepare.stream import require_litdata
 
@@ -42,18 +41,14 @@ class StreamedImages(ImageDataModule):
         max_cache_gb: float = 50.0,
     ) -> None:
         super().__init__(batch_size, num_workers)
-        if image_size < 1:
-            raise ValueError(f"image_size must be at least 1, got {image_size}")
-        if channels not in (1, 3):
-            raise ValueError(f"channels must be 3 (RGB) or 1 (grey), got {channels}")
+        check_image_shape(image_size, channels)
         if not max_cache_gb > 0:
             raise ValueError(f"max_cache_gb must be above 0, got {max_cache_gb}")
         self.url = url
         self.image_size = image_size
         self.channels = channels
-        self.cache_dir = default_cache_dir() if cache_dir is None else Path(cache_dir).expanduser()
+        self.cache_dir = cache_folder(cache_dir)
         self.max_cache_gb = max_cache_gb
-        self._streamed: LitdataImages | None = None
         if ChunkStore.is_remote(url):
             require_litdata()
 
@@ -65,11 +60,9 @@ class StreamedImages(ImageDataModule):
             ValueError: The chunks hold something else, or the cache is too small for the order.
         """
         store = ChunkStore(self.url, self.cache_dir, int(self.max_cache_gb * 1e9))
-        self._streamed = LitdataImages(store, (self.channels, self.image_size, self.image_size), 2 * CHUNKS_PER_BLOCK)
-        return self._streamed
+        return LitdataImages(store, (self.channels, self.image_size, self.image_size), 2 * CHUNKS_PER_BLOCK)
 
     def order(self, seed: int, rank: int = 0, world_size: int = 1) -> ChunkedBatchSampler:
         """Batches of indices that visit the chunks block by block."""
-        if self._streamed is None:
-            raise RuntimeError("StreamedImages.order: nothing is loaded yet; call setup('fit') first")
-        return ChunkedBatchSampler(self._streamed.counts.tolist(), self.batch_size, seed, rank, world_size)
+        counts = cast(LitdataImages, self.images).counts.tolist()
+        return ChunkedBatchSampler(counts, self.batch_size, seed, rank, world_size)

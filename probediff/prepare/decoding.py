@@ -1,6 +1,8 @@
 """From an image file to a square of bytes; needs Pillow and NumPy only."""
 
 import re
+from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -12,19 +14,28 @@ EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 DECODING_VERSION = 1
 
 
-def square_pixels(image: Image.Image, image_size: int, channels: int) -> npt.NDArray[np.uint8]:
-    """One image as (C, image_size, image_size) uint8; see `resize_and_crop`.
+def square_pixels(file: Path | IO[bytes], image_size: int, channels: int) -> npt.NDArray[np.uint8]:
+    """Decode one image file to a square; see `resize_and_crop`.
+
+    Args:
+        file: its path or its bytes; orientation tags are not followed, transparency is left out.
+        image_size: height and width in pixels.
+        channels: 3 for RGB, 1 for grey, whatever the file has.
+
+    Returns:
+        (C, image_size, image_size).
 
     Raises:
         ValueError: The image has more than 8 bits a channel or is smaller than ``image_size``.
         OSError: The file is damaged (Pillow's decoders raise further classes too).
     """
-    if image.mode[0] in "IF":
-        raise ValueError(f"has mode {image.mode}, more than 8 bits a channel; convert it to 8 bits")
-    if min(image.size) < image_size:
-        width, height = image.size
-        raise ValueError(f"is {width} x {height} pixels, smaller than image_size {image_size}")
-    square = resize_and_crop(image.convert("RGB" if channels == 3 else "L"), image_size)
+    with Image.open(file) as image:
+        if image.mode[0] in "IF":
+            raise ValueError(f"has mode {image.mode}, more than 8 bits a channel; convert it to 8 bits")
+        if min(image.size) < image_size:
+            width, height = image.size
+            raise ValueError(f"is {width} x {height} pixels, smaller than image_size {image_size}")
+        square = resize_and_crop(image.convert("RGB" if channels == 3 else "L"), image_size)
     return np.asarray(square).reshape(image_size, image_size, channels).transpose(2, 0, 1)
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from probediff.files import whole_file, write_json
 from probediff.prepare.decoding import failure_reason, square_pixels
@@ -94,8 +93,7 @@ def _end_with_parent() -> None:
 def _decoded(source: Path, entry: Entry, image_size: int) -> npt.NDArray[np.uint8] | str:
     """Pixels (3, S, S) of one image, or why there are none."""
     try:
-        with Image.open(io.BytesIO(read_entry(source, entry))) as image:
-            return square_pixels(image, image_size, channels=3)
+        return square_pixels(io.BytesIO(read_entry(source, entry)), image_size, channels=3)
     except MemoryError:
         raise
     except Exception as error:  # decoders raise anything, SyntaxError included; each failure is reported

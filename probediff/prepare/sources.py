@@ -3,7 +3,7 @@
 import hashlib
 import os
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
@@ -15,6 +15,14 @@ ACCEPTED = (
     f"a folder of images ({', '.join(EXTENSIONS)}; one folder a class, as ImageNet is unpacked), a tar file of images "
     "or of class tars (ILSVRC2012_img_train.tar), or a folder of class tars"
 )
+
+
+class ImageFile(NamedTuple):
+    """One image file, with what tells a changed file from an unchanged one."""
+
+    relative_path: str
+    num_bytes: int
+    modified_ns: int
 
 
 class Entry(NamedTuple):
@@ -31,6 +39,23 @@ class Entry(NamedTuple):
     num_bytes: int
     archive: str
     offset: int
+
+
+def list_images(folder: Path) -> list[ImageFile]:
+    """Image files of a folder and its subfolders, sorted by relative path.
+
+    Raises:
+        FileNotFoundError: The folder is missing or holds no image.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"path must be a folder of images ({', '.join(EXTENSIONS)}), got {folder}: no folder")
+    files = sorted(_walk(folder))
+    if not files:
+        raise FileNotFoundError(
+            f"path must hold at least one image ({', '.join(EXTENSIONS)}, any case), got {folder}: none there or in "
+            "its subfolders; check the path or convert the images"
+        )
+    return files
 
 
 def list_entries(source: Path) -> list[Entry]:
@@ -71,7 +96,7 @@ def read_entry(source: Path, entry: Entry) -> bytes:
 
 def _folder_entries(folder: Path) -> Iterator[Entry]:
     tars = sorted(path for path in folder.iterdir() if path.name.lower().endswith(".tar"))
-    images = _image_files(folder)
+    images = (Entry(file.relative_path, file.num_bytes, "", 0) for file in _walk(folder, _raise))
     first = next(images, None)
     if first is not None and tars:
         raise ValueError(
@@ -85,14 +110,16 @@ def _folder_entries(folder: Path) -> Iterator[Entry]:
         yield from _tar_entries(path, f"{path.stem}/", nested=False)
 
 
-def _image_files(folder: Path) -> Iterator[Entry]:
-    for parent, _, names in os.walk(folder, followlinks=True, onerror=_raise):
-        for name in names:
-            if _is_image(name):
-                path = Path(parent, name)
-                # A dangling link is one more file that cannot be read, and is reported as such.
-                num_bytes = path.stat().st_size if path.exists() else 0
-                yield Entry(path.relative_to(folder).as_posix(), num_bytes, "", 0)
+def _walk(folder: Path, onerror: Callable[[OSError], None] | None = None) -> Iterator[ImageFile]:
+    """Image files of a folder and its subfolders, links followed; ``onerror`` hears of folders that cannot be read."""
+    for parent, _, names in os.walk(folder, followlinks=True, onerror=onerror):
+        for path in (Path(parent, name) for name in names if _is_image(name)):
+            # A dangling link is one more file that cannot be read, and is reported as such.
+            num_bytes, modified_ns = 0, 0
+            if path.exists():
+                status = path.stat()
+                num_bytes, modified_ns = status.st_size, status.st_mtime_ns
+            yield ImageFile(path.relative_to(folder).as_posix(), num_bytes, modified_ns)
 
 
 def _tar_entries(path: Path, prefix: str, nested: bool = True) -> Iterator[Entry]:

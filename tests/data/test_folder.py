@@ -12,7 +12,7 @@ import torch.nn.functional
 from PIL import Image
 
 from probediff.data import ImageFolder, ImageNet64
-from probediff.data.folder import default_cache_dir
+from probediff.data.base import cache_folder
 from probediff.prepare.decoding import resize_and_crop
 
 
@@ -161,7 +161,7 @@ def test_wrong_arguments() -> None:
 
 def test_default_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_cache_dir() == tmp_path / "probediff"
+    assert cache_folder() == tmp_path / "probediff"
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert ImageNet64("a").cache_dir == tmp_path / "home" / ".cache" / "probediff"

@@ -52,9 +52,9 @@ class Lists(ImagePieces):
         values = np.arange(len(self), dtype=np.uint8).reshape(-1, 1, 1, 1)
         self.pieces = np.split(values, np.cumsum(counts)[:-1])
 
-    def open_pieces(self, numbers: list[int]) -> list[Any]:
-        assert all(len(self.pieces[number]) for number in numbers)
-        return [self.pieces[number] for number in numbers]
+    def open_piece(self, number: int) -> Any:
+        assert len(self.pieces[number])
+        return self.pieces[number]
 
 
 @few
@@ -102,7 +102,7 @@ def test_worker_processes_get_no_copies(folder: Path) -> None:
     images = data.load()
     _ = images[np.arange(24)]
     copy = pickle.loads(pickle.dumps(images))
-    assert copy._maps == {}
+    assert copy._open == {}
     np.testing.assert_array_equal(copy[np.arange(24)], whole(folder))
 
 
