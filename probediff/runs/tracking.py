@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
@@ -66,10 +66,11 @@ class Tracker:
         event.
         """
         for entry in entries:
-            self._attempt(f"pictures or arrays of {entry.probe}", partial(self._store, entry))
+            with self._tolerate_full_disk(f"pictures or arrays of {entry.probe}"):
+                self.folder.store(entry.step, entry.probe, entry.result)
         self._unwritten += [entry for entry in entries if entry.result.values or entry.extra]
-        records = [entry.record() for entry in self._unwritten]
-        if self._attempt("records", partial(self.folder.append, *records)):
+        with self._tolerate_full_disk("records"):
+            self.folder.append(*(entry.record() for entry in self._unwritten))
             self._unwritten.clear()
         for entry in entries:
             if self._wandb is not None and (entry.result.values or entry.result.pictures):
@@ -77,18 +78,15 @@ class Tracker:
 
     def save_samples(self, step: int, x_0: Tensor) -> None:
         """Store the samples of ``step``."""
-        self._attempt("samples", partial(self.folder.save_samples, step, x_0))
+        with self._tolerate_full_disk("samples"):
+            self.folder.save_samples(step, x_0)
 
-    def _store(self, entry: Entry) -> None:
-        self.folder.store(entry.step, entry.probe, entry.result)
-
-    def _attempt(self, what: str, write: Callable[[], None]) -> bool:
+    @contextmanager
+    def _tolerate_full_disk(self, content: str) -> Iterator[None]:
         try:
-            write()
+            yield
         except (OSError, SafetensorError) as error:
             warnings.warn(
-                f"{what} could not be written to {self.folder.path} ({error}); training goes on. Free some space.",
-                stacklevel=3,
+                f"{content} could not be written to {self.folder.path} ({error}); training goes on. Free some space.",
+                stacklevel=4,
             )
-            return False
-        return True
