@@ -13,3 +13,7 @@ class FeatureLoadError(RuntimeError):
 
 class NonFiniteLossError(RuntimeError):
     """The training loss became infinite or NaN."""
+
+
+class WorkerDiedError(RuntimeError):
+    """A process that reads or decodes images died, most often for lack of memory."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,54 +10,49 @@ from typing import Any
 
 from torch import Tensor
 
-from probediff.commands.editing_options import (
-    add_output,
-    add_sampling,
-    add_search,
-    add_statistics,
-    check_counts,
-    device_of,
-    search_settings,
-)
+from probediff.commands.editing import MODEL_HELP, add_sampling_options, load_sampler
+from probediff.commands.options import CommandParser, check_at_least, pick
 from probediff.commands.runner import run_command
-from probediff.editing.models import Sampler, check_prompt, load_editable
+from probediff.editing.models import Prompts, Sampler
+from probediff.editing.noise_search import NoiseSearchSettings
 from probediff.editing.noises import search_with_progress
 from probediff.editing.pictures import labelled_grid
 from probediff.editing.sdedit import NOISE_KINDS, Edit, NoiseKind, edit_images
-from probediff.editing.space import Space, check_sources, image_files, read_images, whitening_statistics
+from probediff.editing.space import Space, StatisticsSource, image_files, read_images, whitening_statistics
 from probediff.editing.variation import compare_paired
 from probediff.features.networks import load_features
+from probediff.files import write_json
 from probediff.noise import seeded_noise
-from probediff.report.table import format_table
+from probediff.runs.summary import format_table
 
 _SIGNIFICANT = 0.05
 _WORDS = {"random": "random noise", "found": "found noise", "ddim": "DDIM latent"}
+_HEADINGS = {"ssim": "SSIM", "features": "features", "distance": "distance"}
+_DESCRIPTION = """Edit images by going on from an intermediate step (SDEdit): with random noise, with noise found for
+the image, and from the image's DDIM latent."""
+_EXAMPLES = """examples:
+  probediff edit images --model runs/cifar10/RUN --run runs/cifar10/RUN --ridge 1e-3
+  probediff edit images --model runs/cifar10/RUN --noises random,ddim --strengths 0.5
+  probediff edit cat.png --model stabilityai/sd-turbo --prompt "a dog" --source_prompt "a cat" --noises random,ddim"""
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> CommandParser:
     """All options of the command."""
-    parser = argparse.ArgumentParser(
-        prog="probediff edit",
-        description="Edit images by going on from an intermediate step (SDEdit): with random noise, with noise found "
-        "for the image, and from the image's DDIM latent.",
-    )
+    parser = CommandParser("edit", "IMAGE ... --model MODEL", description=_DESCRIPTION, epilog=_EXAMPLES)
     parser.add_argument("image", metavar="IMAGE", nargs="+", help="image files, or folders of them")
+    parser.add_argument("--model", metavar="MODEL", required=True, help=MODEL_HELP)
+    parser.add_argument("--strengths", type=str, default="0.3,0.5,0.7", help="shares of the sampling steps")
+    parser.add_argument("--noises", type=str, default="random,found,ddim", help="kinds, with commas between")
     parser.add_argument(
-        "--model",
-        metavar="MODEL",
-        required=True,
-        help="what `probediff probe` takes; a Stable Diffusion or SDXL pipeline (folder or hub id); or gaussian:RUN",
+        "--features",
+        metavar="SPEC",
+        type=str | None,
+        help="also compare features: dino, clip, timm/NAME, open_clip/NAME, =FILE",
     )
-    parser.add_argument("--strengths", default="0.3,0.5,0.7", help="shares of the sampling steps (0.3,0.5,0.7)")
-    parser.add_argument("--noises", default="random,found,ddim", help="kinds, with commas between (random,found,ddim)")
-    parser.add_argument("--source_prompt", default="", help="of the images as they are, for DDIM inversion")
-    parser.add_argument(
-        "--features", metavar="SPEC", help="also compare features: dino, clip, timm/NAME, open_clip/NAME, =FILE"
-    )
-    add_statistics(parser)
-    add_search(parser)
-    add_sampling(parser)
-    add_output(parser, "RUN/probes/edit")
+    parser.add_class_arguments(StatisticsSource, as_group=True)
+    parser.add_class_arguments(NoiseSearchSettings, as_group=True)
+    parser.set_defaults(num_chains=4)
+    add_sampling_options(parser, "RUN/probes/edit", takes_source_prompt=True)
     return parser
 
 
@@ -68,33 +61,31 @@ def edit(arguments: Sequence[str]) -> int:
     return run_command(build_parser(), arguments, _edit)
 
 
-def _edit(options: Any) -> str:
-    check_counts(options, "num_shown", "num_images", "batch_size", "num_chains")
+def _edit(options: Any) -> None:
+    check_at_least(options, num_shown=1, batch_size=1, num_chains=1)
     strengths, kinds = _strengths(options.strengths), _kinds(options.noises)
+    source = pick(StatisticsSource, options)
     if "found" in kinds:
-        check_sources(options)
+        source.check()
     files = image_files(options.image)
-    check_prompt(options, [options.model])
-    model = load_editable(options.model, options)
+    pick(Prompts, options).check([options.model])
     features = None if options.features is None else load_features(options.features)
-    sampler = Sampler.of(model, options, device_of(options))
-    space = Space.of(model.probe)
-    images = read_images(files, space.pixel_shape)
-    noises, conventions = _noises(options, kinds, space, sampler, images)
+    sampler = load_sampler(options, options.model)
+    images = read_images(files, Space.of(sampler.model.probe).pixel_shape)
+    noises, conventions = _noises(options, kinds, source, sampler, images)
     edits = []
     for strength in strengths:
         for kind in kinds:
             print(f"strength {strength:g}, {_WORDS[kind]}", file=sys.stderr)
             edits.append(edit_images(sampler, images, strength, kind, noises.get(kind), features))
-    out = Path(options.out) if options.out else model.out / "edit"
+    out = Path(options.out or sampler.model.out / "edit")
     out.mkdir(parents=True, exist_ok=True)
-    names = [path.stem for path in files]
-    _grid(images, names, edits, options.num_shown).save(out / "edit.png")
+    names, tests = [path.stem for path in files], _compare(edits)
+    _grid(images[: options.num_shown], names, edits).save(out / "edit.png")
     conventions |= sampler.conventions | {"source_prompt": options.source_prompt, "features": options.features}
-    tests = _tests(edits)
-    record = {"conventions": conventions, "edits": [_record(one) for one in edits], "tests": tests, "images": names}
-    (out / "edit.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-    return f"{_table(edits)}\n{_in_words(tests)}\n{len(images)} images. Everything lies in {out}"
+    record = {"conventions": conventions, "edits": [_record(e) for e in edits], "tests": tests, "images": names}
+    write_json(out / "edit.json", record)
+    print(f"{_table(edits)}\n{_in_words(tests)}\n{len(images)} images. Everything lies in {out}")
 
 
 def _strengths(text: str) -> list[float]:
@@ -115,71 +106,64 @@ def _kinds(text: str) -> list[NoiseKind]:
 
 
 def _noises(
-    options: Any, kinds: list[NoiseKind], space: Space, sampler: Sampler, images: Tensor
+    options: Any, kinds: list[NoiseKind], source: StatisticsSource, sampler: Sampler, images: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(B, K, C, H, W) noises by kind, and what they depend on."""
-    count = options.num_chains
+    space, count, seed = Space.of(sampler.model.probe), options.num_chains, options.settings.noise_seed
     noises: dict[str, Tensor] = {}
-    conventions: dict[str, Any] = {"noise_seed": options.noise_seed, "num_chains": count}
+    conventions: dict[str, Any] = {"noise_seed": seed, "num_chains": count}
     if "random" in kinds:
-        drawn = seeded_noise(options.noise_seed, range(len(images) * count), space.shape)
-        noises["random"] = drawn.reshape(len(images), count, *space.shape)
+        noises["random"] = seeded_noise(seed, range(len(images) * count), space.shape).unflatten(0, (-1, count))
     if "found" in kinds:
-        settings = search_settings(options)
-        whitening, statistics = whitening_statistics(options, space, sampler.device)
-        codes = sampler.codes(images).to(sampler.device)
-        noises["found"] = search_with_progress(codes, whitening, settings).noise
+        settings = pick(NoiseSearchSettings, options)
+        whitening, statistics = whitening_statistics(source, space, sampler.device)
+        noises["found"] = search_with_progress(sampler.codes(images).to(sampler.device), whitening, settings).noise
         conventions["search"] = asdict(settings) | {"statistics": statistics}
     return noises, conventions
 
 
-def _record(one: Edit) -> dict[str, Any]:
-    means = {name: float(values.mean()) for name, values in one.numbers.items()}
-    each = {f"{name}_of_each": values.tolist() for name, values in one.numbers.items()}
-    return {"strength": one.strength, "noise": one.noise, "steps_done": one.num_steps} | means | each
+def _record(edit: Edit) -> dict[str, Any]:
+    means = {name: float(values.mean()) for name, values in edit.numbers.items()}
+    each = {f"{name}_of_each": values.tolist() for name, values in edit.numbers.items()}
+    return {"strength": edit.strength, "noise": edit.noise, "steps_done": edit.num_steps} | means | each
 
 
-def _tests(edits: list[Edit]) -> list[dict[str, Any]]:
+def _compare(edits: list[Edit]) -> list[dict[str, Any]]:
     """Found noise against random noise at each strength, paired over the images."""
-    by_kind = {(one.strength, one.noise): one for one in edits}
-    tests = []
-    for strength in dict.fromkeys(one.strength for one in edits):
-        found, random = (by_kind.get((strength, kind)) for kind in ("found", "random"))
-        if found is not None and random is not None:
-            compared = {
-                name: asdict(compare_paired(found.numbers[name], random.numbers[name])) for name in found.numbers
-            }
-            tests.append({"strength": strength} | compared)
-    return tests
+    numbers = {(edit.strength, edit.noise): edit.numbers for edit in edits}
+    return [
+        {"strength": strength}
+        | {name: asdict(compare_paired(values, numbers[strength, "random"][name])) for name, values in found.items()}
+        for (strength, kind), found in numbers.items()
+        if kind == "found" and (strength, "random") in numbers
+    ]
 
 
 def _in_words(tests: list[dict[str, Any]]) -> str:
-    lines = []
+    lines = [""]
     for test in tests:
-        one = test["ssim"]
-        if one["p_value"] is not None:
-            more = "more structure than" if one["found"] > one["others"] else "less structure than"
-            words = more if one["p_value"] < _SIGNIFICANT else "no clearly different structure from"
+        found, others, p_value = (test["ssim"][name] for name in ("found", "others", "p_value"))
+        if p_value is not None:
+            more = "more structure than" if found > others else "less structure than"
+            words = more if p_value < _SIGNIFICANT else "no clearly different structure from"
             lines.append(
-                f"strength {test['strength']:g}: found noise keeps {words} random noise, SSIM {one['found']:.3f} "
-                f"against {one['others']:.3f} (Wilcoxon over images, p = {one['p_value']:.2g})"
+                f"strength {test['strength']:g}: found noise keeps {words} random noise, SSIM {found:.3f} against "
+                f"{others:.3f} (Wilcoxon over images, p = {p_value:.2g})"
             )
-    return "\n".join(["", *lines])
+    return "\n".join(lines)
 
 
 def _table(edits: list[Edit]) -> str:
-    names = {"ssim": "SSIM", "features": "features", "distance": "distance"}
-    shown = [name for name in names if name in edits[0].numbers]
-    header = ["strength", "steps", "from", *(names[name] for name in shown)]
+    shown = [name for name in _HEADINGS if name in edits[0].numbers]
+    header = ["strength", "steps", "from", *(_HEADINGS[name] for name in shown)]
     rows = [
         [f"{e.strength:g}", e.num_steps, _WORDS[e.noise], *(float(e.numbers[n].mean()) for n in shown)] for e in edits
     ]
     return format_table(header, rows)
 
 
-def _grid(images: Tensor, names: list[str], edits: list[Edit], num_shown: int) -> Any:
+def _grid(images: Tensor, names: list[str], edits: list[Edit]) -> Any:
     """A row for each image; the first chain of every edit."""
-    columns = ["input", *(f"{one.strength:g} {_WORDS[one.noise]}" for one in edits)]
-    count = min(num_shown, len(images))
-    rows = [[images[k], *(one.images[k, 0] for one in edits)] for k in range(count)]
-    return labelled_grid(rows, columns, names[:count])
+    columns = ["input", *(f"{edit.strength:g} {_WORDS[edit.noise]}" for edit in edits)]
+    rows = [[image, *(edit.images[k, 0] for edit in edits)] for k, image in enumerate(images)]
+    return labelled_grid(rows, columns, names[: len(rows)])

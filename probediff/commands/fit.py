@@ -1,20 +1,18 @@
-"""The command line: the only place where configuration becomes objects."""
+"""``probediff fit``: build the run that a configuration describes, and train it."""
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import inspect
 import logging
 import os
-import pkgutil
-import re
-import sys
+import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import lightning as L
 import yaml
@@ -22,18 +20,18 @@ from lightning.pytorch.callbacks import ModelSummary, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
-from probediff import callbacks
-from probediff.callbacks import Probe, Probing
-from probediff.commands.cpu import set_up_cpu
-from probediff.commands.runner import keep_traceback, words_for
+from probediff.callbacks import Probing
+from probediff.commands.old_names import accept_old_names, rename_callbacks
+from probediff.commands.options import CommandParser, available_probes
+from probediff.commands.runner import run_guarded
 from probediff.data import ImageDataModule
 from probediff.denoisers import UNet
-from probediff.exceptions import StoppedBySignalError
-from probediff.report.table import run_summary
+from probediff.exceptions import StoppedBySignalError, WorkerDiedError
 from probediff.runs.folder import RunFolder
 from probediff.runs.grouping import group_of
 from probediff.runs.lock import WAIT_SEC, hold, holder, release
 from probediff.runs.loggers import FailsafeWandbLogger, WandbSettings
+from probediff.runs.summary import run_summary
 from probediff.sweep.lineage import claim_trial_folder, lineage_of
 from probediff.training.checkpoints import load_checkpoint, newest_loadable
 from probediff.training.module import DiffusionModule
@@ -41,39 +39,22 @@ from probediff.training.module import DiffusionModule
 _RUN_DIR_VARIABLE = "PROBEDIFF_RUN_DIR"
 #: Exit status of a run that a signal stopped and that wants to be started again (EX_TEMPFAIL of sysexits.h).
 _STATUS_STOPPED = 75
+_PARSER_MODE = "omegaconf+"
+_DESCRIPTION = """Train a diffusion model and probe it at checkpoints.
 
-
-def available_probes() -> dict[str, type[Probe]]:
-    """All probes of the package ``probediff.callbacks`` by configuration key; a new file there is found by itself."""
-    found: dict[str, type[Probe]] = {}
-    for part in pkgutil.iter_modules(callbacks.__path__):
-        module = importlib.import_module(f"probediff.callbacks.{part.name}")
-        for _, member in inspect.getmembers(module, inspect.isclass):
-            if issubclass(member, Probe) and member is not callbacks.Probe and member.__module__ == module.__name__:
-                found[member.name()] = member
-    return found
-
-
-class FitParser(LightningArgumentParser):
-    """A parser whose errors say which key may have been meant."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Exit with the message and the nearest known keys."""
-        keys = [action.dest for action in self._actions]
-        group = re.search(r"Group '([\w.]+)'", message)
-        for word in re.findall(r"[\w.]*\w", message.split("Got value")[0]):
-            full = f"{group[1]}.{word}" if group and not word.startswith(group[1]) else word
-            close = difflib.get_close_matches(full, keys, n=1, cutoff=0.8)
-            if close and full not in keys:
-                message += f" (did you mean {close[0]}?)"
-                break
-        super().error(message, ex)
+Any key of a configuration file can be given as an option, such as --network.channels 64. --print_config shows the
+whole configuration without running it."""
+_EXAMPLES = """examples:
+  probediff fit --config configs/digits.yaml
+  probediff fit --config configs/cifar10.yaml --data.root ~/data --trainer.devices 8
+  probediff fit --config configs/cifar10.yaml --run_dir runs/cifar10/mine --resume auto"""
 
 
 class FitCLI(LightningCLI):
     """``probediff fit``: builds the run that a configuration describes; ``fit`` below starts it."""
 
     def __init__(self, arguments: list[str]) -> None:
+        accept_old_names(_PARSER_MODE)
         super().__init__(
             DiffusionModule,
             ImageDataModule,
@@ -81,7 +62,7 @@ class FitCLI(LightningCLI):
             run=False,
             save_config_callback=None,
             auto_configure_optimizers=False,
-            parser_class=FitParser,
+            parser_class=CommandParser,
             seed_everything_default=0,
             trainer_defaults={
                 "enable_checkpointing": False,
@@ -92,10 +73,9 @@ class FitCLI(LightningCLI):
             parser_kwargs={
                 "prog": "probediff fit",
                 "usage": "probediff fit --config FILE [--KEY VALUE ...]",
-                "description": "Train a diffusion model and probe it at checkpoints. Any key of a configuration file "
-                "can be given as an option, e.g. --network.channels 64. "
-                "--print_config shows the whole configuration without running it.",
-                "parser_mode": "omegaconf+",
+                "description": _DESCRIPTION,
+                "epilog": _EXAMPLES,
+                "parser_mode": _PARSER_MODE,
                 "default_env": False,
             },
             args=arguments,
@@ -103,7 +83,9 @@ class FitCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments that were handed over (LightningCLI would warn about them)."""
-        self.config = parser.parse_args(args)
+        self.config = parser.parse_args(rename_callbacks(args))
+        sources = self.config.get("config") or []
+        self.config_name = Path(str(sources[0])).stem if sources else "fit"
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The seed, an integer: initial weights and all training randomness follow from it."""
@@ -142,16 +124,15 @@ class FitCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Settle the run folder before anything expensive starts."""
-        self.run_dir = self._resolve_run_dir()
+        self.run_dir = self._choose_run_dir()
         RunFolder(self.run_dir).create()
         if getattr(rank_zero_only, "rank", 0) == 0 and not hold(self.run_dir, WAIT_SEC):
             raise ValueError(
                 f"process {(holder(self.run_dir) or {}).get('process')} is at work in {self.run_dir}; "
                 f"wait for its end, or give another --run_dir"
             )
-        set_up_cpu()
 
-    def _resolve_run_dir(self) -> Path:
+    def _choose_run_dir(self) -> Path:
         # Processes that Lightning launches inherit the variable, so that all ranks agree on one folder.
         if _RUN_DIR_VARIABLE in os.environ and "LOCAL_RANK" in os.environ:
             return Path(os.environ[_RUN_DIR_VARIABLE])
@@ -167,8 +148,7 @@ class FitCLI(LightningCLI):
             )
         if (trial_folder := claim_trial_folder()) is not None:
             return trial_folder
-        sources = self.config.get("config") or []
-        parent = Path("runs") / (Path(str(sources[0])).stem if sources else "fit")
+        parent = Path("runs") / self.config_name
         if self.config.resume == "auto" and (started := sorted(parent.glob("*/checkpoints/step=*.ckpt"))):
             return started[-1].parents[1]
         return parent / datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
@@ -189,31 +169,32 @@ class FitCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """The trainer, with the run folder as its root and W&B as its logger."""
-        given = self.config_init.trainer
-        if given.logger in (None, True):
-            settings = self._grouped(self.config_init.wandb)
+        chosen = self.config_init.trainer
+        if chosen.logger in (None, True):
+            settings = self._with_group(self.config_init.wandb)
             kwargs["logger"] = False if settings.mode == "disabled" else FailsafeWandbLogger(settings, self.run_dir)
         added: list[L.Callback] = []
-        if given.enable_progress_bar is not False:
+        if chosen.enable_progress_bar is not False:
             added.append(TQDMProgressBar(refresh_rate=10))
-        if given.enable_model_summary is not False:
+        if chosen.enable_model_summary is not False:
             added.append(ModelSummary(max_depth=1))
-        listed = given.callbacks or []
+        listed = chosen.callbacks or []
         kwargs["callbacks"] = [*added, *(listed if isinstance(listed, list) else [listed])]
         return super().instantiate_trainer(default_root_dir=str(self.run_dir), **kwargs)
 
-    def _grouped(self, settings: WandbSettings) -> WandbSettings:
+    def _with_group(self, settings: WandbSettings) -> WandbSettings:
         """Runs that differ by their seed only are one group, whose mean and range dashboards show."""
         if settings.group is not None:
             return settings
-        sources = self.config.get("config") or []
-        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
-        return replace(settings, group=group_of(config, Path(str(sources[0])).stem if sources else "fit"))
+        return replace(settings, group=group_of(yaml.safe_load(self._config_text()), self.config_name))
+
+    def _config_text(self) -> str:
+        return str(self.parser.dump(self.config, skip_none=False))
 
     def after_instantiate_classes(self) -> None:
         """Write the configuration where the run will be."""
         if self.trainer.is_global_zero:
-            text = self.parser.dump(self.config, skip_none=False)
+            text = self._config_text()
             RunFolder(self.run_dir).save_config(text)
             lineage = lineage_of(self.run_dir)
             for logger in self.trainer.loggers:
@@ -234,38 +215,55 @@ def quiet_libraries() -> None:
 
 
 def fit(arguments: list[str]) -> int:
-    """``probediff fit``: train and probe; returns the exit status.
-
-    An error that the user can cure is printed in one line, with the traceback in the run folder.
-    """
+    """``probediff fit``: train and probe; returns the exit status."""
     quiet_libraries()
-    run_dir: Path | None = None
-    try:
-        cli = FitCLI(arguments)
-        run_dir = cli.run_dir
-        print_once(f"run folder: {run_dir}")
+    return run_guarded("probediff fit", partial(_fit, arguments))
+
+
+def _fit(arguments: list[str]) -> int | None:
+    cli = FitCLI(arguments)
+    print_once(f"run folder: {cli.run_dir}")
+    with _errors_in(cli.run_dir):
         checkpoint = cli.checkpoint_to_resume()
-        if checkpoint is not None and RunFolder(run_dir).is_finished():
-            print_once(f"going on with a finished run from {checkpoint}")
-        elif checkpoint is not None:
-            print_once(f"going on from {checkpoint}")
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
-    except StoppedBySignalError as stop:
-        print_once(f"{stop}; go on with: probediff fit --config ... --run_dir {run_dir} --resume auto")
-        return _STATUS_STOPPED
+        if checkpoint is not None:
+            finished = " with a finished run" if RunFolder(cli.run_dir).is_finished() else ""
+            print_once(f"going on{finished} from {checkpoint}")
+        try:
+            cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
+        except StoppedBySignalError as stop:
+            print_once(f"{stop}; go on with: probediff fit --config ... --run_dir {cli.run_dir} --resume auto")
+            return _STATUS_STOPPED
+    print_once(run_summary(RunFolder(cli.run_dir)))
+    return None
+
+
+@contextmanager
+def _errors_in(run_dir: Path) -> Iterator[None]:
+    """Keep the traceback of an error in the run folder, which is given back in any case."""
+    try:
+        yield
     except Exception as error:
-        words = words_for(error, run_dir)
-        if words is not None:
-            print(f"probediff fit: error: {words}", file=sys.stderr)
-        keep_traceback(run_dir)
-        if words is None:
+        cure = f"try --data.num_workers 0 or free some memory, and go on with --run_dir {run_dir} --resume auto"
+        died = WorkerDiedError(f"a process that reads data died; {cure} ({error})")
+        shown = died if is_dead_data_worker(error) else error
+        if run_dir.is_dir():
+            path = run_dir / "error.txt"
+            path.write_text(traceback.format_exc(), encoding="utf-8")
+            shown.add_note(f"The traceback is in {path}")
+        if shown is error:
             raise
-        return 1
+        raise shown from error
     finally:
-        if run_dir is not None:
-            release(run_dir)
-    print_once(run_summary(RunFolder(run_dir)))
-    return 0
+        release(run_dir)
+
+
+def is_dead_data_worker(error: BaseException) -> bool:
+    """Whether an error of training is the death of a process that reads data."""
+    if isinstance(error, RuntimeError):
+        return "DataLoader worker" in str(error)
+    # Death between the announcement of a batch and its fetching shows as a broken connection.
+    frames = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, ConnectionError | EOFError) and any("torch/utils/data" in f.filename for f in frames)
 
 
 @rank_zero_only

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, get_args
 
 import torch
 
+from probediff.commands.options import CommandParser, WholeNumbers, device_of, pick
 from probediff.commands.runner import run_command
+from probediff.files import write_json
 from probediff.inversion import InversionSettings, Method, MethodRow, Problem, compare
-from probediff.models import ProbeModel
 from probediff.models.base import undisturbed
 from probediff.models.images import folder_images
-from probediff.models.source import find_source, published_convention
+from probediff.models.source import ModelChoice, find_source, published_convention
 from probediff.noise import seeded_noise
-from probediff.report.table import format_table
+from probediff.runs.summary import format_table
 
 _COLUMNS = {
     "name": "method",
@@ -36,17 +34,18 @@ _LEGEND = """evaluations: of the network, per image, to invert it; reconstructio
 sampled from the latent to the image; to noise: mean L2 distance of the latent to the true noise; angle: degrees at the
 latent in the triangle of noise, image and latent; correlation: mean of the 10 largest between values of the latents
 (white noise: {null}); std, KS: standard deviation and Kolmogorov-Smirnov distance to N(0, 1) of the latents' values."""
+_DESCRIPTION = """Sample, invert by each method, and sample again from the latent. MODEL is what `probediff probe`
+takes. Clipping is off, because no method can invert a clipped step."""
+_EXAMPLES = """examples:
+  probediff inversions runs/digits/RUN --num_steps 20
+  probediff inversions runs/digits/RUN --methods ddim fixed_point --set fixed_point.iterations=10"""
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> CommandParser:
     """All options of the command."""
-    parser = argparse.ArgumentParser(
-        prog="probediff inversions",
-        description="Sample, invert by each method, and sample again from the latent. MODEL is what `probediff probe` "
-        "takes. Clipping is off, because no method can invert a clipped step.",
-    )
+    parser = CommandParser("inversions", "MODEL", description=_DESCRIPTION, epilog=_EXAMPLES)
     parser.add_argument("model", metavar="MODEL", help="run folder, checkpoint, state dict, or diffusers pipeline")
-    parser.add_argument("--methods", nargs="+", choices=get_args(Method), help="which ones (all)", metavar="METHOD")
+    parser.add_argument("--methods", nargs="+", choices=get_args(Method), help="which ones; all by default")
     parser.add_argument(
         "--set",
         nargs="+",
@@ -54,20 +53,11 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="METHOD.OPTION=VALUE",
         help="options of methods, such as fixed_point.iterations=10",
     )
-    parser.add_argument("--num_samples", type=int, default=64, help="noises, or images at most (64)")
-    parser.add_argument("--num_steps", type=int, default=50, help="steps of sampling and of inversion (50)")
-    parser.add_argument("--convention", choices=("openai", "diffusers"), help="of DDIM; the model's own by default")
-    parser.add_argument("--images", metavar="FOLDER", help="invert these images instead of samples")
-    parser.add_argument("--checkpoints", default="last", help="of a run: last (default), or a training step")
-    parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged weights (default) or raw")
-    parser.add_argument("--ema_rate", type=float, help="which average; the first by default")
-    parser.add_argument("--noise_seed", type=int, default=420, help="seed of the noises (420)")
-    parser.add_argument("--batch_size", type=int, default=64, help="images per network evaluation (64)")
-    parser.add_argument("--schedule", choices=("cosine", "linear"), help="of a state dict")
-    parser.add_argument("--num_train_timesteps", type=int, help="of a state dict: T")
-    parser.add_argument("--num_heads", type=int, help="of a state dict: attention heads")
-    parser.add_argument("--device", help="cuda, cuda:1 or cpu (cuda where there is one)")
-    parser.add_argument("--out", metavar="DIR", help="folder of the table (RUN/probes/inversions)")
+    parser.add_argument(
+        "--num_steps", type=WholeNumbers, default=WholeNumbers([50]), help="steps of sampling and of inversion"
+    )
+    parser.add_argument("--images", type=str | None, metavar="FOLDER", help="invert these images instead of samples")
+    parser.add_model_options("RUN/probes/inversions")
     return parser
 
 
@@ -77,71 +67,66 @@ def settings_by_name(methods: list[Method], assignments: list[str]) -> dict[str,
     Raises:
         ValueError: an assignment that is none, or of an option that there is not.
     """
-    found: dict[str, InversionSettings] = {name: InversionSettings(method=name) for name in methods}
+    settings: dict[str, InversionSettings] = {name: InversionSettings(method=name) for name in methods}
+    known = [name for name in asdict(InversionSettings()) if name != "method"]
     for assignment in assignments:
         target, _, text = assignment.partition("=")
         method, _, option = target.partition(".")
-        known = [name for name in asdict(InversionSettings()) if name != "method"]
-        if method not in found or option not in known or not text:
+        if method not in settings or option not in known or not text:
             raise ValueError(
                 f"--set must be METHOD.OPTION=VALUE with a method of the table and one of {', '.join(known)}, "
                 f"got {assignment!r}"
             )
-        current = getattr(found[method], option)
+        kind = type(getattr(settings[method], option))
         try:
-            value = type(current)(text)
+            settings[method] = replace(settings[method], **{option: kind(text)})
         except ValueError:
-            raise ValueError(f"--set {target} must be of type {type(current).__name__}, got {text!r}") from None
-        found[method] = replace(found[method], **{option: value})
-    return found
+            raise ValueError(f"--set {target} must be of type {kind.__name__}, got {text!r}") from None
+    return settings
 
 
 def inversions(arguments: list[str]) -> int:
     """``probediff inversions``: returns the exit status."""
-    return run_command(build_parser(), arguments, _table)
+    return run_command(build_parser(), arguments, _inversions)
 
 
-def _table(options: Any) -> str:
-    rows, path = _compared(options)
-    table = format_table(list(_COLUMNS.values()), [[asdict(row)[key] for key in _COLUMNS] for row in rows])
-    null = rows[0].null_top_10_correlation
-    return f"{table}\n\n{_LEGEND.format(null='-' if null is None else f'{null:.3f}')}\n\nThe table lies in {path}"
-
-
-def _compared(options: Any) -> tuple[list[MethodRow], Path]:
-    options.settings = SimpleNamespace(weights=options.weights, ema_rate=options.ema_rate)
+def _inversions(options: Any) -> None:
     all_methods = [name for name in get_args(Method) if options.images is None or name != "swap"]
-    settings = settings_by_name(options.methods or all_methods, options.set)
-    source = find_source(options.model, options)
-    model = source.load(source.steps[-1])
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    eps_model = model.eps_model.to(device)
-    dtype = getattr(torch, model.conventions["dtype"])
-    convention = options.convention or published_convention(model)
+    methods = settings_by_name(options.methods or all_methods, options.set)
+    source, settings = find_source(pick(ModelChoice, options)), options.settings
+    model, device = source.load(source.steps[-1]), device_of(options)
+    convention = settings.convention or published_convention(model)
+    for num_steps in options.num_steps:
+        model.schedule.ddim_timesteps(num_steps, convention)
+    conventions = {
+        **{"noise_seed": settings.noise_seed, "weights": settings.weights, "images": options.images},
+        **{"convention": convention, "clip": False, "step": model.step},
+        **model.conventions,
+    }
+    if options.images is None:
+        kind, start = "x_T", seeded_noise(settings.noise_seed, range(settings.num_samples), model.image_shape)
+    else:
+        kind, start = "images", folder_images(Path(options.images), model, settings.num_samples)
     # States in float64, or rounding would hide how exact the exact methods are.
-    problem = Problem(eps_model, model.schedule, options.num_steps, convention, False, False, network_dtype=dtype)
-    images = None if options.images is None else folder_images(Path(options.images), model, options.num_samples)
-    start = (
-        seeded_noise(options.noise_seed, range(options.num_samples), model.image_shape) if images is None else images
-    )
-    start = start.to(device, torch.float64)
-    given = {"x_T": start} if images is None else {"x_T": None, "images": start}
-    with undisturbed(eps_model):
-        rows = compare(
-            problem, settings, indices=range(len(start)), batch_size=options.batch_size, on_row=_say, **given
-        )
-    out = Path(options.out) if options.out else source.out / "inversions"
-    path = out / f"num_steps={options.num_steps:04d}" / "inversion_methods.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps([_record(row, model, options, convention) for row in rows], indent=1), encoding="utf-8")
-    return rows, path
+    given = {"x_T": None, kind: start.to(device, torch.float64)}
+    eps_model, dtype = model.eps_model.to(device), getattr(torch, model.conventions["dtype"])
+    for num_steps in options.num_steps:
+        problem = Problem(eps_model, model.schedule, num_steps, convention, False, False, network_dtype=dtype)
+        with undisturbed(eps_model):
+            rows = compare(
+                problem, methods, indices=range(len(start)), batch_size=settings.batch_size, on_row=_show_time, **given
+            )
+        path = Path(options.out or source.out / "inversions") / f"num_steps={num_steps:04d}" / "inversion_methods.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, [asdict(row) | {"num_steps": num_steps} | conventions for row in rows])
+        _print_table(rows, path)
 
 
-def _say(row: MethodRow) -> None:
+def _show_time(row: MethodRow) -> None:
     print(f"{row.name}: {row.inversion_seconds:.1f} s", file=sys.stderr)
 
 
-def _record(row: MethodRow, model: ProbeModel, options: Any, convention: str) -> dict[str, Any]:
-    """A row with all that it depends on, flat."""
-    made = {name: getattr(options, name) for name in ("num_steps", "noise_seed", "weights", "images")}
-    return asdict(row) | made | {"convention": convention, "clip": False, "step": model.step} | model.conventions
+def _print_table(rows: list[MethodRow], path: Path) -> None:
+    table = format_table(list(_COLUMNS.values()), [[asdict(row)[key] for key in _COLUMNS] for row in rows])
+    null = rows[0].null_top_10_correlation
+    print(f"{table}\n\n{_LEGEND.format(null='-' if null is None else f'{null:.3f}')}\n\nThe table lies in {path}")

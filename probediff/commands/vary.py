@@ -2,44 +2,38 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from probediff.commands.editing_options import add_output, add_sampling, check_counts, device_of
+from probediff.commands.editing import MODEL_HELP, add_sampling_options, load_sampler
+from probediff.commands.options import CommandParser, check_at_least, pick
 from probediff.commands.runner import run_command
-from probediff.editing.models import Sampler, check_prompt, load_editable
+from probediff.editing.models import Prompts
 from probediff.editing.noises import FoundNoises
 from probediff.editing.pictures import labelled_grid
-from probediff.editing.variation import PairedComparison, Variations, compare_paired, vary_noises
-from probediff.report.table import format_table
+from probediff.editing.variation import Variations, compare_paired, vary_noises
+from probediff.files import write_json
+from probediff.runs.summary import format_table
 
 _SHOWN_CHAINS = 2
+_MEASURES = {"distance": "distance to target", "ssim": "SSIM with target"}
 _AGAINST = {"random": "random noise", "another": "another target's"}
+_DESCRIPTION = """Images from the noises of `probediff search-noise` by one or several models, beside images from random
+noises, and whether they are nearer to the target images."""
+_EXAMPLES = """examples:
+  probediff vary probes/search_noise/noises.safetensors runs/cifar10/RUN gaussian:runs/cifar10/RUN
+  probediff vary noises.safetensors stabilityai/sd-turbo --prompt "a photograph" --guidance_scale 0 --num_steps 4"""
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> CommandParser:
     """All options of the command."""
-    parser = argparse.ArgumentParser(
-        prog="probediff vary",
-        description="Images from the noises of `probediff search-noise` by one or several models, beside images from "
-        "random noises, and whether they are nearer to the target images.",
-    )
+    parser = CommandParser("vary", "NOISES MODEL ...", description=_DESCRIPTION, epilog=_EXAMPLES)
     parser.add_argument("noises", metavar="NOISES", help="noises.safetensors of probediff search-noise")
-    parser.add_argument(
-        "model",
-        metavar="MODEL",
-        nargs="+",
-        help="what `probediff probe` takes; a Stable Diffusion or SDXL pipeline (folder or hub id); or gaussian:RUN",
-    )
-    add_sampling(parser)
-    add_output(parser, "probes/vary")
+    parser.add_argument("model", metavar="MODEL", nargs="+", help=MODEL_HELP)
+    add_sampling_options(parser, "probes/vary", takes_source_prompt=False)
     return parser
 
 
@@ -48,37 +42,34 @@ def vary(arguments: Sequence[str]) -> int:
     return run_command(build_parser(), arguments, _vary)
 
 
-def _vary(options: Any) -> str:
-    check_counts(options, "num_shown", "batch_size")
-    check_prompt(options, options.model)
+def _vary(options: Any) -> None:
+    check_at_least(options, num_shown=1, batch_size=1)
+    pick(Prompts, options).check(options.model)
     noises = FoundNoises.load(options.noises)
-    made, results = [], []
-    for spec in options.model:
-        found, result = _one_model(spec, noises, options)
-        made.append((result["model"], found))
-        results.append(result)
+    models = [_vary_by(model, noises, options) for model in options.model]
+    results = [{"model": name, "conventions": how, **_compare(images)} for name, how, images in models]
     out = Path(options.out or "probes/vary")
     out.mkdir(parents=True, exist_ok=True)
-    _grid(noises, made, options.num_shown).save(out / "vary.png")
-    record = {"noises": noises.conventions, "noise_seed": options.noise_seed, "models": results}
-    (out / "vary.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-    return f"{_table(results)}\n\n{len(noises.images)} targets. Everything lies in {out}"
+    variations = [(name, images) for name, _, images in models]
+    _grid(noises, variations, options.num_shown).save(out / "vary.png")
+    record = {"noises": noises.conventions, "noise_seed": options.settings.noise_seed, "models": results}
+    write_json(out / "vary.json", record)
+    print(f"{_table(results)}\n\n{len(noises.images)} targets. Everything lies in {out}")
 
 
-def _one_model(spec: str, noises: FoundNoises, options: Any) -> tuple[Variations, dict[str, Any]]:
-    """Each model is gone before the next one comes, for several do not fit everywhere."""
-    model = load_editable(spec, options)
-    print(f"{model.name}: {2 * noises.noise.shape[:2].numel()} images", file=sys.stderr)
-    sampler = Sampler.of(model, options, device_of(options))
-    found = vary_noises(sampler, noises, options.noise_seed)
-    return found, {"model": model.name, "conventions": sampler.conventions, **_numbers(found)}
+def _vary_by(spec: str, noises: FoundNoises, options: Any) -> tuple[str, dict[str, Any], Variations]:
+    """Name, conventions and images of a model, which is gone before the next one comes: not everywhere fit two."""
+    sampler = load_sampler(options, spec)
+    print(f"{sampler.model.name}: {2 * noises.noise.shape[:2].numel()} images", file=sys.stderr)
+    return sampler.model.name, sampler.conventions, vary_noises(sampler, noises, options.settings.noise_seed)
 
 
-def _numbers(found: Variations) -> dict[str, Any]:
+def _compare(variations: Variations) -> dict[str, Any]:
+    """Every number of found noises against that of the other kinds, and the numbers themselves."""
     numbers: dict[str, Any] = {}
-    for name, kinds in found.numbers.items():
-        others = [kind for kind in kinds if kind != "found"]
-        numbers[name] = {kind: asdict(compare_paired(kinds["found"], kinds[kind])) for kind in others}
+    for name, kinds in variations.numbers.items():
+        others = {kind: values for kind, values in kinds.items() if kind != "found"}
+        numbers[name] = {kind: asdict(compare_paired(kinds["found"], values)) for kind, values in others.items()}
         numbers |= {f"{name}_of_each_{kind}": values.tolist() for kind, values in kinds.items()}
     return numbers
 
@@ -87,25 +78,23 @@ def _table(results: list[dict[str, Any]]) -> str:
     header = ["model", "measure", "found noise", "against", "its number", "lower with found", "p (Wilcoxon)"]
     rows = []
     for result in results:
-        for name, words in (("distance", "distance to target"), ("ssim", "SSIM with target")):
-            for kind, against in _AGAINST.items():
-                if kind in result[name]:
-                    one = PairedComparison(**result[name][kind])
-                    p_value = "-" if one.p_value is None else f"{one.p_value:.2g}"
-                    share = f"{one.share_lower:.0%}"
-                    rows.append([result["model"], words, one.found, against, one.others, share, p_value])
+        for name, measure in _MEASURES.items():
+            for kind, compared in result[name].items():
+                p_value = "-" if compared["p_value"] is None else f"{compared['p_value']:.2g}"
+                share = f"{compared['share_lower']:.0%}"
+                rows.append(
+                    [result["model"], measure, compared["found"], _AGAINST[kind], compared["others"], share, p_value]
+                )
     return format_table(header, rows)
 
 
-def _grid(noises: FoundNoises, made: list[tuple[str, Variations]], num_shown: int) -> Any:
+def _grid(noises: FoundNoises, variations: list[tuple[str, Variations]], num_shown: int) -> Any:
+    """A row for each target; a few chains of every model."""
     chains = min(_SHOWN_CHAINS, noises.noise.shape[1])
     columns = ["target"]
-    for name, _ in made:
+    rows = [[image] for image in noises.images[:num_shown]]
+    for name, images in variations:
         columns += [f"{name} {kind}" for kind in ("found", "random") for _ in range(chains)]
-    rows = []
-    for k in range(min(num_shown, len(noises.images))):
-        row: list[Tensor] = [noises.images[k]]
-        for _, one in made:
-            row += [*one.found[k, :chains], *one.random[k, :chains]]
-        rows.append(row)
+        for k, row in enumerate(rows):
+            row += [*images.found[k, :chains], *images.random[k, :chains]]
     return labelled_grid(rows, columns, noises.names[: len(rows)])

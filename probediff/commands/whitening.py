@@ -1,30 +1,28 @@
-"""``probediff whitening``: is the first step of this model a de-whitening?"""
+"""``probediff whitening``: is the first step of this model a de-whitening? (*First-step inference*, P2)"""
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
 from tqdm import tqdm
 
+from probediff.commands.options import CommandParser, WholeNumbers, check_at_least, device_of, pick
 from probediff.commands.runner import run_command
-from probediff.commands.whitening_options import build_parser, share_list
-from probediff.files import save_tensors
+from probediff.files import save_tensors, write_json
 from probediff.measures.covariance import moments
 from probediff.measures.whitening import Whitening
 from probediff.models import ProbeModel
 from probediff.models.base import undisturbed
 from probediff.models.images import RealImages, images_of_folder, run_images
-from probediff.models.source import Source, find_source, published_convention, step_list
-from probediff.report.table import format_table
+from probediff.models.source import ModelChoice, Source, find_source, published_convention
 from probediff.runs.batches import PartialPass
+from probediff.runs.summary import format_table
 from probediff.schedule import Convention
 from probediff.whitening.analysis import Findings, Plan, analyse, slope_in_words
 from probediff.whitening.closed_form import GaussianNoises
@@ -46,7 +44,13 @@ gain is 3 standard errors above zero, without which a slope says nothing. zca, i
 S^-1/2 x, S^-1 x and x, each with the best scale. G: the Gaussian denoiser of the same data, its slope with the same
 weights."""
 
-
+_DESCRIPTION = """Is the first step of a model a de-whitening? The noises that P2's iteration finds for images, against
+ZCA and other whitenings of them, after several numbers of iterations, beside the Gaussian denoiser of the same data.
+MODEL is what `probediff probe` takes. The same command goes on where it was stopped."""
+_EXAMPLES = """examples:
+  probediff whitening runs/cifar10/RUN
+  probediff whitening runs/cifar10/RUN --denoiser gaussian --num_steps 10,100,1000
+  probediff whitening MODEL --reference ~/images --num_fixed_points 4000 --ridge 1e-4"""
 #: Of the conventions; other numbers of steps or samples find the fixed points again that were made already.
 _FIXED_POINTS_DEPEND_ON = (
     *("model", "source", "step", "weights", "ema_rate", "schedule", "num_train_timesteps", "dtype", "image_shape"),
@@ -58,7 +62,6 @@ _FIXED_POINTS_DEPEND_ON = (
 class _Work:
     """What the command works with."""
 
-    source: Source
     model: ProbeModel
     statistics: RealImages
     images: torch.Tensor
@@ -68,69 +71,100 @@ class _Work:
     out: Path
 
 
+def build_parser() -> CommandParser:
+    """All options of the command."""
+    parser = CommandParser("whitening", "MODEL", description=_DESCRIPTION, epilog=_EXAMPLES)
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="run folder, checkpoint, state dict, or diffusers pipeline")
+    add("--reference", type=str | None, metavar="FOLDER", help="images for the covariance; those of the run by default")
+    add("--images", type=str | None, metavar="FOLDER", help="images whose noises are made; by default the same")
+    add("--num_images", type=int | None, help="images for the covariance; all by default")
+    add(
+        "--num_fixed_points",
+        type=int | None,
+        help="images whose noises are made; by default twice as many as an image has values",
+    )
+    add(
+        "--denoiser",
+        type=Literal["network", "gaussian"],
+        default="network",
+        help="the network with the Gaussian denoiser beside it, or the Gaussian denoiser alone",
+    )
+    add("--timestep", type=float, default=0.98, help="of the iteration, as a share of T")
+    shown = [0.2, 0.4, 0.6, 0.8, 0.9, 0.98]
+    add("--shown_timesteps", type=float, nargs="+", default=shown, metavar="SHARE", help="of figure 3, as shares of T")
+    counts = WholeNumbers([1, 3, 10, 30, 100, 300, 1000])
+    add("--iterations", type=WholeNumbers, default=counts, metavar="N,...", help="numbers of iterations")
+    add("--start", type=Literal["zero", "noise"], default="zero", help="of the iteration: zero or white noise")
+    add("--tolerance", type=float, default=0.0, help="an image is finished at a change below this; 0: never")
+    add("--ridge", type=float, default=0.0, help="share of the mean variance added to every pixel's")
+    steps = WholeNumbers([100])
+    add("--num_steps", type=WholeNumbers, default=steps, metavar="N,...", help="steps of the full DDIM map")
+    add("--num_shown", type=int, default=8, help="images in pictures")
+    parser.add_model_options("RUN/probes/whitening")
+    parser.set_defaults({"settings.num_samples": 1000})
+    return parser
+
+
 def whitening(arguments: list[str]) -> int:
     """``probediff whitening``: returns the exit status."""
     stopped = "stopped; the same command goes on with the fixed points that are finished"
     return run_command(build_parser(), arguments, _whitening, stopped)
 
 
-def _whitening(options: Any) -> str:
-    work = _prepared(options)
-    found = _analysed(work, options)
-    _write(work.out, found)
-    return f"{_in_words(found, options.timestep)}\n\nEverything lies in {work.out}"
+def _whitening(options: Any) -> None:
+    work = _prepare(options)
+    findings = _analyse(work, options)
+    _write(work.out, findings)
+    print(f"{_in_words(findings, options.timestep)}\n\nEverything lies in {work.out}")
 
 
-def _prepared(options: Any) -> _Work:
-    """Everything that can be wrong is found out here, before the first network evaluation."""
-    options.settings = SimpleNamespace(weights=options.weights, ema_rate=options.ema_rate)
-    source = find_source(options.model, options)
+def _prepare(options: Any) -> _Work:
+    """Read and check everything that can be wrong, before the first network evaluation."""
+    source = find_source(pick(ModelChoice, options))
     model = source.load(source.steps[-1])
-    convention = options.convention or published_convention(model)
+    convention = options.settings.convention or published_convention(model)
     plan = _plan(options, model)
     for num_steps in plan.num_steps:
         model.schedule.ddim_timesteps(num_steps, convention)
-    statistics, given = _images(options, source, model)
+    statistics, images = _images(options, source, model)
     size = math.prod(model.image_shape)
     count = len(statistics) if options.num_images is None else min(options.num_images, len(statistics))
-    num_pairs = 2 * size if options.num_fixed_points is None else options.num_fixed_points
-    num_pairs = min(num_pairs, len(given))
+    num_pairs = min(options.num_fixed_points or 2 * size, len(images))
     _check_enough(options.ridge, size, num_images=count * (1 + statistics.mirrored), num_fixed_points=num_pairs)
     options.num_images, options.num_fixed_points = count, num_pairs
     name = "whitening" if options.denoiser == "network" else "whitening_gaussian"
-    out = Path(options.out) if options.out else source.out / name
-    return _Work(source, model, statistics, given.take(num_pairs), given.name, convention, plan, out)
+    out = Path(options.out or source.out / name)
+    return _Work(model, statistics, images.take(num_pairs), images.name, convention, plan, out)
 
 
 def _plan(options: Any, model: ProbeModel) -> Plan:
-    counts = sorted(set(step_list(options.iterations)))
-    positive = {"iterations": counts[0], "num_samples": options.num_samples, "num_shown": options.num_shown}
-    positive |= {name: getattr(options, name) or 1 for name in ("num_images", "num_fixed_points", "batch_size")}
-    smallest = {"num_samples": 3}
-    for name, value in positive.items():
-        if value < smallest.get(name, 1):
-            raise ValueError(f"--{name} must be at least {smallest.get(name, 1)}, got {value}")
+    counts, settings = sorted(set(options.iterations)), options.settings
+    check_at_least(options, num_samples=3, num_shown=1, num_images=1, num_fixed_points=1, batch_size=1)
+    if counts[0] < 1:
+        raise ValueError(f"--iterations must be at least 1, got {counts[0]}")
     if not 0 <= options.tolerance < math.inf:
         raise ValueError(f"--tolerance must be 0 or more, got {options.tolerance}; 0 makes all iterations")
-    last = len(model.schedule) - 1
-    shares = share_list([options.timestep, *options.shown_timesteps])
-    timestep, *shown = (min(round(share * len(model.schedule)), last) for share in shares)
-    num_steps = sorted(set(step_list(options.num_steps)))
-    return Plan(counts, timestep, shown, num_steps, options.num_samples, options.num_shown, options.noise_seed)
+    shares = [options.timestep, *options.shown_timesteps]
+    if wrong := [share for share in shares if not 0 < share <= 1]:
+        raise ValueError(f"timesteps must be shares of T above 0 and at most 1, got {wrong[0]}; P2 uses 0.98")
+    timestep, *shown = (min(round(share * len(model.schedule)), len(model.schedule) - 1) for share in shares)
+    num_steps = sorted(set(options.num_steps))
+    return Plan(counts, timestep, shown, num_steps, settings.num_samples, options.num_shown, settings.noise_seed)
 
 
 def _images(options: Any, source: Source, model: ProbeModel) -> tuple[RealImages, RealImages]:
     """Images for the statistics, and those whose noises are made."""
+    images = None if options.images is None else images_of_folder(Path(options.images), model)
     if options.reference is not None:
         statistics = images_of_folder(Path(options.reference), model)
     elif source.run is not None:
         statistics = run_images(source.run)
-    elif options.images is not None:
-        statistics = images_of_folder(Path(options.images), model)
+    elif images is not None:
+        statistics = images
     else:
         raise ValueError("whitening needs real images, got a MODEL without a data set; give --reference FOLDER")
-    given = statistics if options.images is None else images_of_folder(Path(options.images), model)
-    return statistics, given
+    return statistics, images or statistics
 
 
 def _check_enough(ridge: float, size: int, **counts: int) -> None:
@@ -144,12 +178,11 @@ def _check_enough(ridge: float, size: int, **counts: int) -> None:
             raise ValueError(f"--{name} must be at least 3, got {count}; use more images")
 
 
-def _analysed(work: _Work, options: Any) -> Findings:
+def _analyse(work: _Work, options: Any) -> Findings:
     print(f"statistics of {options.num_images} images", file=sys.stderr)
-    found = moments(work.statistics.with_mirrors(options.num_images))
-    gaussian = GaussianNoises(
-        Whitening.from_covariance(found.mean, found.covariance, options.ridge), work.model.schedule, work.convention
-    )
+    reference = moments(work.statistics.with_mirrors(options.num_images))
+    statistics = Whitening.from_covariance(reference.mean, reference.covariance, options.ridge)
+    gaussian = GaussianNoises(statistics, work.model.schedule, work.convention)
     conventions = _conventions(work, options)
     if options.denoiser == "gaussian":
         findings = analyse(gaussian, gaussian, work.images, work.plan, say=_say)
@@ -162,7 +195,7 @@ def _analysed(work: _Work, options: Any) -> Findings:
 
 def _with_network(work: _Work, gaussian: GaussianNoises, options: Any, conventions: dict[str, Any]) -> Findings:
     model, total = work.model, work.plan.evaluations(len(work.images))
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = device_of(options)
     eps_model = model.eps_model.to(device)
     print(f"{total:,} network evaluations", file=sys.stderr)
     store = PartialPass(work.out / "partial", {name: conventions.get(name) for name in _FIXED_POINTS_DEPEND_ON})
@@ -182,8 +215,8 @@ def _with_network(work: _Work, gaussian: GaussianNoises, options: Any, conventio
             work.convention,
             model.clip,
             options.tolerance,
-            options.batch_size,
-            options.noise_seed if options.start == "noise" else None,
+            options.settings.batch_size,
+            options.settings.noise_seed if options.start == "noise" else None,
             advance,
         )
         findings = analyse(maker, gaussian, work.images, work.plan, store, bar.set_description)
@@ -197,9 +230,10 @@ def _say(what: str) -> None:
 
 def _conventions(work: _Work, options: Any) -> dict[str, Any]:
     """All that the numbers depend on."""
-    names = ("num_images", "num_fixed_points", "tolerance", "ridge", "weights", "denoiser")
+    names = ("num_images", "num_fixed_points", "tolerance", "ridge", "denoiser")
     return {
-        **{name: getattr(options, name) for name in names},
+        **{name: options[name] for name in names},
+        "weights": options.settings.weights,
         "timestep_share": options.timestep,
         "shown_timestep_shares": list(options.shown_timesteps),
         **{key: list(value) if isinstance(value, list) else value for key, value in asdict(work.plan).items()},
@@ -222,9 +256,7 @@ def _write(out: Path, found: Findings) -> None:
         Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(out / f"{name}.png")
     save_tensors(out / "whitening.safetensors", found.arrays)
     # Last, because a report takes this file as the sign that the others are there.
-    partial = out / "whitening.json.partial"
-    partial.write_text(json.dumps(found.values, indent=1), encoding="utf-8")
-    partial.replace(out / "whitening.json")
+    write_json(out / "whitening.json", found.values)
 
 
 def _in_words(found: Findings, share: float) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -16,10 +15,33 @@ from probediff.denoisers.text_to_image import Prompt, is_text_to_image, load_tex
 from probediff.models import ProbeModel, fit_gaussian
 from probediff.models.base import conventions_of, undisturbed
 from probediff.models.published import is_checkpoint_file
-from probediff.models.source import find_source, published_convention
+from probediff.models.source import ModelChoice, find_source, published_convention
 from probediff.schedule import Convention
 
 GAUSSIAN = "gaussian:"
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What text-to-image models are told.
+
+    Args:
+        prompt: of the images to make.
+        negative_prompt: what guidance leads away from.
+        guidance_scale: of classifier-free guidance; 0 for Turbo models.
+        source_prompt: of the images as they are, for DDIM inversion.
+    """
+
+    prompt: str = ""
+    negative_prompt: str = ""
+    guidance_scale: float = 7.5
+    source_prompt: str = ""
+
+    def check(self, models: Sequence[str]) -> None:
+        """Raise ValueError for a prompt that none of the models takes, and as ``is_text_model``."""
+        takes_text = [is_text_model(model) for model in models]
+        if (self.prompt or self.negative_prompt) and not any(takes_text):
+            raise ValueError(f"--prompt needs a text-to-image model, got {', '.join(models)}")
 
 
 @dataclass(frozen=True)
@@ -52,12 +74,14 @@ class Sampler:
     batch_size: int
 
     @classmethod
-    def of(cls, model: EditableModel, options: Any, device: torch.device) -> Sampler:
-        """With the options of the command line; raises ValueError for a number of steps that cannot be."""
-        path = model.path(options.num_steps, options.convention)
+    def of(
+        cls, model: EditableModel, num_steps: int, convention: Convention | None, device: torch.device, batch_size: int
+    ) -> Sampler:
+        """Move the model to the device; raises ValueError for a number of steps that cannot be."""
+        path = model.path(num_steps, convention)
         for network in (model.probe.eps_model, model.inverting):
             network.to(device)
-        return cls(model, path, device, options.batch_size)
+        return cls(model, path, device, batch_size)
 
     def images(self, x: Tensor, num_steps: int | None = None) -> Tensor:
         """Pixels (N, c, h, w) from states (N, C, H, W), which ``num_steps`` sampling steps, or all, lead to."""
@@ -90,7 +114,7 @@ class Sampler:
         return {"step": self.model.probe.step} | self.model.probe.conventions | made
 
 
-def load_editable(spec: str, options: Any) -> EditableModel:
+def load_editable(choice: ModelChoice, prompts: Prompts) -> EditableModel:
     """What ``probediff probe`` takes, a text-to-image pipeline, or ``gaussian:RUN``, the baseline of a run's images.
 
     Raises:
@@ -98,13 +122,12 @@ def load_editable(spec: str, options: Any) -> EditableModel:
         FileNotFoundError: nothing of that name.
         ValueError: no model, or options that it does not take.
     """
-    if spec.startswith(GAUSSIAN):
-        run = Path(spec.removeprefix(GAUSSIAN))
+    if choice.model.startswith(GAUSSIAN):
+        run = Path(choice.model.removeprefix(GAUSSIAN))
         return _plain("gaussian", fit_gaussian(run), run / "probes")
-    if is_text_model(spec):
-        return _text_to_image(spec, options)
-    wanted = SimpleNamespace(**(vars(options) | {"settings": options}))
-    source = find_source(spec, wanted)
+    if is_text_model(choice.model):
+        return _text_to_image(choice.model, prompts)
+    source = find_source(choice)
     probe = source.load(source.steps[-1])
     name = str(probe.conventions["model"]) if source.run is None else f"{source.run.name} step {probe.step}"
     return _plain(name, probe, source.out)
@@ -118,13 +141,6 @@ def is_text_model(spec: str) -> bool:
     return not is_own and is_text_to_image(spec)
 
 
-def check_prompt(options: Any, specs: Sequence[str]) -> None:
-    """Raise ValueError for a prompt that none of the models takes, and as ``is_text_model``."""
-    takes_one = [is_text_model(spec) for spec in specs]
-    if (options.prompt or options.negative_prompt) and not any(takes_one):
-        raise ValueError(f"--prompt needs a text-to-image model, got {', '.join(specs)}")
-
-
 def _plain(name: str, probe: ProbeModel, out: Path) -> EditableModel:
     own = published_convention(probe)
 
@@ -134,13 +150,10 @@ def _plain(name: str, probe: ProbeModel, out: Path) -> EditableModel:
     return EditableModel(name, probe, path, probe.eps_model, out)
 
 
-def _text_to_image(spec: str, options: Any) -> EditableModel:
+def _text_to_image(spec: str, prompts: Prompts) -> EditableModel:
     pipeline = load_text_to_image(spec)
-    # The search wants the codes only, and has no prompt.
-    prompt = Prompt(
-        getattr(options, "prompt", ""), getattr(options, "negative_prompt", ""), getattr(options, "guidance_scale", 0.0)
-    )
-    source = Prompt(getattr(options, "source_prompt", ""), "", 0.0)
+    prompt = Prompt(prompts.prompt, prompts.negative_prompt, prompts.guidance_scale)
+    source = Prompt(prompts.source_prompt, "", 0.0)
     eps_model, name = pipeline.eps_model(prompt), Path(spec).expanduser().resolve().name
     conventions = conventions_of(
         eps_model, pipeline.schedule_name, pipeline.schedule, pipeline.image_shape, model=name, source="diffusers"

@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from probediff.data import ImageFolder
-from probediff.data.folder import list_images
 from probediff.measures.covariance import moments
 from probediff.measures.whitening import Whitening
 from probediff.models import ProbeModel
 from probediff.models.images import RealImages, run_images
 from probediff.prepare.decoding import square_pixels
+from probediff.prepare.sources import list_images
 
 Shape = tuple[int, int, int]
 
@@ -105,78 +104,100 @@ def read_images(files: Sequence[Path], shape: Shape) -> Tensor:
     rows = []
     for path in files:
         try:
-            with Image.open(path) as image:
-                rows.append(torch.from_numpy(square_pixels(image, shape[1], shape[0]).copy()))
+            rows.append(torch.from_numpy(square_pixels(path, shape[1], shape[0]).copy()))
         except Exception as error:  # decoders raise anything
             raise ValueError(f"{path} must be an image of at least {shape[1]} pixels, got: {error}") from error
     return torch.stack(rows).float().div_(127.5).sub_(1.0)
 
 
-def space_without_model(options: Any) -> Space:
-    """The pixels that the source of the statistics has.
+@dataclass(frozen=True)
+class StatisticsSource:
+    """Where the whitening statistics come from: one of run, images and statistics.
 
-    Raises:
-        ValueError: A folder, whose images have no size of their own.
+    Args:
+        run: the training images of a run.
+        images: all images of a folder.
+        statistics: a file that save_statistics wrote.
+        save_statistics: write them to this file (.safetensors) for the next time.
+        num_images: images for them, evenly chosen; all by default.
+        ridge: share of the mean variance that is added to every value's.
     """
-    if options.run is not None:
-        channels, height, width = run_images(Path(options.run)).array.shape[1:]
-        return Space.of_pixels((channels, height, width))
-    if options.statistics is not None:
-        return Space.of_size(len(Whitening.load(options.statistics).mean))
-    if options.image_size is None:
-        raise ValueError("--images needs a size to resize to: give --image_size, or --model")
-    return Space.of_pixels((options.channels, options.image_size, options.image_size))
+
+    run: str | None = None
+    images: str | None = None
+    statistics: str | None = None
+    save_statistics: str | None = None
+    num_images: int | None = None
+    ridge: float = 0.0
+
+    def check(self) -> None:
+        """Raise ValueError unless exactly one source is named."""
+        named = [f"--{name}" for name in ("run", "images", "statistics") if getattr(self, name) is not None]
+        if len(named) != 1:
+            raise ValueError(
+                f"the whitening statistics must come from one of --run, --images, --statistics, got "
+                f"{' and '.join(named) or 'none'}"
+            )
+        if self.statistics is not None and (self.ridge or self.num_images is not None):
+            raise ValueError("--ridge and --num_images belong to --run and --images: statistics in a file are finished")
+        if self.num_images is not None and self.num_images < 1:
+            raise ValueError(f"--num_images must be at least 1, got {self.num_images}")
+
+    def space(self, image_size: int | None, channels: int) -> Space:
+        """The pixels that the source has, where no model says how large they are.
+
+        Raises:
+            ValueError: A folder, whose images have no size of their own.
+        """
+        if self.run is not None:
+            channels, height, width = run_images(Path(self.run)).array.shape[1:]
+            return Space.of_pixels((channels, height, width))
+        if self.statistics is not None:
+            return Space.of_size(len(Whitening.load(self.statistics).mean))
+        if image_size is None:
+            raise ValueError("--images needs a size to resize to: give --image_size, or --model")
+        return Space.of_pixels((channels, image_size, image_size))
 
 
-def check_sources(options: Any) -> None:
-    """Raise ValueError unless exactly one source of statistics is named."""
-    given = [name for name in ("run", "images", "statistics") if getattr(options, name) is not None]
-    if len(given) != 1:
-        raise ValueError(
-            f"the whitening statistics must come from one of --run, --images, --statistics, got "
-            f"{' and '.join(f'--{name}' for name in given) or 'none'}"
-        )
-    if options.statistics is not None and (options.ridge or options.num_images is not None):
-        raise ValueError("--ridge and --num_images belong to --run and --images: statistics in a file are finished")
-
-
-def whitening_statistics(options: Any, space: Space, device: torch.device) -> tuple[Whitening, dict[str, Any]]:
-    """The statistics that the options name, and how they were made, as plain types for the record.
+def whitening_statistics(
+    source: StatisticsSource, space: Space, device: torch.device
+) -> tuple[Whitening, dict[str, Any]]:
+    """The statistics of a source, and how they were made, as plain types for the record.
 
     Raises:
         ValueError: Images of another size than the space, or too few of them.
     """
-    if options.statistics is not None:
-        whitening = Whitening.load(options.statistics)
-        made: dict[str, Any] = {"source": Path(options.statistics).name, "ridge": whitening.ridge}
+    if source.statistics is not None:
+        whitening = Whitening.load(source.statistics)
+        made: dict[str, Any] = {"source": Path(source.statistics).name, "ridge": whitening.ridge}
     else:
-        images = _images(options, space, device)
-        count = len(images) if options.num_images is None else min(options.num_images, len(images))
+        images = _images(source, space, device)
+        count = len(images) if source.num_images is None else min(source.num_images, len(images))
         found = moments(images.with_mirrors(count))
-        whitening = Whitening.from_covariance(found.mean, found.covariance, options.ridge)
-        made = {"source": images.name, "num_images": count, "mirrored": images.mirrored, "ridge": options.ridge}
+        whitening = Whitening.from_covariance(found.mean, found.covariance, source.ridge)
+        made = {"source": images.name, "num_images": count, "mirrored": images.mirrored, "ridge": source.ridge}
     if len(whitening.mean) != math.prod(space.shape):
         raise ValueError(
             f"the whitening statistics must be of {math.prod(space.shape)} values, the size of a noise "
             f"{tuple(space.shape)}, got {len(whitening.mean)}; make them for this model"
         )
-    if options.save_statistics is not None:
-        whitening.save(options.save_statistics)
+    if source.save_statistics is not None:
+        whitening.save(source.save_statistics)
     return whitening, made
 
 
-def _images(options: Any, space: Space, device: torch.device) -> RealImages:
-    if options.run is not None:
-        images = run_images(Path(options.run))
+def _images(source: StatisticsSource, space: Space, device: torch.device) -> RealImages:
+    if source.run is not None:
+        images = run_images(Path(source.run))
         if tuple(images.array.shape[1:]) != space.pixel_shape:
             raise ValueError(
                 f"the images of --run must be {space.pixel_shape} for this model, got {tuple(images.array.shape[1:])}; "
                 "give --images FOLDER, which resizes"
             )
     else:
-        folder = ImageFolder(options.images, image_size=space.pixel_shape[-1], channels=space.pixel_shape[0])
+        folder = ImageFolder(str(source.images), image_size=space.pixel_shape[-1], channels=space.pixel_shape[0])
         folder.setup()
-        images = RealImages(folder.images, False, None, Path(options.images).name)
+        images = RealImages(folder.images, False, None, Path(str(source.images)).name)
     if space.encode is None:
         return images
     return replace(images, encode=lambda pixels: space.codes(pixels, device).cpu())

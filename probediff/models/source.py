@@ -6,12 +6,34 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from probediff.models.base import ProbeModel
 from probediff.models.published import load_published
-from probediff.models.run import checkpoint_steps, load_checkpoint_model
-from probediff.schedule import Convention
+from probediff.models.run import Weights, checkpoint_steps, load_checkpoint_model
+from probediff.schedule import Convention, ScheduleName
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which model is meant.
+
+    Args:
+        model: run folder, checkpoint, state dict, or diffusers pipeline.
+        checkpoints: of a run: all, last, or training steps such as 0,100,5000.
+        weights: of a run: the averaged (ema) or the raw ones.
+        ema_rate: which average; the first of the run by default.
+        schedule: of a state dict: cosine or linear; that of the published network by default.
+        num_train_timesteps: of a state dict: T; likewise.
+        num_heads: of a state dict: attention heads; likewise.
+    """
+
+    model: str
+    checkpoints: str = "last"
+    weights: Weights = "ema"
+    ema_rate: float | None = None
+    schedule: ScheduleName | None = None
+    num_train_timesteps: int | None = None
+    num_heads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -31,45 +53,42 @@ class Source:
     out: Path
 
 
-def step_list(text: str) -> list[int]:
-    """``10,100,1000`` (or ``[10, 100]``) as integers."""
-    try:
-        return [int(part) for part in str(text).strip("[] ").split(",")]
-    except ValueError:
-        raise ValueError(f"expected whole numbers with commas between, such as 10,100,1000, got {text!r}") from None
-
-
-def find_source(model: str, options: Any) -> Source:
-    """What MODEL is.
+def find_source(choice: ModelChoice) -> Source:
+    """Where the model that was chosen comes from.
 
     Raises:
-        ValueError: nothing that can be probed is there.
+        ImportError: a pipeline, and diffusers is not installed.
+        FileNotFoundError: nothing of that name.
+        ValueError: nothing that can be probed, or a checkpoint that the run does not keep.
     """
-    settings = options.settings
-    path = Path(model)
+    path = Path(choice.model)
+    load = partial(load_checkpoint_model, path, weights=choice.weights, ema_rate=choice.ema_rate)
     if (path / "checkpoints").is_dir():
-        steps = checkpoint_steps(path)
-        if not steps:
-            raise ValueError(f"MODEL must be a run with checkpoints, got {path} whose folder checkpoints/ is empty")
-        load = partial(load_checkpoint_model, path, weights=settings.weights, ema_rate=settings.ema_rate)
-        return Source(_chosen_steps(options.checkpoints, steps), load, path, path / "probes")
+        return Source(_chosen_steps(choice, path), load, path, path / "probes")
     if path.suffix == ".ckpt":
-        loaded = load_checkpoint_model(path, weights=settings.weights, ema_rate=settings.ema_rate)
-        run = path.parents[1]
-        return Source([loaded.step], lambda step: loaded, run, run / "probes")
-    published = load_published(model, options.schedule, options.num_train_timesteps, options.num_heads)
+        model, run = load(), path.parents[1]
+        return Source([model.step], lambda step: model, run, run / "probes")
+    published = load_published(choice.model, choice.schedule, choice.num_train_timesteps, choice.num_heads)
     return Source([published.step], lambda step: published, None, Path("probes"))
 
 
-def _chosen_steps(wanted: str, there: list[int]) -> list[int]:
-    if wanted == "all":
-        return there
-    if wanted == "last":
-        return there[-1:]
-    steps = sorted(set(step_list(wanted)))
-    missing = [step for step in steps if step not in there]
-    if missing:
-        raise ValueError(f"--checkpoints must be among the stored ones, got {missing}; there are {there}")
+def _chosen_steps(choice: ModelChoice, run: Path) -> list[int]:
+    stored = checkpoint_steps(run)
+    if not stored:
+        raise ValueError(f"MODEL must be a run with checkpoints, got {run} whose folder checkpoints/ is empty")
+    if choice.checkpoints == "all":
+        return stored
+    if choice.checkpoints == "last":
+        return stored[-1:]
+    try:
+        steps = sorted({int(part) for part in choice.checkpoints.strip("[] ").split(",")})
+    except ValueError:
+        raise ValueError(
+            f"--checkpoints must be all, last, or training steps with commas between, such as 0,100,5000, got "
+            f"{choice.checkpoints!r}"
+        ) from None
+    if missing := [step for step in steps if step not in stored]:
+        raise ValueError(f"--checkpoints must be among the stored ones, got {missing}; there are {stored}")
     return steps
 
 

@@ -6,7 +6,6 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,11 +18,12 @@ from probediff.commands.edit import edit
 from probediff.commands.search_noise import search_noise
 from probediff.commands.vary import vary
 from probediff.data import Digits
-from probediff.editing.models import Sampler, load_editable
+from probediff.editing.models import Prompts, Sampler, load_editable
 from probediff.editing.noises import FoundNoises
 from probediff.editing.sdedit import edit_images
 from probediff.editing.space import read_images
 from probediff.measures.whitening import Whitening
+from probediff.models.source import ModelChoice
 from tests.reference.tiny_text_to_image import SCHEDULERS, save_pipeline
 
 COOLING = ["--initial_temperature", "1", "--final_temperature", "0.1"]
@@ -229,10 +229,9 @@ def test_edits_by_text_to_image_models(
 def test_under_the_images_own_prompt_the_ddim_latent_leads_back(
     pipelines: dict[str, Path], photographs: Path, kind: str
 ) -> None:
-    options = SimpleNamespace(
-        prompt="a dog", source_prompt="a dog", guidance_scale=0.0, num_steps=90, convention=None, batch_size=4
-    )
-    sampler = Sampler.of(load_editable(str(pipelines[kind]), options), options, torch.device("cpu"))
+    prompts = Prompts("a dog", guidance_scale=0.0, source_prompt="a dog")
+    model = load_editable(ModelChoice(str(pipelines[kind])), prompts)
+    sampler = Sampler.of(model, 90, None, torch.device("cpu"), 4)
     images = read_images([photographs / "image0.png", photographs / "image1.png"], (3, 16, 16))
     noise = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     back = edit_images(sampler, images, 0.4, "ddim").images[:, 0]

@@ -17,7 +17,7 @@ import probediff.runs.folder
 import probediff.training.checkpoints
 from probediff.callbacks import AssignmentAccuracy, ProbeSchedule
 from probediff.commands.fit import fit as fit_command
-from probediff.commands.runner import words_for
+from probediff.commands.fit import is_dead_data_worker
 from probediff.data.base import ImageTensors
 from probediff.exceptions import StoppedBySignalError
 from probediff.features.networks import FeatureNetwork, Preprocessing, extract
@@ -185,5 +185,5 @@ def test_a_broken_connection_to_a_data_worker_is_its_death() -> None:
     compiled = compile("raise ConnectionResetError('reset by peer')", "site-packages/torch/utils/data/x.py", "exec")
     with pytest.raises(ConnectionResetError) as inside:
         exec(compiled)
-    assert "a process that reads data died" in str(words_for(inside.value, None))
-    assert words_for(ConnectionResetError("reset by peer"), None) == "reset by peer"
+    assert is_dead_data_worker(inside.value)
+    assert not is_dead_data_worker(ConnectionResetError("reset by peer"))

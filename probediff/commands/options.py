@@ -1,0 +1,142 @@
+"""The parser of the commands that work with models, and the options that they share."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, fields
+from typing import Any, NoReturn, TypeVar
+
+import torch
+from jsonargparse import DefaultHelpFormatter
+from jsonargparse.typing import register_type
+from lightning.pytorch.cli import LightningArgumentParser
+
+from probediff import callbacks
+from probediff.callbacks import Probe
+from probediff.models.run import Weights
+from probediff.models.source import ModelChoice
+from probediff.schedule import Convention
+
+T = TypeVar("T")
+
+
+class WholeNumbers(list[int]):
+    """One or several whole numbers, typed as 10,100,1000 or [10, 100, 1000]."""
+
+    @classmethod
+    def read(cls, value: Any) -> WholeNumbers:
+        """Read what a user typed or a configuration holds."""
+        try:
+            return cls(int(part) for part in str(value).strip("[] ").split(","))
+        except ValueError:
+            raise ValueError(
+                f"expected whole numbers with commas between, such as 10,100,1000, got {value!r}"
+            ) from None
+
+
+register_type(WholeNumbers, list, WholeNumbers.read)
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """How images are sampled and inverted, and by which weights.
+
+    Args:
+        num_samples: how many samples; of images that are given, so many at most.
+        convention: DDIM convention, openai or diffusers; each model's own by default.
+        noise_seed: seed of the noises; noise i depends on this seed and i only.
+        batch_size: images per network evaluation.
+        weights: the averaged (ema) or the raw weights of a run.
+        ema_rate: which average; the first of the run by default.
+    """
+
+    num_samples: int = 64
+    convention: Convention | None = None
+    noise_seed: int = 420
+    batch_size: int = 64
+    weights: Weights = "ema"
+    ema_rate: float | None = None
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Description and examples line by line as they are, every option with its type and default."""
+
+
+class CommandParser(LightningArgumentParser):
+    """A parser that takes old spellings too, and whose errors say which key may have been meant."""
+
+    def __init__(self, name: str = "", arguments: str = "", **settings: Any) -> None:
+        usage = f"probediff {name} {arguments} [--KEY VALUE ...]"
+        super().__init__(**{"prog": f"probediff {name}", "usage": usage, "formatter_class": _HelpFormatter} | settings)
+
+    def parse_args(self, args: Sequence[str], *others: Any, **settings: Any) -> Any:  # type: ignore[override]
+        """Parse arguments in the spelling of today or of earlier versions."""
+        return super().parse_args([self._respell(argument) for argument in args], *others, **settings)
+
+    def _respell(self, argument: str) -> str:
+        # Settings of a pass were spelt --num_samples in some commands and --settings.num_samples in others.
+        name, equals, value = argument.partition("=")
+        keys = [action.dest for action in self._actions]
+        setting = name.replace("--", "settings.", 1)
+        return f"--{setting}{equals}{value}" if name[2:] not in keys and setting in keys else argument
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Exit with the message and the nearest known key."""
+        keys = [action.dest for action in self._actions]
+        group = re.search(r"Group '([\w.]+)'", message)
+        for word in re.findall(r"[\w.]*\w", message.split("Got value")[0]):
+            full = f"{group[1]}.{word}" if group and not word.startswith(group[1]) else word
+            close = difflib.get_close_matches(full, keys, n=1, cutoff=0.8)
+            if close and full not in keys:
+                message += f" (did you mean {close[0]}?)"
+                break
+        super().error(message, ex)
+
+    def add_model_options(self, out: str, settings: type = SampleSettings, skip: Set[str] = frozenset()) -> None:
+        """Which weights MODEL stands for, how it samples, where it runs, and where results go.
+
+        Args:
+            out: folder of the results by default.
+            settings: class of the options ``--settings.*``.
+            skip: settings that the command does not have.
+        """
+        self.add_class_arguments(ModelChoice, as_group=True, skip={"model", "weights", "ema_rate"})
+        self.add_class_arguments(settings, "settings", skip=set(skip))
+        self.add_argument("--device", type=str | None, help="cuda, cuda:1 or cpu; by default cuda where there is one")
+        self.add_argument("--out", metavar="DIR", type=str | None, help=f"folder of the results; by default {out}")
+
+
+def pick(cls: type[T], options: Any, **others: Any) -> T:
+    """The dataclass whose fields the options, the settings among them, or ``others`` name."""
+    values = {**options.settings, **options, **others}
+    return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})  # type: ignore[arg-type]
+
+
+def device_of(options: Any) -> torch.device:
+    """The device that ``--device`` names."""
+    return torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def check_at_least(options: Any, **least: int) -> None:
+    """Raise ValueError for an option or setting below its least value; None is always allowed."""
+    for name, smallest in least.items():
+        value = options[name] if name in options else options.settings[name]
+        if value is not None and value < smallest:
+            raise ValueError(f"--{name} must be at least {smallest}, got {value}")
+
+
+def available_probes() -> dict[str, type[Probe]]:
+    """All probes of the package ``probediff.callbacks`` by configuration key; a new file there is found by itself."""
+    probes: dict[str, type[Probe]] = {}
+    for part in pkgutil.iter_modules(callbacks.__path__):
+        module = importlib.import_module(f"probediff.callbacks.{part.name}")
+        for _, member in inspect.getmembers(module, inspect.isclass):
+            if issubclass(member, Probe) and member is not Probe and member.__module__ == module.__name__:
+                probes[member.name()] = member
+    return probes
