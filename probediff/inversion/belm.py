@@ -12,16 +12,9 @@ errors, see ``Problem.network_dtype``, and for a bare image what its first, plai
 latent's error does not fall with num_steps (the reconstruction is exact all the same).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
-from torch import Tensor
-
-from probediff.ddim import OnStep, State
-from probediff.inversion.problem import Problem, Walk
-from probediff.inversion.settings import InversionSettings
-from probediff.inversion.two_step import invert_pair, sample_from_noise, sample_from_pair
+from probediff.inversion.two_step import two_step_method
 
 
 def _noise_to_signal(alpha_bar: float) -> float:
@@ -34,18 +27,4 @@ def _gamma(levels: Sequence[float], level: int) -> float:
     return float(ratio**2 * (levels[level - 1] / levels[level + 1]) ** 0.5)
 
 
-def sample(problem: Problem, settings: InversionSettings, x_T: Tensor, on_step: OnStep | None = None) -> State:
-    """Images from noise, with x_1 as the partner."""
-    return sample_from_noise(Walk(problem, on_step), _gamma, x_T)
-
-
-def resample(problem: Problem, settings: InversionSettings, state: State) -> State:
-    """Images from an inverted state."""
-    return sample_from_pair(Walk(problem, None), _gamma, state)
-
-
-def invert(
-    problem: Problem, settings: InversionSettings, state: State, indices: Tensor, on_step: OnStep | None = None
-) -> State:
-    """The noise, and its neighbour, that ``sample`` made ``state`` from."""
-    return invert_pair(Walk(problem, on_step), _gamma, state)
+METHOD = two_step_method(lambda settings: _gamma)

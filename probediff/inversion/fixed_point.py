@@ -9,27 +9,15 @@ others of its batch.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from probediff.ddim import OnStep, State
 from probediff.inversion.anderson import anderson_step
-from probediff.inversion.problem import Problem, Walk
+from probediff.inversion.problem import Walk
 from probediff.inversion.settings import InversionSettings
 
 
-@torch.no_grad()
-def invert(
-    problem: Problem, settings: InversionSettings, state: State, indices: Tensor, on_step: OnStep | None = None
-) -> State:
-    """Estimates of the noise that the sampler turned into ``state.x``."""
-    walk, x = Walk(problem, on_step), state.x
-    for level in range(1, problem.num_steps + 1):
-        x = _solved(walk, x, level, settings)
-    return State(x)
-
-
-def _solved(walk: Walk, x: Tensor, level: int, settings: InversionSettings) -> Tensor:
+def estimate_preimage(walk: Walk, x: Tensor, level: int, settings: InversionSettings) -> Tensor:
+    """The fixed point for one of the sampler's steps, after the number of iterations."""
     z, gain = x, 1 - settings.damping
     history: list[tuple[Tensor, Tensor]] = []
     for _ in range(settings.iterations):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from probediff.ddim import OnStep, State, walk
 from probediff.inversion import bdia, belm, ddim, edict, fixed_point, forward, newton, renoise, swap
-from probediff.inversion.problem import Problem
+from probediff.inversion.problem import MethodSteps, Problem, invert_level_by_level
 from probediff.inversion.settings import InversionSettings, Method
 
 #: ``(x_T, on_step) -> the images``
@@ -20,29 +19,20 @@ Sampler = Callable[[Tensor, OnStep | None], State]
 Inverter = Callable[[State, Tensor, OnStep | None], State]
 
 
-@dataclass(frozen=True)
-class _Method:
-    """``sample`` and ``resample`` are None for the methods that invert plain DDIM sampling."""
-
-    invert: Callable[[Problem, InversionSettings, State, Tensor, OnStep | None], State]
-    sample: Callable[[Problem, InversionSettings, Tensor, OnStep | None], State] | None = None
-    resample: Callable[[Problem, InversionSettings, State], State] | None = None
-
-
-_METHODS: dict[Method, _Method] = {
-    "ddim": _Method(ddim.invert),
-    "forward": _Method(forward.invert),
-    "swap": _Method(swap.invert, swap.sample),
-    "fixed_point": _Method(fixed_point.invert),
-    "renoise": _Method(renoise.invert),
-    "newton": _Method(newton.invert),
-    "edict": _Method(edict.invert, edict.sample, edict.resample),
-    "bdia": _Method(bdia.invert, bdia.sample, bdia.resample),
-    "belm": _Method(belm.invert, belm.sample, belm.resample),
+_METHODS: dict[Method, MethodSteps] = {
+    "ddim": MethodSteps(ddim.invert),
+    "forward": MethodSteps(forward.invert),
+    "swap": MethodSteps(swap.invert, swap.sample),
+    "fixed_point": MethodSteps(partial(invert_level_by_level, fixed_point.estimate_preimage)),
+    "renoise": MethodSteps(partial(invert_level_by_level, renoise.estimate_preimage)),
+    "newton": MethodSteps(partial(invert_level_by_level, newton.estimate_preimage)),
+    "edict": MethodSteps(edict.invert, edict.sample, edict.resample),
+    "bdia": bdia.METHOD,
+    "belm": belm.METHOD,
 }
 
 
-def _find_method(problem: Problem, settings: InversionSettings) -> _Method:
+def _find_method(problem: Problem, settings: InversionSettings) -> MethodSteps:
     """The method by its name, when problem and settings fit together."""
     len(problem.path)
     settings.check(problem.num_steps, problem.clip, problem.clip_inversion)

@@ -17,8 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from probediff.ddim import OnStep, State
-from probediff.inversion.problem import Problem, Walk
+from probediff.inversion.problem import Walk
 from probediff.inversion.settings import InversionSettings
 
 # Of D dF/dz_k, which is 1 in size where the network does not depend on z. A choice of ours: it bounds a coordinate's
@@ -26,18 +25,8 @@ from probediff.inversion.settings import InversionSettings
 _SMALLEST_SLOPE = 0.5
 
 
-@torch.no_grad()
-def invert(
-    problem: Problem, settings: InversionSettings, state: State, indices: Tensor, on_step: OnStep | None = None
-) -> State:
-    """Estimates of the noise that the sampler turned into ``state.x``."""
-    walk, x = Walk(problem, on_step), state.x
-    for level in range(1, problem.num_steps + 1):
-        x = _solved(walk, x, level, settings)
-    return State(x)
-
-
-def _solved(walk: Walk, x: Tensor, level: int, settings: InversionSettings) -> Tensor:
+def estimate_preimage(walk: Walk, x: Tensor, level: int, settings: InversionSettings) -> Tensor:
+    """The estimate of least F for one of the sampler's steps."""
     z = best = x
     least = torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
     for iteration in range(settings.newton_iterations):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from probediff.ddim import DDIMPath, DDIMStep, EpsFunction, OnStep, Predict, as_predict, ddim_step, implied_image
+from probediff.ddim import DDIMPath, DDIMStep, EpsFunction, OnStep, Predict, State, as_predict, ddim_step, implied_image
+from probediff.inversion.settings import InversionSettings
 from probediff.schedule import Convention, NoiseSchedule
 
 
@@ -91,3 +93,37 @@ class Walk:
     def report_preimage(self, level: int, z: Tensor, x_0: Tensor) -> None:
         """Report an estimate ``z`` of the state at ``level``."""
         self.report(self.timesteps[level - 1], self.levels[level], z, x_0)
+
+
+@dataclass(frozen=True)
+class MethodSteps:
+    """The three directions of one inversion method; a direction is None where it is plain DDIM sampling.
+
+    Attributes:
+        invert: ``(problem, settings, images, their numbers, on_step) -> the latents``.
+        sample: ``(problem, settings, x_T, on_step) -> the images``, with what ``invert`` needs.
+        resample: ``(problem, settings, latents) -> the images``, from the whole state.
+    """
+
+    invert: Callable[[Problem, InversionSettings, State, Tensor, OnStep | None], State]
+    sample: Callable[[Problem, InversionSettings, Tensor, OnStep | None], State] | None = None
+    resample: Callable[[Problem, InversionSettings, State], State] | None = None
+
+
+@torch.no_grad()
+def invert_level_by_level(
+    estimate: Callable[[Walk, Tensor, int, InversionSettings], Tensor],
+    problem: Problem,
+    settings: InversionSettings,
+    state: State,
+    indices: Tensor,
+    on_step: OnStep | None = None,
+) -> State:
+    """Estimate the noise that the sampler turned into ``state.x``, one of its steps after the other.
+
+    ``estimate(walk, x, level, settings)`` looks for the state at ``level`` that the sampler moved to ``x``.
+    """
+    walk, x = Walk(problem, on_step), state.x
+    for level in range(1, problem.num_steps + 1):
+        x = estimate(walk, x, level, settings)
+    return State(x)

@@ -12,23 +12,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from probediff.ddim import OnStep, State
-from probediff.inversion.problem import Problem, Walk
+from probediff.inversion.problem import Walk
 from probediff.inversion.settings import InversionSettings
 
 
-@torch.no_grad()
-def invert(
-    problem: Problem, settings: InversionSettings, state: State, indices: Tensor, on_step: OnStep | None = None
-) -> State:
-    """Estimates of the noise that the sampler turned into ``state.x``."""
-    walk, x = Walk(problem, on_step), state.x
-    for level in range(1, problem.num_steps + 1):
-        x = _renoised(walk, x, level, settings)
-    return State(x)
-
-
-def _renoised(walk: Walk, x: Tensor, level: int, settings: InversionSettings) -> Tensor:
+def estimate_preimage(walk: Walk, x: Tensor, level: int, settings: InversionSettings) -> Tensor:
+    """The average of the last estimates for one of the sampler's steps."""
     z, averaged = x, torch.zeros_like(x)
     for iteration in range(settings.renoise_iterations + 1):
         z, x_0 = walk.preimage_map(z, x, level)
