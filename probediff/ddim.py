@@ -208,14 +208,8 @@ def ddim_step(
 ) -> tuple[Tensor, Tensor]:
     """Move ``x`` from noise level ``alpha_bar_from`` to ``alpha_bar_to`` (Song et al. 2020, eq. 12 with sigma = 0).
 
-    Args:
-        x: (B, C, H, W) the state at ``alpha_bar_from``.
-        x_0: (B, C, H, W) the image predicted there.
-        eps: (B, C, H, W) the noise predicted there.
-        alpha_bar_from: level of ``x``.
-        alpha_bar_to: level of the result.
-        clip: clip the predicted image to [-1, 1].
-        rederive_eps: then move along the noise that the clipped image implies.
+    All are (B, C, H, W); ``x_0`` and ``eps`` are the image and the noise predicted at ``x``. ``clip`` clips the image
+    to [-1, 1], and with ``rederive_eps`` x then moves along the noise that the clipped image implies.
 
     Returns:
         The state at ``alpha_bar_to`` and the predicted image.
@@ -233,13 +227,8 @@ def walk(
 ) -> State:
     """Take the steps ``legs`` one after the other.
 
-    Args:
-        predict: the model, ``(x, timestep) -> (x_0, eps)``.
-        legs: of a ``DDIMPath``.
-        clip: clip each predicted image to [-1, 1].
-        rederive_eps: move along the noise that the clipped image implies.
-        x: (B, C, H, W) the state at the first leg's start.
-        on_step: called with a ``DDIMStep`` after each step.
+    From ``x`` (B, C, H, W), the state at the first leg's start; ``clip`` and ``rederive_eps`` as in ``ddim_step``;
+    ``on_step`` is called with a ``DDIMStep`` after each step.
 
     Raises:
         ValueError: ``x`` is no batch of a floating dtype.
@@ -299,20 +288,11 @@ def ddim_invert(
 ) -> Tensor:
     """Latents from images by DDIM inversion (*There and Back Again*, eq. 3 with the approximation of eq. 4).
 
-    Args:
-        eps_model: as in ``ddim_sample``.
-        schedule: as in ``ddim_sample``.
-        x_0: (B, C, H, W) images in [-1, 1].
-        num_steps: as in ``ddim_sample``.
-        convention: as in ``ddim_sample``.
-        clip: clip the images predicted on the way, which changes every statistic of the latents.
-        on_step: as in ``ddim_sample``.
+    Arguments and errors as in ``ddim_sample``, from (B, C, H, W) images in [-1, 1]; ``clip`` clips the images predicted
+    on the way, which changes every statistic of the latents.
 
     Returns:
         latent: (B, C, H, W).
-
-    Raises:
-        ValueError: as ``ddim_sample``.
     """
     path = DDIMPath.of(schedule, num_steps, convention)
     predict = as_predict(eps_model, schedule)
