@@ -205,6 +205,12 @@ def test_the_lightning_script_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert records.count('"probe": "inversion_angles"') == 3
 
 
+def test_a_model_of_ones_own_is_probed(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = blocks(ROOT / "docs" / "probe_any_model.md", "python")
+    exec(compile(code, "probe_any_model.md", "exec"), {"__name__": "example"})
+    assert "at_image_mean_deg" in capsys.readouterr().out
+
+
 def test_the_version_stands_in_one_place() -> None:
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == __version__
     assert 'dynamic = ["version"]' in (ROOT / "pyproject.toml").read_text()
