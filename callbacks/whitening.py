@@ -1,20 +1,22 @@
-"""When does de-whitening emerge? P2's fixed point at every checkpoint, against ZCA whitening of real images."""
+"""When does de-whitening emerge? P2's iteration at every checkpoint, against ZCA whitening of real images.
+
+P2: *First-step inference in diffusion models learns image de-whitening*.
+"""
 
 from __future__ import annotations
 
 import math
-
-from torch import Tensor
+from dataclasses import asdict
 
 from probediff.callbacks.base import Probe
 from probediff.measures.covariance import moments
-from probediff.measures.whitening import Whitening as Statistics
+from probediff.measures.whitening import WhiteningTransform
 from probediff.probing.probe import ProbeContext
 from probediff.probing.shared_pass import ProbePass
 from probediff.runs.results import ProbeResult
 from probediff.whitening.closed_form import GaussianNoises
 from probediff.whitening.pairs import NetworkNoises
-from probediff.whitening.spectral import along_eigenvectors, compared, spectral_fit
+from probediff.whitening.spectral import ComparedMap, along_eigenvectors, spectral_fit
 
 _CHUNK = 256
 
@@ -43,10 +45,8 @@ class Whitening(Probe):
         ridge: float = 0.0,
     ) -> None:
         super().__init__(enabled)
-        smallest = {"num_images": (num_images, 3), "num_fixed_points": (num_fixed_points, 3)}
-        for name, (value, least) in (smallest | {"num_iterations": (num_iterations, 1)}).items():
-            if value < least:
-                raise ValueError(f"whitening.{name} must be at least {least}, got {value}")
+        self.check_options(3, num_images=num_images, num_fixed_points=num_fixed_points)
+        self.check_options(1, num_iterations=num_iterations)
         if not 0 < timestep_share <= 1:
             raise ValueError(f"whitening.timestep_share must be above 0 and at most 1, got {timestep_share}; P2: 0.98")
         if not 0 <= ridge < math.inf:
@@ -56,7 +56,7 @@ class Whitening(Probe):
         self.num_iterations = num_iterations
         self.timestep_share = timestep_share
         self.ridge = ridge
-        self._statistics: tuple[Statistics, int] | None = None
+        self._statistics: tuple[WhiteningTransform, int] | None = None
 
     def check(self, context: ProbeContext) -> None:
         """Whiten the real images, so that what cannot be whitened is refused before training."""
@@ -70,9 +70,9 @@ class Whitening(Probe):
                 f"whitening.num_images must be more than the {size} values of an image, got {len(images)}; raise it, "
                 f"or set whitening.ridge to 1e-4"
             )
-        found = moments(images.split(_CHUNK))
+        estimate = moments(images.split(_CHUNK))
         try:
-            whitening = Statistics.from_covariance(found.mean, found.covariance, self.ridge)
+            whitening = WhiteningTransform.from_covariance(estimate.mean, estimate.covariance, self.ridge)
         except ValueError as error:
             raise ValueError(f"whitening of the real images: {error}; set whitening.ridge") from error
         self._statistics = whitening, len(images)
@@ -84,16 +84,15 @@ class Whitening(Probe):
         whitening, num_images = self._statistics
         images, count = self._real_images(self.num_fixed_points), self.num_iterations
         timestep = min(round(self.timestep_share * len(event.schedule)), len(event.schedule) - 1)
-        maker = NetworkNoises(event.eps, event.schedule, batch_size=event.settings.batch_size)
-        made = maker.iterates(images, timestep, [count])
-        along_x = along_eigenvectors(images, whitening)
-        closed = GaussianNoises(whitening, event.schedule).iteration_gain(timestep, count)
-        fit = spectral_fit(along_x, along_eigenvectors(made.eps[count], whitening))
-        points = compared(fit, spectral_fit(along_x, along_x * closed), whitening)
-        named = {"": points["model"], "_gaussian": points["gaussian"]}
-        found = {f"{key}{end}": value for end, point in named.items() for key, value in point.items()}
-        values = {key: float(value) for key, value in found.items() if value is not None}
-        how = {"num_images": num_images, "num_fixed_points": len(images), "num_iterations": count, "ridge": self.ridge}
-        values |= made.progress(count) | {key: float(value) for key, value in how.items()}
-        arrays: dict[str, Tensor] = {"eigenvalues": whitening.eigenvalues, "gain": fit.gains.gain}
-        return ProbeResult(values | {"timestep": float(timestep)}, arrays | {"gain_gaussian": closed})
+        iterates = NetworkNoises(event.model, batch_size=event.settings.batch_size).iterates(images, timestep, [count])
+        along_x, along_z = (along_eigenvectors(rows, whitening) for rows in (images, iterates.eps[count]))
+        gain = GaussianNoises(whitening, event.schedule).iteration_gain(timestep, count)
+        gaussian = spectral_fit(along_x, along_x * gain, whitening.eigenvalues)
+        network = spectral_fit(along_x, along_z, whitening.eigenvalues)
+        point, point_gaussian = map(asdict, ComparedMap("iterations", count, gaussian, network).points())
+        numbers = point | {f"{name}_gaussian": value for name, value in point_gaussian.items()}
+        numbers |= iterates.progress(count) | {"num_images": num_images, "num_fixed_points": len(images)}
+        numbers |= {"num_iterations": count, "ridge": self.ridge, "timestep": timestep}
+        values = {name: float(value) for name, value in numbers.items() if value is not None}
+        arrays = {"eigenvalues": whitening.eigenvalues, "gain": network.gains.gain, "gain_gaussian": gain}
+        return ProbeResult(values, arrays)

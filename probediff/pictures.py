@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 _SMALLEST_TILE_PX = 64
+_CONTRAST_STDS = 3.0
 
 
 def to_uint8(images: Tensor, value_range: tuple[float, float] = (-1.0, 1.0)) -> Tensor:
@@ -18,6 +19,14 @@ def to_uint8(images: Tensor, value_range: tuple[float, float] = (-1.0, 1.0)) -> 
     low, high = value_range
     scaled = ((images.float() - low) / (high - low)).clamp(0, 1).mul(255).round().to(torch.uint8)
     return scaled.expand(-1, 3, -1, -1) if scaled.shape[1] == 1 else scaled[:, :3]
+
+
+def own_contrast(noises: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, 3, H, W) uint8, each from minus to plus 3 of its own standard deviations about its mean."""
+    flat = noises.flatten(1).double()
+    mean, std = flat.mean(dim=1), flat.std(dim=1).clamp(min=torch.finfo(torch.float64).tiny)
+    shaped = [part.reshape(-1, 1, 1, 1) for part in (mean, std)]
+    return to_uint8((noises - shaped[0]) / shaped[1], (-_CONTRAST_STDS, _CONTRAST_STDS))
 
 
 def grid(images: Tensor, columns: int) -> Tensor:

@@ -16,7 +16,7 @@ from probediff.commands.options import CommandParser, WholeNumbers, check_at_lea
 from probediff.commands.runner import run_command
 from probediff.files import save_tensors, write_json
 from probediff.measures.covariance import moments
-from probediff.measures.whitening import Whitening
+from probediff.measures.whitening import WhiteningTransform
 from probediff.models import ProbeModel
 from probediff.models.base import undisturbed
 from probediff.models.images import RealImages, images_of_folder, run_images
@@ -26,7 +26,7 @@ from probediff.runs.summary import format_table
 from probediff.schedule import Convention
 from probediff.whitening.analysis import Findings, Plan, analyse, slope_in_words
 from probediff.whitening.closed_form import GaussianNoises
-from probediff.whitening.pairs import NetworkNoises, NoiseMaker
+from probediff.whitening.pairs import NetworkNoises
 
 _CURVE = (
     "slope",
@@ -114,9 +114,12 @@ def whitening(arguments: list[str]) -> int:
 
 def _whitening(options: Any) -> None:
     work = _prepare(options)
-    findings = _analyse(work, options)
-    _write(work.out, findings)
-    print(f"{_in_words(findings, options.timestep)}\n\nEverything lies in {work.out}")
+    conventions = _conventions(work, options)
+    findings = _analyse(work, options, conventions)
+    record = {"conventions": conventions, **findings.record()}
+    record["in_words"] = slope_in_words(record["first_step"], options.timestep)
+    _write(work.out, findings, record)
+    print(f"{_in_words(record, options.timestep)}\n\nEverything lies in {work.out}")
 
 
 def _prepare(options: Any) -> _Work:
@@ -178,48 +181,30 @@ def _check_enough(ridge: float, size: int, **counts: int) -> None:
             raise ValueError(f"--{name} must be at least 3, got {count}; use more images")
 
 
-def _analyse(work: _Work, options: Any) -> Findings:
+def _analyse(work: _Work, options: Any, conventions: dict[str, Any]) -> Findings:
     print(f"statistics of {options.num_images} images", file=sys.stderr)
     reference = moments(work.statistics.with_mirrors(options.num_images))
-    statistics = Whitening.from_covariance(reference.mean, reference.covariance, options.ridge)
+    statistics = WhiteningTransform.from_covariance(reference.mean, reference.covariance, options.ridge)
     gaussian = GaussianNoises(statistics, work.model.schedule, work.convention)
-    conventions = _conventions(work, options)
     if options.denoiser == "gaussian":
-        findings = analyse(gaussian, gaussian, work.images, work.plan, say=_say)
-    else:
-        findings = _with_network(work, gaussian, options, conventions)
-    findings.values = {"conventions": conventions, **findings.values}
-    findings.values["in_words"] = slope_in_words(findings.values["first_step"], options.timestep)
-    return findings
-
-
-def _with_network(work: _Work, gaussian: GaussianNoises, options: Any, conventions: dict[str, Any]) -> Findings:
-    model, total = work.model, work.plan.evaluations(len(work.images))
-    device = device_of(options)
-    eps_model = model.eps_model.to(device)
+        return analyse(None, gaussian, work.images, work.plan, say=_say)
+    total = work.plan.evaluations(len(work.images))
+    eps_model = work.model.eps_model.to(device_of(options))
     print(f"{total:,} network evaluations", file=sys.stderr)
     store = PartialPass(work.out / "partial", {name: conventions.get(name) for name in _FIXED_POINTS_DEPEND_ON})
     with (
         undisturbed(eps_model),
         tqdm(total=total, unit="evaluation", unit_scale=True, miniters=1, mininterval=1) as bar,
     ):
-
-        def advance(evaluations: int) -> None:
-            bar.update(evaluations)
-
-        maker: NoiseMaker = NetworkNoises(
-            eps_model,
-            model.schedule,
-            device,
-            getattr(torch, model.conventions["dtype"]),
+        network = NetworkNoises(
+            work.model,
             work.convention,
-            model.clip,
             options.tolerance,
             options.settings.batch_size,
             options.settings.noise_seed if options.start == "noise" else None,
-            advance,
+            on_evaluations=bar.update,
         )
-        findings = analyse(maker, gaussian, work.images, work.plan, store, bar.set_description)
+        findings = analyse(network, gaussian, work.images, work.plan, store, bar.set_description)
     store.clear()
     return findings
 
@@ -250,17 +235,16 @@ def _conventions(work: _Work, options: Any) -> dict[str, Any]:
     }
 
 
-def _write(out: Path, found: Findings) -> None:
+def _write(out: Path, findings: Findings, record: dict[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    for name, pixels in found.pictures.items():
+    for name, pixels in findings.pictures().items():
         Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(out / f"{name}.png")
-    save_tensors(out / "whitening.safetensors", found.arrays)
+    save_tensors(out / "whitening.safetensors", findings.arrays())
     # Last, because a report takes this file as the sign that the others are there.
-    write_json(out / "whitening.json", found.values)
+    write_json(out / "whitening.json", record)
 
 
-def _in_words(found: Findings, share: float) -> str:
-    values = found.values
+def _in_words(values: dict[str, Any], share: float) -> str:
     parts = [f"First-step map at {share:g} T", _curve_table(values["first_step"], "iterations")]
     parts += ["\nFull map (DDIM inversion)", _curve_table(values["full_map"], "num_steps"), f"\n{_LEGEND}"]
     rows = [[row.get(key) for key in _TRANSFORM] for row in values["transforms"]]

@@ -19,6 +19,7 @@ from probediff.measures._rows import as_rows, float64_chunks, same_length_rows
 _TILE = 2048
 _BINS = 120
 _HISTOGRAM_STDS = 6.0
+_SYMMETRY_TOLERANCE = 1e-5
 
 Pairs = Iterable[tuple[Tensor, Tensor]]
 
@@ -166,6 +167,35 @@ def moments(batches: Iterable[Tensor]) -> Moments:
     return Moments(scatter.mean_x, covariance, scatter.count)
 
 
+def check_covariance(mean: Tensor, covariance: Tensor) -> Tensor:
+    """The covariance in float64, checked.
+
+    Args:
+        mean: (D,).
+        covariance: (D, D), symmetric up to 1e-5 of its largest entry.
+
+    Raises:
+        ValueError: Shapes that do not match, values not finite, or a covariance that is not symmetric.
+    """
+    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)) or len(mean) == 0:
+        raise ValueError(
+            f"mean must be (D,) and covariance (D, D) with the same D >= 1, got {tuple(mean.shape)} and "
+            f"{tuple(covariance.shape)}; flatten the images first"
+        )
+    matrix = covariance.detach().double()
+    largest = float(torch.stack([matrix.amax(), -matrix.amin()]).max())
+    # NaN in the extremes or in the mean shows in the sum, without a temporary of the size of the covariance.
+    if not bool(torch.isfinite(largest + mean.sum())):
+        raise ValueError("mean and covariance must be finite, got NaN or infinite entries; check the images")
+    asymmetry = max(float((a - b).abs().max()) for a, b in zip(matrix.split(1024), matrix.T.split(1024), strict=True))
+    if asymmetry > _SYMMETRY_TOLERANCE * largest:
+        raise ValueError(
+            f"covariance must be symmetric, got entries that differ from the transpose by up to {asymmetry:.3g}; "
+            "pass (S + S.T) / 2 if that is rounding"
+        )
+    return matrix
+
+
 def paired_moments(batches: Pairs) -> PairedMoments:
     """Moments of x, of z, and of x with z, from streamed pairs; all that P2's W_diff needs.
 
@@ -247,33 +277,6 @@ def _fit_from_sums(powers: Tensor, products: Tensor, edges: Tensor, counts: Tens
 def _histogram_edges(residual: Tensor) -> Tensor:
     reach = _HISTOGRAM_STDS * max(float(residual.square().mean().sqrt()), torch.finfo(torch.float64).tiny)
     return torch.linspace(-reach, reach, _BINS + 1, dtype=torch.float64, device=residual.device)
-
-
-def directional_gains(batches: Pairs, pairs: PairedMoments, directions: Tensor) -> DirectionalGains:
-    """The gain from x to z along given directions, each with its standard error; z may depend on x in any way.
-
-    Along eigenvectors of the covariance of the same x the gains are the diagonal of U^T W_diff U.
-
-    Args:
-        batches: The pairs, as for `paired_moments`, z of the size of x.
-        pairs: Their moments; the means are used.
-        directions: (D, K), unit columns, such as `Whitening.eigenvectors`.
-
-    Raises:
-        TypeError: A batch is no floating-point tensor.
-        ValueError: Fewer than three pairs, sizes that do not match, or values not finite.
-    """
-    sums, count = pairs.z_mean.new_zeros(3, directions.shape[1]), 0
-    for x, z in _checked_pairs(batches, pairs):
-        along_x, along_z = (x - pairs.x.mean) @ directions, (z - pairs.z_mean) @ directions
-        sums += torch.stack([(a * b).sum(dim=0) for a, b in ((along_x, along_x), (along_x, along_z), (along_z,) * 2)])
-        count += len(x)
-    if count < 3:
-        raise ValueError(f"batches must hold at least 3 pairs for a standard error, got {count}; pass more pairs")
-    squares_x, products, squares_z = sums
-    gain = products / squares_x
-    unexplained = (squares_z - gain * products).clamp(min=0)
-    return DirectionalGains(squares_x / (count - 1), gain, (unexplained / ((count - 2) * squares_x)).sqrt())
 
 
 def _checked_pairs(batches: Pairs, pairs: PairedMoments | None = None) -> Iterator[tuple[Tensor, ...]]:

@@ -27,13 +27,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from probediff.measures._rows import as_rows
-from probediff.measures.covariance import PairedMoments
+from probediff.measures.covariance import PairedMoments, check_covariance
 
 WhiteningMethod = Literal["zca", "zca_cor", "pca", "pca_cor", "cholesky"]
 WHITENING_METHODS: tuple[WhiteningMethod, ...] = get_args(WhiteningMethod)
 
 _TENSORS = ("mean", "eigenvalues", "eigenvectors")
-_RELATIVE_TOLERANCE = 1e-5
 _KRYLOV_STEPS = 300
 _KRYLOV_TOLERANCE = 1e-12
 
@@ -83,7 +82,7 @@ class WhiteningTransform:
             ValueError: Shapes that do not match, values not finite, a covariance that is not symmetric, a negative
                 ridge, or a covariance that without a (larger) ridge has no inverse in float64.
         """
-        matrix = _checked_covariance(mean, covariance)
+        matrix = check_covariance(mean, covariance)
         if not 0 <= ridge < float("inf"):
             raise ValueError(f"ridge must be 0 or more and finite, got {ridge}; 1e-4 is small beside natural images")
         eigenvalues, eigenvectors = _descending_eigh(matrix)
@@ -97,11 +96,11 @@ class WhiteningTransform:
 
     def matrix(self, method: WhiteningMethod = "zca") -> Tensor:
         """W (D, D) float64, so that W (x - mean) is white."""
-        return self._whitened(torch.eye(len(self.mean)).to(self.mean), method).T
+        return self._whiten_rows(torch.eye(len(self.mean)).to(self.mean), method).T
 
     def inverse_matrix(self, method: WhiteningMethod = "zca") -> Tensor:
         """W^-1 (D, D) float64, what P2 says the first step of a diffusion model does to noise."""
-        return self._dewhitened(torch.eye(len(self.mean)).to(self.mean), method).T
+        return self._dewhiten_rows(torch.eye(len(self.mean)).to(self.mean), method).T
 
     def whiten(self, images: Tensor, method: WhiteningMethod = "zca") -> Tensor:
         """W (x - mean) for (N, C, H, W) or (N, D) images, in their shape and dtype.
@@ -110,11 +109,12 @@ class WhiteningTransform:
             TypeError: Not floating point.
             ValueError: Another size, values not finite, or an unknown method.
         """
-        return self._whitened(self.checked_rows("images", images) - self.mean, method).reshape(images.shape).to(images)
+        rows = self._whiten_rows(self.checked_rows("images", images) - self.mean, method)
+        return rows.reshape(images.shape).to(images)
 
     def dewhiten(self, noise: Tensor, method: WhiteningMethod = "zca") -> Tensor:
         """W^-1 z + mean, the inverse of `whiten`; raises as that."""
-        rows = self._dewhitened(self.checked_rows("noise", noise), method) + self.mean
+        rows = self._dewhiten_rows(self.checked_rows("noise", noise), method) + self.mean
         return rows.reshape(noise.shape).to(noise)
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -153,32 +153,32 @@ class WhiteningTransform:
         covariance /= std[:, None] * std
         return std, *_descending_eigh(covariance)
 
+    def _spectrum(self, method: WhiteningMethod) -> tuple[Tensor | float, Tensor, Tensor]:
+        """What values are divided by before eigenvalues (D,) and eigenvectors (D, D) apply."""
+        if method.endswith("_cor"):
+            return self._correlation
+        return 1.0, self.eigenvalues, self.eigenvectors
+
     @cached_property
     def _upper_factor(self) -> Tensor:
         """Upper triangular M with S = M M^T, so that W = M^-1 is upper triangular and W^T W = S^-1."""
         return torch.linalg.cholesky(self.covariance().flip(0, 1)).flip(0, 1)
 
-    def _whitened(self, rows: Tensor, method: WhiteningMethod) -> Tensor:
-        if method in ("zca", "pca"):
-            rotated = (rows @ self.eigenvectors) / self.eigenvalues.sqrt()
-            return rotated @ self.eigenvectors.T if method == "zca" else rotated
-        if method in ("zca_cor", "pca_cor"):
-            std, eigenvalues, eigenvectors = self._correlation
-            rotated = ((rows / std) @ eigenvectors) / eigenvalues.sqrt()
-            return rotated @ eigenvectors.T if method == "zca_cor" else rotated
+    def _whiten_rows(self, rows: Tensor, method: WhiteningMethod) -> Tensor:
         _check_method(method)
-        return torch.linalg.solve_triangular(self._upper_factor, rows.T, upper=True).T
+        if method == "cholesky":
+            return torch.linalg.solve_triangular(self._upper_factor, rows.T, upper=True).T
+        std, eigenvalues, eigenvectors = self._spectrum(method)
+        rotated = ((rows / std) @ eigenvectors) / eigenvalues.sqrt()
+        return rotated @ eigenvectors.T if method.startswith("zca") else rotated
 
-    def _dewhitened(self, rows: Tensor, method: WhiteningMethod) -> Tensor:
-        if method in ("zca", "pca"):
-            rotated = rows @ self.eigenvectors if method == "zca" else rows
-            return (rotated * self.eigenvalues.sqrt()) @ self.eigenvectors.T
-        if method in ("zca_cor", "pca_cor"):
-            std, eigenvalues, eigenvectors = self._correlation
-            rotated = rows @ eigenvectors if method == "zca_cor" else rows
-            return ((rotated * eigenvalues.sqrt()) @ eigenvectors.T) * std
+    def _dewhiten_rows(self, rows: Tensor, method: WhiteningMethod) -> Tensor:
         _check_method(method)
-        return rows @ self._upper_factor.T
+        if method == "cholesky":
+            return rows @ self._upper_factor.T
+        std, eigenvalues, eigenvectors = self._spectrum(method)
+        rotated = rows @ eigenvectors if method.startswith("zca") else rows
+        return ((rotated * eigenvalues.sqrt()) @ eigenvectors.T) * std
 
     def checked_rows(self, name: str, images: Tensor) -> Tensor:
         """`images`, whom messages call `name`, as (N, D) float64 rows; raises as `whiten`."""
@@ -196,28 +196,8 @@ Whitening = WhiteningTransform
 
 
 def _check_method(method: str) -> None:
-    if method != "cholesky":
+    if method not in WHITENING_METHODS:
         raise ValueError(f"method must be one of {', '.join(WHITENING_METHODS)}, got {method!r}")
-
-
-def _checked_covariance(mean: Tensor, covariance: Tensor) -> Tensor:
-    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)) or len(mean) == 0:
-        raise ValueError(
-            f"mean must be (D,) and covariance (D, D) with D >= 1, got {tuple(mean.shape)} and "
-            f"{tuple(covariance.shape)}; flatten the images first"
-        )
-    matrix = covariance.detach().double()
-    largest = float(torch.stack([matrix.amax(), -matrix.amin()]).max())
-    # NaN in the extremes or in the mean shows in the sum, without a temporary of the size of the covariance.
-    if not bool(torch.isfinite(largest + mean.sum())):
-        raise ValueError("mean and covariance must be finite, got NaN or infinite entries; check the images")
-    asymmetry = max(float((a - b).abs().max()) for a, b in zip(matrix.split(1024), matrix.T.split(1024), strict=True))
-    if asymmetry > _RELATIVE_TOLERANCE * largest:
-        raise ValueError(
-            f"covariance must be symmetric, got entries that differ from the transpose by up to {asymmetry:.3g}; "
-            "pass (S + S.T) / 2 if that is rounding"
-        )
-    return matrix
 
 
 def _descending_eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -244,8 +224,8 @@ def least_squares_map(pairs: PairedMoments, whitening: WhiteningTransform) -> Te
 
     Args:
         pairs: Moments of the pairs.
-        whitening: Statistics of the same x, `WhiteningTransform.from_covariance(pairs.x.mean, pairs.x.covariance)`; their
-            ridge makes it a ridge regression.
+        whitening: Statistics of the same x, made `from_covariance(pairs.x.mean, pairs.x.covariance)`; their ridge makes
+            it a ridge regression.
 
     Raises:
         ValueError: Statistics of another size.

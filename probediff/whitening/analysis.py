@@ -1,22 +1,27 @@
-"""The whole analysis of a model: P2's figures 2 to 5, its table, and slope and R² against the number of iterations."""
+"""The whole whitening analysis of a model, and what its slopes say in words.
+
+These are figures 2 to 5 and the table of P2 (*First-step inference in diffusion models learns image de-whitening*),
+and slope and R² against the number of iterations.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from probediff.noise import seeded_noise
+from probediff.pictures import grid, own_contrast, to_uint8
+from probediff.runs.batches import BatchStore
 from probediff.whitening.closed_form import GaussianNoises
-from probediff.whitening.pairs import BatchStore, Iterates, NoiseMaker
-from probediff.whitening.pictures import correlation_picture, noises_picture, rows_picture, whitened_picture
-from probediff.whitening.relation import averages, cells, low_part, pair_statistics, with_low_part
-from probediff.whitening.spectral import TRUSTED_SHARE, SpectralFit, along_eigenvectors, compared, spectral_fit
-from probediff.whitening.transforms import compare_transforms
+from probediff.whitening.pairs import NetworkNoises
+from probediff.whitening.relation import Relation, relate
+from probediff.whitening.spectral import TRUSTED_SHARE, ComparedMap, Counts, along_eigenvectors, spectral_fit
+from probediff.whitening.transforms import TransformComparison, compare_transforms
 
-_CORNER = 256
 _SLOPE_CHANGE = 0.05
 _HYPOTHESES = {0.0: "a multiple of the image", -0.5: "ZCA whitening", -1.0: "the inverse covariance"}
 
@@ -46,31 +51,81 @@ class Plan:
     def evaluations(self, num_images: int) -> int:
         """Network evaluations, each of one image."""
         most, shown = max(self.counts), min(self.num_shown, num_images)
-        inverted = num_images * sum(self.num_steps)
-        return num_images * most + shown * len(self.shown_timesteps) * most + inverted + self.sampled()
-
-    def sampled(self) -> int:
-        """Those for figure 2 alone."""
-        return 2 * self.num_samples * self.num_steps[-1]
+        inverting, sampling = num_images * sum(self.num_steps), 2 * self.num_samples * self.num_steps[-1]
+        return num_images * most + shown * len(self.shown_timesteps) * most + inverting + sampling
 
 
-@dataclass
-class Findings:
-    """What is written.
+@dataclass(frozen=True, eq=False)
+class ShownNoises:
+    """Some images and their noises, to look at (figures 3 and 4).
 
     Attributes:
-        values: for ``whitening.json``.
-        arrays: for ``whitening.safetensors``.
-        pictures: (3, H, W) uint8 by name.
+        images: (n, C, H, W).
+        rows: one a timestep; with an error where the iteration diverges.
+        of_timesteps: (n, C, H, W) noises of the timesteps where it does not.
+        of_methods: (n, C, H, W) noises by the model, by ZCA whitening, by the Gaussian denoiser after as many
+            iterations, and by the limit of its iteration.
     """
 
-    values: dict[str, Any] = field(default_factory=dict)
-    arrays: dict[str, Tensor] = field(default_factory=dict)
-    pictures: dict[str, Tensor] = field(default_factory=dict)
+    images: Tensor
+    rows: list[dict[str, Any]]
+    of_timesteps: list[Tensor]
+    of_methods: list[Tensor]
+
+    def pictures(self) -> dict[str, Tensor]:
+        """A row of images, and below it one row for each kind of noise, each noise at its own contrast."""
+        return {
+            name: grid(torch.cat([to_uint8(self.images), *map(own_contrast, noises)]), len(self.images))
+            for name, noises in (("f3_fixed_points", self.of_timesteps), ("f4_zca", self.of_methods))
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """The parts of the analysis.
+
+    Attributes:
+        eigenvalues: (D,) of the images' covariance.
+        first_step: P2's iteration, one number of iterations each.
+        shown: images and their noises.
+        full_map: DDIM inversion, one number of steps each.
+        transforms: the noises against whitening transforms.
+        relation: samples against their noises.
+        num_steps: DDIM steps of the samples.
+    """
+
+    eigenvalues: Tensor
+    first_step: list[ComparedMap]
+    shown: ShownNoises
+    full_map: list[ComparedMap]
+    transforms: TransformComparison
+    relation: Relation
+    num_steps: int
+
+    def record(self) -> dict[str, Any]:
+        """The numbers, for ``whitening.json``."""
+        return {
+            "first_step": [compared.record() for compared in self.first_step],
+            "figure_3": self.shown.rows,
+            "full_map": [compared.record() for compared in self.full_map],
+            **self.transforms.record(),
+            "relation": self.relation.record() | {"num_steps": self.num_steps},
+        }
+
+    def arrays(self) -> dict[str, Tensor]:
+        """For ``whitening.safetensors``."""
+        arrays = {"eigenvalues": self.eigenvalues}
+        for compared in (*self.first_step, *self.full_map):
+            arrays |= compared.arrays()
+        return arrays | self.transforms.arrays() | self.relation.arrays()
+
+    def pictures(self) -> dict[str, Tensor]:
+        """(3, H, W) uint8 by name."""
+        return self.shown.pictures() | self.transforms.pictures() | self.relation.pictures()
 
 
 def analyse(
-    maker: NoiseMaker,
+    network: NetworkNoises | None,
     gaussian: GaussianNoises,
     images: Tensor,
     plan: Plan,
@@ -80,7 +135,7 @@ def analyse(
     """Everything that ``probediff whitening`` tells.
 
     Args:
-        maker: the network, or ``gaussian`` itself.
+        network: the model; None for the Gaussian denoiser alone.
         gaussian: the Gaussian denoiser of the same data; its statistics are those of the transforms.
         images: (N, C, H, W) whose noises are made.
         plan: what is computed.
@@ -90,113 +145,57 @@ def analyse(
     Raises:
         ValueError: noises that do not vary or are not finite.
     """
-    found = Findings()
+    model, most, whitening = network or gaussian, max(plan.counts), gaussian.whitening
+    along_x = along_eigenvectors(images, whitening)
+
+    def compare(counts: Counts, count: int, gain: Tensor, noises: Tensor | None, **progress: float) -> ComparedMap:
+        closed = spectral_fit(along_x, along_x * gain, whitening.eigenvalues)
+        if noises is None:
+            return ComparedMap(counts, count, closed)
+        fit = spectral_fit(along_x, along_eigenvectors(noises, whitening), whitening.eigenvalues)
+        return ComparedMap(counts, count, closed, fit, progress)
+
     say("fixed points")
-    # The curves of the Gaussian denoiser need its gains only.
-    counts = plan.counts[-1:] if maker is gaussian else plan.counts
-    made = maker.iterates(images, plan.timestep, counts, store)
-    eps = made.eps[max(plan.counts)]
+    if network is not None:
+        iterates = network.iterates(images, plan.timestep, plan.counts, store)
+    else:  # the Gaussian denoiser's curves need its gains only
+        iterates = gaussian.iterates(images, plan.timestep, [most])
     say("slopes")
-    _first_step(found, maker, gaussian, images, plan, made)
-    _fixed_point_pictures(found, maker, gaussian, images, plan, eps)
-    say("full DDIM map")
-    _full_map(found, maker, gaussian, images, plan)
-    say("whitening transforms")
-    transforms = compare_transforms(images, eps, gaussian, plan.timestep, max(plan.counts))
-    found.values |= {"transforms": transforms.rows, "whiteness": transforms.whiteness}
-    found.values["residual"] = {
-        name: getattr(transforms.residual, f"residual_{name}")
-        for name in ("mean", "std", "skewness", "excess_kurtosis")
-    }
-    found.arrays |= {
-        "w_diff": transforms.w_diff.float(),
-        "residual_histogram_edges": transforms.residual.histogram_edges,
-        "residual_histogram_counts": transforms.residual.histogram_counts,
-        "whitened_covariance_corner": transforms.whitened[:_CORNER, :_CORNER].float(),
-    }
-    found.pictures["f5_whitened_covariance"] = whitened_picture(transforms.whitened[:_CORNER, :_CORNER])
-    say("samples")
-    _relation(found, maker, tuple(images.shape[1:]), plan)
-    return found
-
-
-def _first_step(
-    found: Findings, maker: NoiseMaker, gaussian: GaussianNoises, images: Tensor, plan: Plan, made: Iterates
-) -> None:
-    """Slope and R² of both denoisers after each number of iterations."""
-    along_x = along_eigenvectors(images, gaussian.whitening)
-    rows = []
+    first_step = []
     for count in plan.counts:
-        closed = spectral_fit(along_x, along_x * gaussian.iteration_gain(plan.timestep, count))
-        fit = closed
-        if maker is not gaussian:
-            fit = spectral_fit(along_x, along_eigenvectors(made.eps[count], gaussian.whitening))
-        rows.append({"iterations": count} | _both(found, gaussian, fit, closed, f"iterations_{count}"))
-        rows[-1]["model"] |= made.progress(count)
-    found.arrays["eigenvalues"] = gaussian.whitening.eigenvalues
-    found.values["first_step"] = rows
+        noises = None if network is None else iterates.eps[count]
+        gain = gaussian.iteration_gain(plan.timestep, count)
+        first_step.append(compare("iterations", count, gain, noises, **iterates.progress(count)))
+    shown = _show_noises(model, gaussian, images[: plan.num_shown], iterates.eps[most][: plan.num_shown], plan)
+    say("full DDIM map")
+    full_map = []
+    for count in plan.num_steps:
+        noises = None if network is None else network.latents(images, count)
+        full_map.append(compare("num_steps", count, gaussian.inversion_gain(count), noises))
+    say("whitening transforms")
+    transforms = compare_transforms(images, iterates.eps[most], gaussian, plan.timestep, most)
+    say("samples")
+    sample = partial(model.samples, num_steps=plan.num_steps[-1])
+    relation = relate(sample, tuple(images.shape[1:]), plan.num_samples, plan.noise_seed)
+    return Findings(whitening.eigenvalues, first_step, shown, full_map, transforms, relation, plan.num_steps[-1])
 
 
-def _full_map(found: Findings, maker: NoiseMaker, gaussian: GaussianNoises, images: Tensor, plan: Plan) -> None:
-    """The same for the latents of DDIM inversion."""
-    along_x = along_eigenvectors(images, gaussian.whitening)
-    rows = []
-    for num_steps in plan.num_steps:
-        closed = spectral_fit(along_x, along_x * gaussian.inversion_gain(num_steps))
-        fit = closed
-        if maker is not gaussian:
-            latents = maker.latents(images, num_steps)
-            fit = spectral_fit(along_x, along_eigenvectors(latents, gaussian.whitening))
-        rows.append({"num_steps": num_steps} | _both(found, gaussian, fit, closed, f"ddim_{num_steps}"))
-    found.values["full_map"] = rows
-
-
-def _both(
-    found: Findings, gaussian: GaussianNoises, fit: SpectralFit, closed: SpectralFit, name: str
-) -> dict[str, Any]:
-    """The two points; the gains behind them are kept."""
-    found.arrays |= {f"gain_{name}": fit.gains.gain, f"gain_error_{name}": fit.gains.standard_error}
-    if fit is not closed:
-        found.arrays[f"gaussian_gain_{name}"] = closed.gains.gain
-    return dict(compared(fit, closed, gaussian.whitening))
-
-
-def _fixed_point_pictures(
-    found: Findings, maker: NoiseMaker, gaussian: GaussianNoises, images: Tensor, plan: Plan, eps: Tensor
-) -> None:
-    """Figures 3 and 4."""
-    shown, most = images[: plan.num_shown], max(plan.counts)
-    noises, rows = [], []
+def _show_noises(
+    model: NetworkNoises | GaussianNoises, gaussian: GaussianNoises, images: Tensor, eps: Tensor, plan: Plan
+) -> ShownNoises:
+    most, rows, of_timesteps = max(plan.counts), list[dict[str, Any]](), []
     for timestep in plan.shown_timesteps:
         try:
-            made = maker.iterates(shown, timestep, [most])
+            iterates = model.iterates(images, timestep, [most])
         except ValueError as error:
             rows.append({"timestep": timestep, "error": str(error)})
             continue
-        noises.append(made.eps[most])
-        rows.append({"timestep": timestep, "noise_rms": float(noises[-1].square().mean().sqrt())})
-        rows[-1] |= made.progress(most)
-    found.values["figure_3"] = rows
-    found.pictures["f3_fixed_points"] = noises_picture(shown, noises)
-    closed = gaussian.iterates(shown, plan.timestep, [most]).eps[most]
-    rows_shown = [eps[: plan.num_shown], gaussian.whitening.whiten(shown), closed, gaussian.limit(shown, plan.timestep)]
-    found.pictures["f4_zca"] = noises_picture(shown, rows_shown)
-
-
-def _relation(found: Findings, maker: NoiseMaker, shape: tuple[int, ...], plan: Plan) -> None:
-    """Figure 2."""
-    num_steps, count = plan.num_steps[-1], plan.num_samples
-    noise = seeded_noise(plan.noise_seed, range(2 * count), shape)
-    own, others = noise[:count], noise[count:]
-    made = maker.samples(own, num_steps)
-    values, correlation = pair_statistics(own, made)
-    low = low_part(own[:1], cells(shape[-1]))[0]
-    alike = with_low_part(others, low)
-    rows, noise_means, image_means = averages(alike, maker.samples(alike, num_steps), made.mean(dim=0))
-    found.values["relation"] = values | {"averages": rows, "num_steps": num_steps}
-    found.arrays["cross_correlation_corner"] = correlation[:_CORNER, :_CORNER].float()
-    found.pictures["f2_cross_correlation"] = correlation_picture(correlation[:_CORNER, :_CORNER])
-    found.pictures["f2_averages"] = rows_picture(noise_means, image_means)
+        of_timesteps.append(iterates.eps[most])
+        rms = float(iterates.eps[most].square().mean().sqrt())
+        rows.append({"timestep": timestep, "noise_rms": rms} | iterates.progress(most))
+    closed = gaussian.iterates(images, plan.timestep, [most]).eps[most]
+    of_methods = [eps, gaussian.whitening.whiten(images), closed, gaussian.limit(images, plan.timestep)]
+    return ShownNoises(images, rows, of_timesteps, of_methods)
 
 
 def slope_in_words(rows: list[dict[str, Any]], share: float) -> str:

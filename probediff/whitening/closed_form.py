@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -12,10 +12,10 @@ from torch import Tensor
 
 from probediff.ddim import ddim_invert, ddim_sample
 from probediff.denoisers import GaussianDenoiser
-from probediff.measures.whitening import Whitening
+from probediff.measures.whitening import WhiteningTransform
 from probediff.schedule import Convention, NoiseSchedule
 from probediff.whitening.gains import gaussian_gain
-from probediff.whitening.pairs import BatchStore, Iterates
+from probediff.whitening.pairs import Iterates
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class GaussianNoises:
         convention: of DDIM.
     """
 
-    whitening: Whitening
+    whitening: WhiteningTransform
     schedule: NoiseSchedule
     convention: Convention = "openai"
 
@@ -42,64 +42,43 @@ class GaussianNoises:
         Raises:
             ValueError: ``num_steps`` that the schedule does not allow.
         """
-        return self._inversion(num_steps)[0]
+        return self._affine(ddim_invert, num_steps)[0]
 
     def matrix(self, gain: Tensor) -> Tensor:
         """(D, D) of the map that multiplies by ``gain`` (D,) along the eigenvectors."""
         return (self.whitening.eigenvectors * gain) @ self.whitening.eigenvectors.T
 
-    def iterates(
-        self, images: Tensor, timestep: int, counts: Sequence[int], store: BatchStore | None = None
-    ) -> Iterates:
-        """As `NoiseMaker.iterates`, by the closed form; nothing is stored."""
-        zero = torch.zeros_like(self.whitening.mean)
-        made = {n: self._mapped(images, self.iteration_gain(timestep, n), self.whitening.mean, zero) for n in counts}
-        return Iterates(made)
+    def iterates(self, images: Tensor, timestep: int, counts: Sequence[int]) -> Iterates:
+        """As `NetworkNoises.iterates`, by the closed form."""
+        centre = self.whitening.mean
+        return Iterates({n: self._apply(images, self.iteration_gain(timestep, n), centre) for n in counts})
 
     def limit(self, images: Tensor, timestep: int) -> Tensor:
         """Where the iteration ends: proportional to S^-1 (x - mean), in the shape of the images."""
-        gain = self.iteration_gain(timestep, math.inf)
-        return self._mapped(images, gain, self.whitening.mean, torch.zeros_like(gain))
+        return self._apply(images, self.iteration_gain(timestep, math.inf), self.whitening.mean)
 
     def latents(self, images: Tensor, num_steps: int) -> Tensor:
-        """As `NoiseMaker.latents`."""
-        gain, offset = self._inversion(num_steps)
-        return self._mapped(images, gain, self.whitening.mean, offset)
+        """As `NetworkNoises.latents`."""
+        gain, offset = self._affine(ddim_invert, num_steps)
+        return self._apply(images, gain, self.whitening.mean, offset)
 
     def samples(self, noise: Tensor, num_steps: int) -> Tensor:
-        """As `NoiseMaker.samples`, without clipping."""
-        gain, offset = self._sampling(num_steps)
-        return self._mapped(noise, gain, torch.zeros_like(offset), offset)
+        """As `NetworkNoises.samples`, without clipping."""
+        gain, offset = self._affine(ddim_sample, num_steps)
+        return self._apply(noise, gain, 0.0, offset)
 
-    def _mapped(self, inputs: Tensor, gain: Tensor, centre: Tensor, offset: Tensor) -> Tensor:
+    def _apply(self, inputs: Tensor, gain: Tensor, centre: Tensor | float, offset: Tensor | float = 0.0) -> Tensor:
         rows = self.whitening.checked_rows("images", inputs) - centre
-        mapped = ((rows @ self.whitening.eigenvectors) * gain) @ self.whitening.eigenvectors.T + offset
-        return mapped.reshape(inputs.shape).to(inputs)
+        outputs = ((rows @ self.whitening.eigenvectors) * gain) @ self.whitening.eigenvectors.T + offset
+        return outputs.reshape(inputs.shape).to(inputs)
 
-    @cache  # noqa: B019 (one small pair of vectors a number of steps)
-    def _inversion(self, num_steps: int) -> tuple[Tensor, Tensor]:
-        centre = self.whitening.mean
-        ends = ddim_invert(self._denoiser(), self.schedule, self._two(centre), num_steps, self.convention, clip=False)
-        return self._gain(ends), ends[1]
-
-    @cache  # noqa: B019
-    def _sampling(self, num_steps: int) -> tuple[Tensor, Tensor]:
-        centre = torch.zeros_like(self.whitening.mean)
-        ends = ddim_sample(self._denoiser(), self.schedule, self._two(centre), num_steps, self.convention, clip=False)
-        return self._gain(ends), ends[1]
-
-    def _two(self, centre: Tensor) -> Tensor:
-        """An image that is 1 along every eigenvector from the centre, and the centre: where they go tells all."""
-        return torch.stack([centre + self.whitening.eigenvectors.sum(dim=1), centre])
-
-    def _gain(self, ends: Tensor) -> Tensor:
-        gain: Tensor = self.whitening.eigenvectors.T @ (ends[0] - ends[1])
-        return gain
-
-    def _denoiser(self) -> GaussianDenoiser:
-        one = torch.ones(1, dtype=torch.float64)
-        denoiser = GaussianDenoiser(one, one[None], self.schedule).eval()
-        # Handed over, not decomposed once more, which takes a quarter of an hour at D = 12,288.
-        denoiser.mean, denoiser.eigenvalues = self.whitening.mean, self.whitening.eigenvalues
-        denoiser.eigenvectors = self.whitening.eigenvectors
-        return denoiser
+    @cache  # noqa: B019 (two small vectors a number of steps)
+    def _affine(self, walk: Callable[..., Tensor], num_steps: int) -> tuple[Tensor, Tensor]:
+        """Gain along each eigenvector (D,), and offset (D,), of inverting from the mean or sampling from zero."""
+        mean, eigenvalues, eigenvectors = self.whitening.mean, self.whitening.eigenvalues, self.whitening.eigenvectors
+        denoiser = GaussianDenoiser.from_eigenbasis(mean, eigenvalues, eigenvectors, self.schedule).eval()
+        centre = mean if walk is ddim_invert else torch.zeros_like(mean)
+        # Where the centre goes, and a point that is 1 along every eigenvector from it, tells all of an affine map.
+        starts = torch.stack([centre + eigenvectors.sum(dim=1), centre])
+        ends = walk(denoiser, self.schedule, starts, num_steps, self.convention, clip=False)
+        return eigenvectors.T @ (ends[0] - ends[1]), ends[1]

@@ -5,10 +5,11 @@ eigenvalue s by
 
     g_n = sqrt((1 - a) / a) (1 - rho^n) / s,     rho = (1 - a) / (a s + 1 - a),     a = alpha_bar(t).
 
-Its limit is proportional to S^-1. P2 (*First-step inference in diffusion models learns image de-whitening*) compares it with ZCA whitening,
-S^(-1/2); but at a high timestep rho is so near to 1 that the slope of log g_n against log s runs through all values
-from 0 to -1 as n grows, and P2 does not say how many iterations it made. A small residual does not mean a near limit
-either: the distance left is up to rho / (1 - rho) times the residual. So every result carries its iteration count.
+Its limit is proportional to S^-1. P2 (*First-step inference in diffusion models learns image de-whitening*) compares it
+with ZCA whitening, S^(-1/2); but at a high timestep rho is so near to 1 that the slope of log g_n against log s runs
+through all values from 0 to -1 as n grows, and P2 does not say how many iterations it made. A small residual does not
+mean a near limit either: the distance left is up to rho / (1 - rho) times the residual. So every result carries its
+iteration count.
 """
 
 from __future__ import annotations

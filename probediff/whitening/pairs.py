@@ -1,36 +1,24 @@
-"""Noises of images by a network: P2's fixed point after several numbers of iterations, and DDIM latents."""
+"""Noises of images by a network: P2's iteration after several numbers of iterations, and DDIM latents."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from probediff.ddim import EpsFunction, ddim_invert, ddim_sample
+from probediff.ddim import ddim_invert, ddim_sample
+from probediff.models.base import ProbeModel
 from probediff.noise import derived_seed, seeded_noise
-from probediff.schedule import Convention, NoiseSchedule
+from probediff.runs.batches import BatchStore
+from probediff.schedule import Convention
 from probediff.whitening.noise_iteration import IterationSettings, iterate_noise
-
-#: Called with the number of network evaluations (of one image each) that were just made.
-Advance = Callable[[int], None]
-
-
-class BatchStore(Protocol):
-    """Keeps finished batches, so that long work which was interrupted goes on where it was."""
-
-    def load(self, indices: Tensor) -> dict[str, Tensor] | None:
-        """The batch of the images ``indices``, if it is there."""
-
-    def save(self, indices: Tensor, made: dict[str, Tensor]) -> None:
-        """Keep a batch."""
 
 
 @dataclass(frozen=True, eq=False)
 class Iterates:
-    """What P2's iteration made of N images.
+    """What P2's iteration leads to for N images.
 
     Attributes:
         eps: (N, C, H, W) on the CPU, by number of iterations.
@@ -56,105 +44,92 @@ class Iterates:
         }
 
 
-class NoiseMaker(Protocol):
-    """A denoiser that tells noises of images and images of noises."""
-
-    def iterates(
-        self, images: Tensor, timestep: int, counts: Sequence[int], store: BatchStore | None = None
-    ) -> Iterates:
-        """P2's iteration (eq. 7) on (N, C, H, W) images: the noises after each of ``counts`` iterations."""
-
-    def latents(self, images: Tensor, num_steps: int) -> Tensor:
-        """(N, C, H, W) latents of images by unclipped DDIM inversion, the inverse of the full map."""
-
-    def samples(self, noise: Tensor, num_steps: int) -> Tensor:
-        """(N, C, H, W) images from noise by DDIM."""
-
-
 @dataclass(frozen=True)
 class NetworkNoises:
-    """A network (or any denoiser) on its device, and how it is asked.
+    """A model on its device, and how it is asked for noises of images and images of noises.
 
     Attributes:
-        eps_model: the model, in eval mode.
-        schedule: its schedule.
-        device: where it is.
-        dtype: of the images that it is given.
+        model: the model, in eval mode; images are given to it in its own dtype.
         convention: of DDIM.
-        clip: whether its sampler clips predicted images.
         tolerance: of P2's iteration; an image that is finished before a count keeps its noise.
         batch_size: images at a time.
         start_seed: of white noise that P2's iteration starts from instead of zero. The network was trained on inputs of
             variance 1, which zero is not; but what is left of the noise after n iterations is no function of the image.
-        advance: told of the evaluations.
+        on_evaluations: called with the number of network evaluations (of one image each) that were just made.
     """
 
-    eps_model: EpsFunction
-    schedule: NoiseSchedule
-    device: torch.device = torch.device("cpu")  # noqa: RUF009 (frozen)
-    dtype: torch.dtype = torch.float32
+    model: ProbeModel
     convention: Convention = "openai"
-    clip: bool = True
     tolerance: float = 0.0
     batch_size: int = 64
     start_seed: int | None = None
-    advance: Advance = lambda evaluations: None
+    on_evaluations: Callable[[int], object] = lambda count: None
 
     def iterates(
         self, images: Tensor, timestep: int, counts: Sequence[int], store: BatchStore | None = None
     ) -> Iterates:
-        """As `NoiseMaker.iterates`; raises ValueError as `iterate_noise`."""
-        parts = []
-        for rows in torch.arange(len(images)).split(self.batch_size):
-            made = store.load(rows) if store is not None else None
-            if made is not None:
-                self.advance(len(rows) * max(counts))
-            else:
-                made = self._iterate(images[rows], rows, timestep, counts)
+        """P2's iteration (eq. 7) on (N, C, H, W) images: the noises after each of several numbers of iterations.
+
+        Args:
+            images: in [-1, 1].
+            timestep: of the iteration.
+            counts: numbers of iterations.
+            store: where finished batches are kept.
+
+        Raises:
+            ValueError: as `iterate_noise`.
+        """
+        batches = []
+        for indices in torch.arange(len(images)).split(self.batch_size):
+            rows = None if store is None else store.load(indices)
+            if rows is None:
+                rows = self._iterate(images[indices], indices, timestep, counts)
                 if store is not None:
-                    store.save(rows, made)
-            parts.append(made)
-        joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        eps = {count: joined[f"eps_{count}"] for count in counts}
-        return Iterates(eps, joined["residual"], joined["iterations"], joined["converged"])
+                    store.save(indices, rows)
+            else:
+                self.on_evaluations(len(indices) * max(counts))
+            batches.append(rows)
+        whole = {name: torch.cat([rows[name] for rows in batches]) for name in batches[0]}
+        eps = {count: whole[f"eps_{count}"] for count in counts}
+        return Iterates(eps, whole["residual"], whole["iterations"], whole["converged"])
 
-    def _start(self, rows: Tensor, shape: Sequence[int]) -> Tensor | None:
-        return None if self.start_seed is None else seeded_noise(derived_seed(self.start_seed, "start"), rows, shape)
+    def _iterate(self, images: Tensor, indices: Tensor, timestep: int, counts: Sequence[int]) -> dict[str, Tensor]:
+        eps: dict[int, Tensor] = {}
 
-    def _iterate(self, images: Tensor, rows: Tensor, timestep: int, counts: Sequence[int]) -> dict[str, Tensor]:
-        kept: dict[int, Tensor] = {}
-
-        def on_iteration(count: int, eps: Tensor) -> None:
+        def on_iteration(count: int, current: Tensor) -> None:
             if count in counts:
-                kept[count] = eps.float().cpu()
-            self.advance(len(eps))
+                eps[count] = current.float().cpu()
+            self.on_evaluations(len(current))
 
-        most, x_0 = max(counts), images.to(self.device, self.dtype)
+        most, start = max(counts), None
+        if self.start_seed is not None:
+            start = seeded_noise(derived_seed(self.start_seed, "start"), indices, images.shape[1:])
         settings = IterationSettings(most, self.tolerance)
-        start = self._start(rows, images.shape[1:])
-        found = iterate_noise(self.eps_model, self.schedule, x_0, timestep, settings, start, on_iteration)
-        self.advance(len(images) * (most - len(found.residual)))
-        made = {f"eps_{count}": kept.get(count, found.eps.float().cpu()) for count in counts}
+        x_0, schedule = images.to(self.model.weight), self.model.schedule
+        end = iterate_noise(self.model.eps_model, schedule, x_0, timestep, settings, start, on_iteration)
+        self.on_evaluations(len(images) * (most - len(end.residual)))
+        # Copies, because files of tensors refuse several names of one memory.
+        rows = {
+            f"eps_{count}": eps[count] if count in eps else end.eps.to("cpu", torch.float32, copy=True)
+            for count in counts
+        }
         residual = torch.full((len(images), most), float("nan"), dtype=torch.float64)
-        residual[:, : len(found.residual)] = found.residual.T.cpu()
-        return made | {"residual": residual, "iterations": found.iterations.cpu(), "converged": found.converged.cpu()}
+        residual[:, : len(end.residual)] = end.residual.T.cpu()
+        return rows | {"residual": residual, "iterations": end.iterations.cpu(), "converged": end.converged.cpu()}
 
-    @torch.no_grad()
     def latents(self, images: Tensor, num_steps: int) -> Tensor:
-        """As `NoiseMaker.latents`, float32 on the CPU."""
-        parts = []
-        for batch in images.split(self.batch_size):
-            x_0 = batch.to(self.device, self.dtype)
-            parts.append(ddim_invert(self.eps_model, self.schedule, x_0, num_steps, self.convention, clip=False))
-            self.advance(len(batch) * num_steps)
-        return torch.cat([part.float().cpu() for part in parts])
+        """(N, C, H, W) latents of images by unclipped DDIM inversion, float32 on the CPU."""
+        return self._walk(ddim_invert, images, num_steps, clip=False)
 
-    @torch.no_grad()
     def samples(self, noise: Tensor, num_steps: int) -> Tensor:
-        """As `NoiseMaker.samples`, clipped as the model's own sampler does; float32 on the CPU."""
-        parts = []
-        for batch in noise.split(self.batch_size):
-            x_T = batch.to(self.device, self.dtype)
-            parts.append(ddim_sample(self.eps_model, self.schedule, x_T, num_steps, self.convention, clip=self.clip))
-            self.advance(len(batch) * num_steps)
-        return torch.cat([part.float().cpu() for part in parts])
+        """(N, C, H, W) images from noise by DDIM, clipped as the model's own sampler does; float32 on the CPU."""
+        return self._walk(ddim_sample, noise, num_steps, self.model.clip)
+
+    def _walk(self, walk: Callable[..., Tensor], x: Tensor, num_steps: int, clip: bool) -> Tensor:
+        model, ends = self.model, []
+        for batch in x.split(self.batch_size):
+            start = batch.to(model.weight)
+            end = walk(model.eps_model, model.schedule, start, num_steps, self.convention, clip=clip)
+            ends.append(end.float().cpu())
+            self.on_evaluations(len(batch) * num_steps)
+        return torch.cat(ends)

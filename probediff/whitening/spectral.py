@@ -1,19 +1,23 @@
 """A map from images to noises, seen along the eigenvectors of the images' covariance.
 
 There every candidate for what the map does is a power of the eigenvalue s: s^(-1/2) for ZCA whitening, s^-1 for the
-limit of P2's iteration on Gaussian data, s^0 for the image itself; and R² of any of them costs O(D).
+limit on Gaussian data of the iteration in P2 (*First-step inference in diffusion models learns image de-whitening*),
+s^0 for the image itself; and R² of any of them costs O(D).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from probediff.measures.covariance import DirectionalGains
-from probediff.measures.whitening import Whitening
+from probediff.measures.whitening import WhiteningTransform
 from probediff.whitening.gains import GainSlope, gain_slope
+
+Counts = Literal["iterations", "num_steps"]
 
 #: A gain counts as known when it is so many standard errors above zero.
 SIGNIFICANT_ERRORS = 3.0
@@ -21,15 +25,52 @@ SIGNIFICANT_ERRORS = 3.0
 TRUSTED_SHARE = 0.5
 
 
+@dataclass(frozen=True)
+class CurvePoint:
+    """One point of the curves against the number of iterations or steps.
+
+    A slope means nothing where ``significant_share`` is small: noises that have nothing to do with the images have
+    gains of either sign and of the size of their error, which falls as eigenvalue^(-1/2), so that the positive ones
+    look like ZCA. Where too few gains are positive there is none.
+
+    Attributes:
+        slope: weighted, of log gain against log eigenvalue.
+        slope_standard_error: of it.
+        slope_unweighted: with all directions alike.
+        power_law_r2: of the unweighted line.
+        significant_share: of the directions whose gain is positive by more than 3 standard errors.
+        num_excluded_directions: whose gain is not positive.
+        zca_r2: P2's R² of the ZCA-whitened image.
+        zca_r2_scaled: the same at its best scale.
+        inverse_r2_scaled: of S^-1 x.
+        image_r2_scaled: of the image itself.
+        noise_rms: root mean square of the noises.
+    """
+
+    slope: float | None
+    slope_standard_error: float | None
+    slope_unweighted: float | None
+    power_law_r2: float | None
+    significant_share: float
+    num_excluded_directions: int | None
+    zca_r2: float
+    zca_r2_scaled: float
+    inverse_r2_scaled: float
+    image_r2_scaled: float
+    noise_rms: float
+
+
 @dataclass(frozen=True, eq=False)
 class SpectralFit:
     """How z = f(x) follows x along each eigenvector.
 
     Attributes:
+        eigenvalues: (D,) of the images' covariance.
         gains: regression of z on x along each of the D eigenvectors.
         z_power: sum over them of the variance of z.
     """
 
+    eigenvalues: Tensor
     gains: DirectionalGains
     z_power: float
 
@@ -47,8 +88,37 @@ class SpectralFit:
         variance, gain = self.gains.variance, self.gains.gain.nan_to_num()
         return float((power_gain * gain * variance).sum()), float((power_gain.square() * variance).sum())
 
+    def point(self, weights: Tensor | None = None) -> CurvePoint:
+        """The numbers of the curves.
 
-def along_eigenvectors(images: Tensor, whitening: Whitening) -> Tensor:
+        Args:
+            weights: (D,) of the slope; by default the inverse variances of the logarithms of the own gains.
+        """
+        weighted = self._slope(self.gains.weights if weights is None else weights)
+        plain = self._slope(None)
+        known = self.gains.gain > SIGNIFICANT_ERRORS * self.gains.standard_error
+        return CurvePoint(
+            slope=None if weighted is None else weighted.slope,
+            slope_standard_error=None if weighted is None else weighted.standard_error,
+            slope_unweighted=None if plain is None else plain.slope,
+            power_law_r2=None if plain is None else plain.r2,
+            significant_share=float(known.double().mean()),
+            num_excluded_directions=None if plain is None else plain.num_excluded,
+            zca_r2=self.r2(self.eigenvalues**-0.5),
+            zca_r2_scaled=self.r2_scaled(self.eigenvalues**-0.5),
+            inverse_r2_scaled=self.r2_scaled(self.eigenvalues**-1.0),
+            image_r2_scaled=self.r2_scaled(torch.ones_like(self.eigenvalues)),
+            noise_rms=(self.z_power / len(self.eigenvalues)) ** 0.5,
+        )
+
+    def _slope(self, weights: Tensor | None) -> GainSlope | None:
+        try:
+            return gain_slope(self.eigenvalues, self.gains.gain, weights)
+        except ValueError:
+            return None
+
+
+def along_eigenvectors(images: Tensor, whitening: WhiteningTransform) -> Tensor:
     """(N, C, H, W) or (N, D) images, centred on their own mean, as (N, D) float64 coordinates along eigenvectors.
 
     Raises:
@@ -59,7 +129,7 @@ def along_eigenvectors(images: Tensor, whitening: Whitening) -> Tensor:
     return (rows - rows.mean(dim=0)) @ whitening.eigenvectors
 
 
-def spectral_fit(along_x: Tensor, along_z: Tensor) -> SpectralFit:
+def spectral_fit(along_x: Tensor, along_z: Tensor, eigenvalues: Tensor) -> SpectralFit:
     """The gains from x to z, (N, D) each, as `along_eigenvectors` returns them.
 
     Raises:
@@ -72,54 +142,44 @@ def spectral_fit(along_x: Tensor, along_z: Tensor) -> SpectralFit:
     squares_z = along_z.square().sum(dim=0)
     gain = products / squares_x
     unexplained = (squares_z - gain * products).clamp(min=0)
-    error = (unexplained / ((count - 2) * squares_x)).sqrt()
-    return SpectralFit(DirectionalGains(squares_x / (count - 1), gain, error), float(squares_z.sum()) / (count - 1))
+    gains = DirectionalGains(squares_x / (count - 1), gain, (unexplained / ((count - 2) * squares_x)).sqrt())
+    return SpectralFit(eigenvalues, gains, float(squares_z.sum()) / (count - 1))
 
 
-def slope_or_none(eigenvalues: Tensor, gain: Tensor, weights: Tensor | None = None) -> GainSlope | None:
-    """`gain_slope`, or None where too few gains are positive for one."""
-    try:
-        return gain_slope(eigenvalues, gain, weights)
-    except ValueError:
-        return None
+@dataclass(frozen=True, eq=False)
+class ComparedMap:
+    """A map from images to noises by a model, beside that by the Gaussian denoiser of the same data.
 
-
-def curve_point(fit: SpectralFit, whitening: Whitening, weights: Tensor | None = None) -> dict[str, float | int | None]:
-    """One point of the curves of slope and R² against the number of iterations or steps.
-
-    Args:
-        fit: the map.
-        whitening: whose eigenvectors it was seen along.
-        weights: (D,) of the slope; by default the inverse variances of the logarithms of the map's own gains.
-
-    Returns:
-        Numbers by name. A slope means nothing where ``significant_share``, of the directions whose gain is positive by
-        more than 3 standard errors, is small: noises that have nothing to do with the images have gains of either
-        sign and of the size of their error, which falls as eigenvalue^(-1/2), so that the positive ones look like ZCA.
+    Attributes:
+        counts: what ``count`` counts.
+        count: iterations of P2's equation 7, or DDIM steps.
+        gaussian: the Gaussian denoiser's.
+        network: the network's; None where the Gaussian denoiser is the model.
+        progress: of the network's iteration.
     """
-    eigenvalues = whitening.eigenvalues
-    weighted = slope_or_none(eigenvalues, fit.gains.gain, fit.gains.weights if weights is None else weights)
-    plain = slope_or_none(eigenvalues, fit.gains.gain)
-    known = fit.gains.gain > SIGNIFICANT_ERRORS * fit.gains.standard_error
-    return {
-        "slope": weighted and weighted.slope,
-        "slope_standard_error": weighted and weighted.standard_error,
-        "slope_unweighted": plain and plain.slope,
-        "power_law_r2": plain and plain.r2,
-        "significant_share": float(known.double().mean()),
-        "num_excluded_directions": plain and plain.num_excluded,
-        "zca_r2": fit.r2(eigenvalues**-0.5),
-        "zca_r2_scaled": fit.r2_scaled(eigenvalues**-0.5),
-        "inverse_r2_scaled": fit.r2_scaled(eigenvalues**-1.0),
-        "image_r2_scaled": fit.r2_scaled(torch.ones_like(eigenvalues)),
-        "noise_rms": (fit.z_power / len(eigenvalues)) ** 0.5,
-    }
 
+    counts: Counts
+    count: int
+    gaussian: SpectralFit
+    network: SpectralFit | None = None
+    progress: dict[str, float] = field(default_factory=dict)
 
-def compared(fit: SpectralFit, gaussian: SpectralFit, whitening: Whitening) -> dict[str, dict[str, float | int | None]]:
-    """The points of a model and of the Gaussian denoiser, whose slopes weigh the directions alike.
+    def points(self) -> tuple[CurvePoint, CurvePoint]:
+        """Those of the model and of the Gaussian denoiser, whose slopes weigh the directions alike.
 
-    A curve that is no straight line has the slope of the directions that weigh most.
-    """
-    weights = fit.gains.weights
-    return {"model": curve_point(fit, whitening, weights), "gaussian": curve_point(gaussian, whitening, weights)}
+        A curve that is no straight line has the slope of the directions that weigh most.
+        """
+        model = self.network or self.gaussian
+        return model.point(), self.gaussian.point(model.gains.weights)
+
+    def record(self) -> dict[str, Any]:
+        """Both points as plain types."""
+        model, gaussian = (asdict(point) for point in self.points())
+        return {self.counts: self.count, "model": model | self.progress, "gaussian": gaussian}
+
+    def arrays(self) -> dict[str, Tensor]:
+        """The gains behind them."""
+        name = f"{'iterations' if self.counts == 'iterations' else 'ddim'}_{self.count}"
+        gains = (self.network or self.gaussian).gains
+        arrays = {f"gain_{name}": gains.gain, f"gain_error_{name}": gains.standard_error}
+        return arrays if self.network is None else arrays | {f"gaussian_gain_{name}": self.gaussian.gains.gain}

@@ -1,49 +1,78 @@
-"""W_diff beside the whitening transforms: fit, residual, whiteness and distances (P2, figure 5 and its table)."""
+"""W_diff beside the whitening transforms: fit, residual, whiteness and distances (P2, figure 5 and its table).
+
+P2: *First-step inference in diffusion models learns image de-whitening*. W_diff is its equation 9.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from probediff.measures.covariance import LinearFit, PairedMoments, linear_fit, paired_moments
+from probediff.measures.covariance import LinearFit, linear_fit, paired_moments
 from probediff.measures.whitening import (
     WHITENING_METHODS,
-    Whitening,
+    WhiteningTransform,
     deviation_from_identity,
     least_squares_map,
     matrix_distance,
 )
+from probediff.pictures import grid, to_uint8
 from probediff.whitening.closed_form import GaussianNoises
 
-#: Beyond P2's own rows: the Gaussian denoiser after as many iterations, and the limit of its iteration.
-GAUSSIAN, LIMIT = "gaussian", "gaussian_limit"
+#: Values, of so many, whose covariances are kept and shown.
+CORNER = 256
 _BATCH = 1024
+_SMALLEST = torch.finfo(torch.float64).tiny
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
-    """What `compare_transforms` found.
+class TransformComparison:
+    """How linear maps of images compare with their noises and with W_diff.
 
     Attributes:
-        rows: one a transform, W_diff (``diff``) first.
+        rows: one a transform, W_diff (``diff``) first; beyond P2's own the Gaussian denoiser after as many iterations
+            (``gaussian``), and the limit of its iteration (``gaussian_limit``).
         whiteness: how white W_diff leaves the images, as it is and scaled to a mean variance of 1.
-        residual: of W_diff.
-        whitened: (D, D) covariance of W_diff x.
+        fit: of W_diff.
+        covariance: (D, D) of W_diff x.
         w_diff: (D, D).
     """
 
     rows: list[dict[str, Any]]
     whiteness: dict[str, float]
-    residual: LinearFit
-    whitened: Tensor
+    fit: LinearFit
+    covariance: Tensor
     w_diff: Tensor
 
+    def record(self) -> dict[str, Any]:
+        """The numbers as plain types."""
+        shape = {n: getattr(self.fit, f"residual_{n}") for n in ("mean", "std", "skewness", "excess_kurtosis")}
+        return {"transforms": self.rows, "whiteness": self.whiteness, "residual": shape}
 
-def compare_transforms(images: Tensor, eps: Tensor, gaussian: GaussianNoises, timestep: int, count: int) -> Comparison:
+    def arrays(self) -> dict[str, Tensor]:
+        """W_diff, the histogram of its residuals, and the covariance of W_diff x."""
+        return {
+            "w_diff": self.w_diff.float(),
+            "residual_histogram_edges": self.fit.histogram_edges,
+            "residual_histogram_counts": self.fit.histogram_counts,
+            "whitened_covariance_corner": self.covariance[:CORNER, :CORNER].float(),
+        }
+
+    def pictures(self) -> dict[str, Tensor]:
+        """The covariance of W_diff x scaled to a mean variance of 1, and beside it its difference from the identity."""
+        corner = self.covariance[:CORNER, :CORNER]
+        scaled = corner / corner.diagonal().mean().clamp(min=_SMALLEST)
+        difference = scaled - torch.eye(len(scaled)).to(scaled)
+        return {"f5_whitened_covariance": grid(to_uint8(torch.stack([scaled, difference])[:, None]), 2)}
+
+
+def compare_transforms(
+    images: Tensor, eps: Tensor, gaussian: GaussianNoises, timestep: int, count: int
+) -> TransformComparison:
     """W_diff of images and their noises, and how every transform compares with it.
 
     Args:
@@ -56,43 +85,37 @@ def compare_transforms(images: Tensor, eps: Tensor, gaussian: GaussianNoises, ti
     Raises:
         ValueError: too few images, or noises that do not vary.
     """
-    whitening = gaussian.whitening
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        yield from zip(images.split(_BATCH), eps.split(_BATCH), strict=True)
+        return zip(images.split(_BATCH), eps.split(_BATCH), strict=True)
 
     pairs = paired_moments(batches())
-    own = Whitening.from_covariance(pairs.x.mean, pairs.x.covariance, whitening.ridge)
+    own = WhiteningTransform.from_covariance(pairs.x.mean, pairs.x.covariance, gaussian.whitening.ridge)
     w_diff = least_squares_map(pairs, own)
-    fits = {"diff": linear_fit(batches(), w_diff, pairs)}
-    rows = [{"name": "diff", **_numbers(fits["diff"]), "r2_adjusted": _adjusted(fits["diff"], pairs)}]
+    fit = linear_fit(batches(), w_diff, pairs)
+    # R² with as many degrees of freedom taken off as W_diff has columns; None where none are left.
+    num, size = pairs.x.num_samples, len(pairs.x.mean)
+    adjusted = 1 - (1 - fit.r2) * (num - 1) / (num - size - 1) if num > size + 1 else None
+    rows = [{"name": "diff", **_numbers(fit), "r2_adjusted": adjusted}]
     for name, matrix in _candidates(gaussian, timestep, count):
-        fit, distance = linear_fit(batches(), matrix, pairs), matrix_distance(matrix, w_diff)
+        distance = matrix_distance(matrix, w_diff)
         cosine = float((matrix * w_diff).sum() / (matrix.norm() * w_diff.norm()))
-        rows.append({"name": name, **_numbers(fit), **distance._asdict(), "cosine": cosine})
-    whitened = w_diff @ pairs.x.covariance @ w_diff.T
-    return Comparison(rows, _whiteness(whitened), fits["diff"], whitened, w_diff)
+        numbers = _numbers(linear_fit(batches(), matrix, pairs))
+        rows.append({"name": name, **numbers, **distance._asdict(), "cosine": cosine})
+    covariance = w_diff @ pairs.x.covariance @ w_diff.T
+    plain = deviation_from_identity(covariance)
+    scaled = deviation_from_identity(covariance / max(plain.mean_variance, _SMALLEST))
+    whiteness = plain._asdict() | {f"scaled_{key}": value for key, value in scaled._asdict().items()}
+    return TransformComparison(rows, whiteness, fit, covariance, w_diff)
 
 
 def _candidates(gaussian: GaussianNoises, timestep: int, count: int) -> Iterator[tuple[str, Tensor]]:
     """One matrix at a time: at D = 12,288 each takes 1.2 GB."""
     for method in WHITENING_METHODS:
         yield method, gaussian.whitening.matrix(method)
-    yield GAUSSIAN, gaussian.matrix(gaussian.iteration_gain(timestep, count))
-    yield LIMIT, gaussian.matrix(gaussian.iteration_gain(timestep, float("inf")))
+    yield "gaussian", gaussian.matrix(gaussian.iteration_gain(timestep, count))
+    yield "gaussian_limit", gaussian.matrix(gaussian.iteration_gain(timestep, float("inf")))
 
 
 def _numbers(fit: LinearFit) -> dict[str, float]:
-    return {key: value for key, value in asdict(fit).items() if key in ("mse", "r2", "r2_scaled", "best_scale")}
-
-
-def _adjusted(fit: LinearFit, pairs: PairedMoments) -> float | None:
-    """R² with as many degrees of freedom taken off as W_diff has columns; None where none are left."""
-    count, size = pairs.x.num_samples, len(pairs.x.mean)
-    return 1 - (1 - fit.r2) * (count - 1) / (count - size - 1) if count > size + 1 else None
-
-
-def _whiteness(whitened: Tensor) -> dict[str, float]:
-    plain = deviation_from_identity(whitened)
-    scaled = deviation_from_identity(whitened / max(plain.mean_variance, torch.finfo(torch.float64).tiny))
-    return plain._asdict() | {f"scaled_{key}": value for key, value in scaled._asdict().items()}
+    return {name: getattr(fit, name) for name in ("mse", "r2", "r2_scaled", "best_scale")}

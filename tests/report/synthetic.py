@@ -202,7 +202,7 @@ def write_whitening(folder: Path) -> None:
     statistics = Whitening.from_covariance(found.mean, found.covariance)
     gaussian = GaussianNoises(statistics, NoiseSchedule.cosine(40))
     plan = Plan([1, 5], 39, [39], [8], 20, 2, 0)
-    values = analyse(gaussian, gaussian, images, plan).values
+    values = analyse(None, gaussian, images, plan).record()
     how = {
         "num_images": 40,
         "num_fixed_points": 40,
