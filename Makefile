@@ -1,9 +1,11 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+OUT ?= build/gpu-proof
+MINUTES ?= 9
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format bench bench-gpu cost clean
+.PHONY: help install demo test test-slow lint format bench bench-gpu gpu-proof cost clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +46,9 @@ bench: $(VENV)/.bench ## speed and growth beside peers and the limits of the mac
 
 bench-gpu: $(VENV)/.bench ## the same on a GPU
 	$(BIN)/python -m tests.benchmarks --device cuda --json build/benchmarks/gpu.json --page build/benchmarks/gpu.md
+
+gpu-proof: ## what only a GPU can show, within MINUTES, into the folder OUT (DEVICE=cpu: a miniature of it)
+	$(PYTHON) -m tests.gpu.proof --out $(OUT) --minutes $(MINUTES) $(if $(WHEELS),--wheels $(WHEELS)) $(if $(filter cpu,$(DEVICE)),--device cpu --miniature)
 
 cost: install ## what P1's ImageNet-64 run costs on this machine
 	$(BIN)/python -m tests.benchmarks.bench_costs --config configs/imagenet64.yaml

@@ -34,6 +34,14 @@ torch.set_flush_denormal(True)
 torch.set_num_threads(1)
 os.environ.setdefault("WANDB_SILENT", "true")
 
+#: What the ``fit`` of tests trains on: `make gpu-proof` sets it to the GPU for some of them.
+ACCELERATOR = os.environ.get("PROBEDIFF_TEST_ACCELERATOR", "cpu")
+#: How near numbers are that come from differently grouped sums: a GPU chooses its algorithms by the size of the batch.
+CLOSE = 1e-5 if ACCELERATOR == "cpu" else 1e-3
+if ACCELERATOR != "cpu":
+    # Its convolutions would round to TF32, and be compared with float32 on the CPU.
+    torch.backends.cudnn.allow_tf32 = False
+
 
 def tiny_module(seed: int = 0, **options: Any) -> DiffusionModule:
     """A network of 12 thousand parameters with dropout and 40 timesteps for the 8x8 digits."""
@@ -89,7 +97,8 @@ def fit(tmp_path: Path) -> Fit:
             due = schedule or ProbeSchedule(steps=(2,))
             callbacks = [Probing(due, settings or tiny_settings(), False, keep_full_checkpoints), *probes]
         options = {
-            "accelerator": "cpu",
+            "accelerator": ACCELERATOR,
+            "deterministic": None if ACCELERATOR == "cpu" else "warn",
             "max_steps": 5,
             "logger": False,
             "default_root_dir": tmp_path / "run",

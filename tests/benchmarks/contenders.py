@@ -9,6 +9,7 @@ images that are already on the device, and the memory settings of ``probediff.co
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -19,7 +20,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from probediff.denoisers import UNet
-from probediff.noise import keyed_global_randomness, training_draws
+from probediff.noise import TrainingDraws, keyed_global_randomness, training_draws
 from probediff.training.module import DiffusionModule
 
 
@@ -54,6 +55,26 @@ NETWORKS = {
 
 
 @dataclass(frozen=True)
+class Form:
+    """How a network lies in memory, and the arguments of ``nn.Module.compile`` if it is compiled."""
+
+    memory_format: torch.memory_format = torch.contiguous_format
+    compile: dict[str, Any] | None = None
+
+    def apply(self, whole: nn.Module, network: nn.Module) -> None:
+        """Lay out all of ``whole`` and compile the ``network`` in it."""
+        whole.to(memory_format=self.memory_format)
+        if self.compile is not None:
+            network.compile(**self.compile)
+
+
+#: How networks are trained where nothing else is asked for, by the type of the device.
+USUAL_FORM = {"cpu": Form(), "cuda": Form(compile={})}
+#: Steps that are taken, all with the first draws, before one is captured.
+CAPTURE_WARM_UP = 3
+
+
+@dataclass(frozen=True)
 class Contender:
     """Something that trains.
 
@@ -84,31 +105,90 @@ def _autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def probediff(sizes: Network, x_0: Tensor, precision: str) -> Contender:
-    """``DiffusionModule`` as ``configs/cifar10.yaml`` trains it, without Lightning around it."""
-    module = DiffusionModule(UNet(sizes.image_size, 3, 6, **sizes.arguments()), random_flip=True).to(x_0.device)
-    gflop = _gflop_per_image(module.eps_model, x_0)
-    if x_0.device.type == "cuda":
-        module.eps_model.unet.compile()
-    optimizer = torch.optim.AdamW(module.eps_model.parameters(), lr=1e-4, weight_decay=0.0, fused=True)
-    number = 0
+class Training:
+    """``DiffusionModule`` as ``configs/cifar10.yaml`` trains it, without Lightning around it.
+
+    Args:
+        sizes: of the network.
+        x_0: (B, 3, H, W) the images of every step, on the device to work on.
+        precision: ``float32`` or ``bfloat16``.
+        form: layout and compilation.
+        capturable: whether the optimiser's work may be captured in a CUDA graph.
+    """
+
+    def __init__(self, sizes: Network, x_0: Tensor, precision: str, form: Form, capturable: bool = False) -> None:
+        self.module = DiffusionModule(UNet(sizes.image_size, 3, 6, **sizes.arguments()), random_flip=True).to(
+            x_0.device
+        )
+        self.gflop_per_image = _gflop_per_image(self.module.eps_model, x_0)
+        form.apply(self.module, self.module.eps_model.unet)
+        parameters = self.module.eps_model.parameters()
+        self.optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0, fused=True, capturable=capturable)
+        self.x_0, self.precision, self.number = x_0, precision, 0
+
+    def draws(self) -> TrainingDraws:
+        """The random numbers of the next step."""
+        self.number += 1
+        return training_draws(0, self.number, self.x_0, len(self.module.schedule))
+
+    def dropout(self) -> AbstractContextManager[None]:
+        """What the step's dropout is drawn in."""
+        return keyed_global_randomness(self.x_0.device, 0, self.number, "dropout", 0)
+
+    def learn(self, draws: TrainingDraws) -> None:
+        """Loss, gradients, optimiser and averages of a step."""
+        module = self.module
+        x = torch.where(draws.flip[:, None, None, None], self.x_0.flip(-1), self.x_0)
+        with _autocast(x.device, self.precision):
+            loss = module.loss(module.eps_model.output, module.schedule, x, draws.timestep, draws.eps).mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        module.ema.update(module.eps_model, self.number)
+
+    def step(self) -> None:
+        """One whole step."""
+        draws = self.draws()
+        with self.dropout():
+            self.learn(draws)
+
+
+def probediff(sizes: Network, x_0: Tensor, precision: str, form: Form | None = None) -> Contender:
+    """Our own training step."""
+    training = Training(sizes, x_0, precision, form or USUAL_FORM[x_0.device.type])
+    return Contender(training.module.eps_model, training.gflop_per_image, training.step)
+
+
+def graphed_probediff(sizes: Network, x_0: Tensor, precision: str) -> Contender:
+    """Our own training step with its work captured once in a CUDA graph and replayed; needs a GPU.
+
+    The random numbers are drawn as always and copied into the tensors that the graph reads; dropout takes its seed from
+    the global generator when the graph is replayed.
+    """
+    training = Training(sizes, x_0, precision, Form(), capturable=True)
+    inputs = training.draws()
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side), training.dropout():
+        for _ in range(CAPTURE_WARM_UP):
+            training.learn(inputs)
+        training.optimizer.zero_grad()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        training.learn(inputs)
 
     def step() -> None:
-        nonlocal number
-        number += 1
-        draws = training_draws(0, number, x_0, len(module.schedule))
-        x = torch.where(draws.flip[:, None, None, None], x_0.flip(-1), x_0)
-        with keyed_global_randomness(x_0.device, 0, number, "dropout", 0), _autocast(x_0.device, precision):
-            loss = module.loss(module.eps_model.output, module.schedule, x, draws.timestep, draws.eps).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        module.ema.update(module.eps_model, number)
+        draws = training.draws()
+        for name in ("timestep", "eps", "flip"):
+            getattr(inputs, name).copy_(getattr(draws, name))
+        with training.dropout():
+            graph.replay()
 
-    return Contender(module.eps_model, gflop, step)
+    return Contender(training.module.eps_model, training.gflop_per_image, step)
 
 
-def diffusers(sizes: Network, x_0: Tensor, precision: str) -> Contender:
+def diffusers(sizes: Network, x_0: Tensor, precision: str, form: Form | None = None) -> Contender:
     """``examples/unconditional_image_generation/train_unconditional.py``, without Accelerate around it."""
     from diffusers import DDPMScheduler, UNet2DModel
     from diffusers.training_utils import EMAModel
@@ -126,8 +206,7 @@ def diffusers(sizes: Network, x_0: Tensor, precision: str) -> Contender:
         dropout=sizes.dropout,
     ).to(x_0.device)
     gflop = _gflop_per_image(network, x_0)
-    if x_0.device.type == "cuda":
-        network.compile()
+    (form or USUAL_FORM[x_0.device.type]).apply(network, network)
     scheduler = DDPMScheduler(1000)
     ema = EMAModel(
         network.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=0.75, model_cls=UNet2DModel
@@ -165,8 +244,7 @@ def denoising_diffusion_pytorch(sizes: Network, x_0: Tensor, precision: str) -> 
     )
     diffusion = GaussianDiffusion(network, image_size=sizes.image_size).to(x_0.device)
     gflop = _gflop_per_image(network, x_0)
-    if x_0.device.type == "cuda":
-        network.compile()
+    USUAL_FORM[x_0.device.type].apply(network, network)
     optimizer = torch.optim.Adam(diffusion.parameters(), lr=1e-4, betas=(0.9, 0.99))
     ema = EMA(diffusion, beta=0.995, update_every=10).to(x_0.device)
     images = (x_0 + 1) / 2
