@@ -24,17 +24,12 @@ class PixelCorrelation(Probe):
 
     def __init__(self, enabled: bool = True, k: int = 10) -> None:
         super().__init__(enabled)
-        if k < 1:
-            raise ValueError(f"pixel_correlation.k must be at least 1, got {k}")
+        self.check_options(1, k=k)
         self.k = k
 
     def check(self, context: ProbeContext) -> None:
         """Needs enough images for the expected null."""
-        if context.settings.num_samples < 4:
-            raise ValueError(
-                f"pixel_correlation needs probing.settings.num_samples of at least 4, got "
-                f"{context.settings.num_samples}; raise it or set --pixel_correlation.enabled false"
-            )
+        self.check_num_samples(context, 4)
 
     def measure(self, event: ProbePass) -> ProbeResult:
         """The three correlations, with the value expected of white noise for this N and D."""

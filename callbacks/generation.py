@@ -26,8 +26,7 @@ class FixedNoiseGeneration(Probe):
 
     def __init__(self, enabled: bool = True, num_shown: int = 64) -> None:
         super().__init__(enabled)
-        if num_shown < 1:
-            raise ValueError(f"fixed_noise_generation.num_shown must be at least 1, got {num_shown}")
+        self.check_options(1, num_shown=num_shown)
         self.num_shown = num_shown
 
     def measure(self, event: ProbePass) -> ProbeResult:

@@ -31,8 +31,7 @@ class LatentInterpolation(Probe):
 
     def __init__(self, enabled: bool = False, num_pairs: int = 8, num_points: int = 9) -> None:
         super().__init__(enabled)
-        if num_pairs < 1:
-            raise ValueError(f"latent_interpolation.num_pairs must be at least 1, got {num_pairs}")
+        self.check_options(1, num_pairs=num_pairs)
         if num_points < 3 or num_points % 2 == 0:
             raise ValueError(f"latent_interpolation.num_points must be odd and at least 3, got {num_points}")
         self.num_pairs = num_pairs
@@ -45,11 +44,7 @@ class LatentInterpolation(Probe):
                 f"latent_interpolation.num_pairs must be at most half of probing.settings.num_samples "
                 f"({context.settings.num_samples}), got {self.num_pairs}; lower it or probe more samples"
             )
-        if min(context.image_shape[1:]) < 7:
-            raise ValueError(
-                f"latent_interpolation needs images of at least 7x7 pixels (SSIM window), got {context.image_shape}; "
-                f"set --latent_interpolation.enabled false"
-            )
+        self.check_image_size(context, 7, " (SSIM window)")
 
     def measure(self, event: ProbePass) -> ProbeResult:
         """Likeness of the two midpoints, lengths of both paths, contrast of the midpoints; the paths as a picture."""

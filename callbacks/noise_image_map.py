@@ -23,17 +23,12 @@ class NoiseImageMap(Probe):
 
     def __init__(self, enabled: bool = True, max_samples: int = 1000) -> None:
         super().__init__(enabled)
-        if max_samples < 2:
-            raise ValueError(f"noise_image_map.max_samples must be at least 2, got {max_samples}")
+        self.check_options(2, max_samples=max_samples)
         self.max_samples = max_samples
 
     def check(self, context: ProbeContext) -> None:
         """Needs something to choose from."""
-        if context.settings.num_samples < 2:
-            raise ValueError(
-                f"noise_image_map needs probing.settings.num_samples of at least 2, got "
-                f"{context.settings.num_samples}; raise it or set --noise_image_map.enabled false"
-            )
+        self.check_num_samples(context, 2)
 
     def measure(self, event: ProbePass) -> ProbeResult:
         """Shares and cost gaps with their values for random pairs; skewness of the captures; the assignment."""

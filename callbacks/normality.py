@@ -25,22 +25,13 @@ class LatentNormality(Probe):
 
     def __init__(self, enabled: bool = True, shapiro_samples: int = 1000) -> None:
         super().__init__(enabled)
-        if shapiro_samples < 1:
-            raise ValueError(f"latent_normality.shapiro_samples must be at least 1, got {shapiro_samples}")
+        self.check_options(1, shapiro_samples=shapiro_samples)
         self.shapiro_samples = shapiro_samples
 
     def check(self, context: ProbeContext) -> None:
         """Needs moments over the samples, and neighbouring pixels."""
-        if context.settings.num_samples < 2:
-            raise ValueError(
-                f"latent_normality needs probing.settings.num_samples of at least 2, got "
-                f"{context.settings.num_samples}; raise it or set --latent_normality.enabled false"
-            )
-        if min(context.image_shape[1:]) < 2:
-            raise ValueError(
-                f"latent_normality needs images of at least 2x2 pixels, got {context.image_shape}; "
-                f"set --latent_normality.enabled false"
-            )
+        self.check_num_samples(context, 2)
+        self.check_image_size(context, 2)
 
     def measure(self, event: ProbePass) -> ProbeResult:
         """Every statistic with its null; the split error where a noise is known and pixels are what is inverted."""

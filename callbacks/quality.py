@@ -34,10 +34,7 @@ class SampleQuality(Probe):
         kid_subset_size: int = 100,
     ) -> None:
         super().__init__(enabled)
-        if num_real < 2:
-            raise ValueError(f"sample_quality.num_real must be at least 2, got {num_real}")
-        if kid_subset_size < 2:
-            raise ValueError(f"sample_quality.kid_subset_size must be at least 2, got {kid_subset_size}")
+        self.check_options(2, num_real=num_real, kid_subset_size=kid_subset_size)
         self.features = list(features)
         self.num_real = num_real
         self.kid_subset_size = kid_subset_size

@@ -39,11 +39,7 @@ class CheckpointSimilarity(Probe):
                 f"checkpoint_similarity.num_directions must be below probing.settings.num_samples "
                 f"({context.settings.num_samples}), got {self.num_directions}; lower it or probe more samples"
             )
-        if context.image_shape[-1] < 7:
-            raise ValueError(
-                f"checkpoint_similarity needs images of at least 7x7 pixels (SSIM window), got {context.image_shape}; "
-                f"set --checkpoint_similarity.enabled false"
-            )
+        self.check_image_size(context, 7, " (SSIM window)")
         self._folder = context.folder
         self._networks = load_networks(self.features)
 

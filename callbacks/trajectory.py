@@ -35,8 +35,7 @@ class TrajectoryHeatmap(Probe):
 
     def __init__(self, enabled: bool = True, num_lambdas: int = 101) -> None:
         super().__init__(enabled)
-        if num_lambdas < 2:
-            raise ValueError(f"trajectory_heatmap.num_lambdas must be at least 2, got {num_lambdas}")
+        self.check_options(2, num_lambdas=num_lambdas)
         self.num_lambdas = num_lambdas
 
     def measure(self, event: ProbePass) -> ProbeResult:

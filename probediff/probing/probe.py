@@ -64,6 +64,28 @@ class Probe:
         """Name of the probe in keys: ``InversionAngles`` -> ``inversion_angles``."""
         return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
 
+    def check_options(self, least: int, **options: int) -> None:
+        """Raise ValueError unless each of the probe's ``options`` is at least ``least``."""
+        for name, value in options.items():
+            if value < least:
+                raise ValueError(f"{self.name()}.{name} must be at least {least}, got {value}")
+
+    def check_num_samples(self, context: ProbeContext, least: int) -> None:
+        """Raise ValueError unless the pass makes at least ``least`` samples."""
+        if context.settings.num_samples < least:
+            raise ValueError(
+                f"{self.name()} needs probing.settings.num_samples of at least {least}, got "
+                f"{context.settings.num_samples}; raise it or set --{self.name()}.enabled false"
+            )
+
+    def check_image_size(self, context: ProbeContext, least: int, why: str = "") -> None:
+        """Raise ValueError unless the images have at least ``least`` x ``least`` pixels; ``why`` is appended."""
+        if min(context.image_shape[1:]) < least:
+            raise ValueError(
+                f"{self.name()} needs images of at least {least}x{least} pixels{why}, got {context.image_shape}; "
+                f"set --{self.name()}.enabled false"
+            )
+
     def check(self, context: ProbeContext) -> None:
         """Raise ValueError, before training starts, for anything that would make ``measure`` fail."""
 
