@@ -106,12 +106,14 @@ def test_commands_and_targets_named_in_the_text_exist(path: Path) -> None:
     assert set(re.findall(r"(?:`|^)make ([a-z][\w-]*)", "\n".join([text, *typed]), re.MULTILINE)) <= set(targets)
 
 
-def test_options_named_in_the_text_exist(capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_are_called_as_the_help_calls_them(capsys: pytest.CaptureFixture[str]) -> None:
     for verb in [[name] for name in COMMANDS if name != "prepare"] + [["prepare", "imagenet64"], ["prepare", "stream"]]:
         with pytest.raises(SystemExit):
             sys.exit(main([*verb, "--help"]))
     known = set(re.findall(r"--[\w.-]+", capsys.readouterr().out))
     known |= {f"--data.{name}" for cls in data_modules().values() for name in inspect.signature(cls).parameters}
+    typed = {word.partition("=")[0] for _, arguments in TYPED for word in arguments if word.startswith("--")}
+    assert typed <= known
     for path in [README, *DOCS]:
         named = set(re.findall(r"`(--[\w.]+)[^`]*`", path.read_text()))
         assert named <= known, path
