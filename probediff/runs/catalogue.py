@@ -1,64 +1,268 @@
-"""What a run logs to W&B when every probe is enabled with its defaults: the keys to expect before a run has logged any.
+"""What every probe records: its quantities, their nulls, and where they are shown. Plain data.
 
-A project's own runs say more once there are some; a test compares this list with what a run logs.
+Dashboards, reports, ``probediff runs`` and the table that ends a run read these and no lists of their own. A probe that
+is not among them is described in its run's own folder, or by its names alone.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal
 
-#: What W&B holds under a key.
+#: What is under a key.
 Kind = Literal["number", "picture", "histogram"]
+_NULL = "_null"
+_UNITS = {"deg": "degrees", "seconds": "seconds", "share": "share"}
 
-_NUMBERS = {
-    "training": "loss_mean steps_per_second",
-    "pass": "network_evaluations",
-    "run": "last_step",
-    "timing": """assignment_accuracy_seconds checkpoint_similarity_seconds event_seconds fixed_noise_generation_seconds
-        inversion_angles_seconds latent_normality_seconds noise_image_map_seconds pass_seconds pixel_correlation_seconds
-        trajectory_heatmap_seconds""",
-    "fixed_noise_generation": "sample_mean sample_std saturated_fraction",
-    "inversion_angles": """at_noise_mean_deg at_image_mean_deg at_latent_mean_deg at_image_of_mean_cosine_deg
-        at_noise_std_deg at_image_std_deg at_latent_std_deg
-        at_noise_most_probable_deg at_image_most_probable_deg at_latent_most_probable_deg
-        distance_noise_image_mean distance_image_latent_mean distance_noise_latent_mean
-        distance_noise_image_std distance_image_latent_std distance_noise_latent_std latent_mean latent_std""",
-    "assignment_accuracy": """image_to_noise noise_to_image null image_to_noise_top5 noise_to_image_top5
-        largest_hub_share hubs_pixel_variance pixel_variance""",
-    "pixel_correlation": "noise latent sample null k",
-    "checkpoint_similarity": "cka cka_debiased svcca ssim previous_step",
-    "checkpoint_similarity_final": "cka cka_debiased svcca ssim final_step",
-    "latent_normality": """mean mean_null std std_null ks_mean_distance ks_mean_distance_null ks_rejected_share
-        ks_rejected_share_null shapiro_rejected_share shapiro_rejected_share_null norm_outside_share
-        norm_outside_share_null pixel_divergence pixel_divergence_null squared_norm_per_value
-        squared_norm_per_value_null low_to_high_power low_to_high_power_null patch_correlation patch_correlation_null
-        plain_area_inside plain_area_outside plain_area_inside_null plain_area_outside_null plain_area_plain_share
-        plain_area_threshold shapiro_samples""",
-    "trajectory_heatmap": """closest_to_latent_distance noise_latent_distance closest_to_latent_step_fraction
-        closest_step_fraction latent_nearest_from_step_fraction closest_lambda""",
-    "noise_image_map": """identity_share identity_share_null nearest_image_share nearest_noise_share identity_gap
-        identity_gap_null nearest_image_gap nearest_noise_gap image_hubness noise_hubness hubness_null optimal_cost
-        num_samples""",
-}
-_PICTURES = {
-    "fixed_noise_generation": "samples",
-    "fixed_noise_generation_final": "over_training",
-    "inversion_angles": "latents triangle",
-    "assignment_accuracy": "hubs",
-    "trajectory_heatmap": "heatmap",
-}
-_HISTOGRAMS = {"inversion_angles": "at_noise_deg_histogram at_image_deg_histogram at_latent_deg_histogram"}
+
+@dataclass(frozen=True)
+class Column:
+    """One quantity of a probe.
+
+    Attributes:
+        key: its name in the records; ``*`` stands for the name of a feature network or of a probe.
+        kind: what it is.
+        null: key of what chance gives; empty where nothing does.
+        is_setting: whether it says how something was measured, so that no curve shows it.
+        in_table: whether the table at the end of a run shows it.
+        listed_as: heading under which ``probediff runs`` shows its last value; empty for not at all.
+        panel: title of the panel that a dashboard shows several quantities in; empty where their names decide.
+    """
+
+    key: str
+    kind: Kind = "number"
+    null: str = ""
+    is_setting: bool = False
+    in_table: bool = False
+    listed_as: str = ""
+    panel: str = ""
+
+    @property
+    def unit(self) -> str:
+        """The unit in words, by the end of the key."""
+        return _UNITS.get(self.key.rpartition("_")[2], "value")
+
+
+@dataclass(frozen=True)
+class Description:
+    """What one probe records.
+
+    Attributes:
+        key: name of the probe in the records.
+        title: what it is about, in one line.
+        section: heading on a dashboard.
+        columns: its quantities, as a dashboard orders them.
+        is_default: whether it is recorded unless switched off.
+        is_bookkeeping: whether it is about the work of probing, and no measurement.
+    """
+
+    key: str
+    title: str = ""
+    section: str = ""
+    columns: tuple[Column, ...] = ()
+    is_default: bool = True
+    is_bookkeeping: bool = False
+
+    def column(self, key: str) -> Column:
+        """The column of a key, by the rules for names where the probe's description lacks it."""
+        matches = (column for column in self.columns if fnmatchcase(key, column.key))
+        return next(matches, Column(key, is_setting=key.startswith("num_")))
+
+    def null_of(self, key: str, keys: Iterable[str]) -> str:
+        """Which of ``keys`` chance gives instead of ``key``: ``hubness_null`` for ``image_hubness``; empty for none."""
+        shared = key.partition("_")[2] + _NULL
+        named = (self.column(key).null, key + _NULL, shared)
+        return next((name for name in named if name in keys), "")
+
+    @property
+    def log_steps(self) -> bool:
+        """Whether its interest is early in training, so that curves have a logarithmic axis of steps."""
+        return self.section != "Training"
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain types."""
+        return asdict(self) | {"columns": [asdict(column) for column in self.columns]}
+
+    @classmethod
+    def from_json(cls, entry: dict[str, Any]) -> Description:
+        """The description that ``to_json`` gave."""
+        return cls(**entry | {"columns": tuple(Column(**column) for column in entry["columns"])})
+
+
+def _quantities(keys: str, panel: str = "", **shared: Any) -> tuple[Column, ...]:
+    """Columns alike but for their keys; ``x+`` stands for ``x`` and its null ``x_null``."""
+    parts = (part for key in keys.split() for part in ((key[:-1], key[:-1] + _NULL) if key[-1] == "+" else (key,)))
+    return tuple(Column(key, panel=panel, **shared) for key in parts)
+
+
+def _settings(keys: str) -> tuple[Column, ...]:
+    return _quantities(keys, is_setting=True)
+
+
+_TRIANGLE = (
+    Column("at_noise_mean_deg", panel="Mean angles (deg)", in_table=True),
+    Column("at_image_mean_deg", panel="Mean angles (deg)", in_table=True, listed_as="angle at image"),
+    Column("at_latent_mean_deg", panel="Mean angles (deg)", in_table=True),
+    Column("at_image_of_mean_cosine_deg", panel="Mean angles (deg)"),
+    *_quantities("at_noise_std_deg at_image_std_deg at_latent_std_deg", "Angles, standard deviation (deg)"),
+    *_quantities(
+        "at_noise_most_probable_deg at_image_most_probable_deg at_latent_most_probable_deg",
+        "Most probable angles (deg)",
+    ),
+    *_quantities(
+        "distance_noise_image_mean distance_image_latent_mean distance_noise_latent_mean",
+        "Mean distances",
+        in_table=True,
+    ),
+    *_quantities(
+        "distance_noise_image_std distance_image_latent_std distance_noise_latent_std",
+        "Distances, standard deviation",
+    ),
+    *_quantities("latent_mean latent_std", in_table=True),
+    *_quantities("latents triangle", kind="picture"),
+    *_quantities("at_noise_deg_histogram at_image_deg_histogram at_latent_deg_histogram", kind="histogram"),
+)
+_ASSIGNMENT = (
+    Column("image_to_noise", null="null", panel="Accuracy", in_table=True, listed_as="image->noise"),
+    Column("noise_to_image", null="null", panel="Accuracy", in_table=True, listed_as="noise->image"),
+    *_quantities("image_to_noise_top5 noise_to_image_top5", "Accuracy, top 5", in_table=True),
+    Column("null", panel="Accuracy", in_table=True),
+    Column("largest_hub_share", null="null", in_table=True),
+    *_quantities("hubs_pixel_variance pixel_variance"),
+    Column("hubs", "picture"),
+)
+_LARGEST = "Mean of the largest correlations"
+_CORRELATION = (
+    Column("noise", null="null", panel=_LARGEST),
+    Column("latent", null="null", panel=_LARGEST, listed_as="latent corr"),
+    Column("sample", null="null", panel=_LARGEST),
+    Column("null", panel=_LARGEST),
+    *_settings("k"),
+)
+_SIMILARITIES = "cka cka_debiased svcca ssim *_cosine"
+_TO_PREVIOUS = _quantities(_SIMILARITIES, "Similarity to the previous checkpoint")
+_TO_FINAL = _quantities(_SIMILARITIES, "Similarity to the final samples")
+_NORMALITY = (
+    *_quantities("mean+ std+ ks_mean_distance+ ks_rejected_share+ shapiro_rejected_share+ norm_outside_share+"),
+    *_quantities("pixel_divergence+ squared_norm_per_value+ low_to_high_power+ patch_correlation+"),
+    *_quantities(
+        "plain_area_inside plain_area_outside plain_area_inside_null plain_area_outside_null",
+        "Inversion error inside and outside plain areas",
+    ),
+    Column("plain_area_plain_share"),
+    *_settings("plain_area_threshold shapiro_samples"),
+)
+_TRAJECTORY = (
+    *_quantities(
+        "closest_to_latent_distance noise_latent_distance",
+        "Distance to the latent: nearest, and from the noise",
+    ),
+    *_quantities(
+        "closest_to_latent_step_fraction closest_step_fraction latent_nearest_from_step_fraction",
+        "Where the trajectory is nearest (share of sampling steps)",
+    ),
+    Column("closest_lambda"),
+    Column("heatmap", "picture"),
+)
+_MAP = (
+    *_quantities("identity_share+ nearest_image_share nearest_noise_share"),
+    *_quantities("identity_gap+ nearest_image_gap nearest_noise_gap"),
+    *_quantities("image_hubness noise_hubness", null="hubness_null"),
+    *_quantities("hubness_null optimal_cost"),
+    *_settings("num_samples"),
+)
+_INTERPOLATION = (
+    *_quantities(
+        "midpoint_ssim+ path_length_noise path_length_latent midpoint_contrast_noise midpoint_contrast_latent"
+    ),
+    *_settings("num_pairs num_points"),
+    Column("paths", "picture"),
+)
+_QUALITY = (
+    *_settings("num_samples kid_subset_size num_real *_fid_full_rank"),
+    *_quantities("*_fid+ *_kid+ *_kid_std+"),
+)
+_WHITENING = (
+    *_settings("num_excluded_directions* num_images num_fixed_points num_iterations"),
+    *_quantities("slope slope_gaussian zca_r2_scaled zca_r2_scaled_gaussian significant_share", in_table=True),
+    *_quantities("slope_standard_error slope_unweighted power_law_r2 zca_r2 inverse_r2_scaled image_r2_scaled"),
+    *_quantities("noise_rms *_gaussian residual_rms converged_share ridge timestep"),
+)
+_AS_PUBLISHED = (
+    *_quantities("at_noise_of_mean_cosine_deg at_noise_of_std_cosine_deg at_noise_most_probable_deg"),
+    *_quantities("at_image_of_mean_cosine_deg at_image_of_std_cosine_deg at_image_most_probable_deg"),
+    *_quantities("at_latent_of_mean_cosine_deg at_latent_of_std_cosine_deg at_latent_most_probable_deg"),
+    *_quantities("plain_share error_plain error_not_plain"),
+    *_settings("num_samples"),
+)
+
+_MEASURED = (
+    Description(
+        "fixed_noise_generation",
+        "Samples of the same noises",
+        "Fixed noise",
+        (*_quantities("sample_mean sample_std saturated_fraction"), Column("samples", "picture")),
+    ),
+    Description("inversion_angles", "The triangle of noise, sample and latent", "Triangle", _TRIANGLE),
+    Description("assignment_accuracy", "Assigning samples to noises and back", "Assignment", _ASSIGNMENT),
+    Description("pixel_correlation", "Correlated pixels", "Correlation", _CORRELATION),
+    Description(
+        "checkpoint_similarity",
+        "Similarity to the samples of the previous checkpoint",
+        "Similarity",
+        (*_quantities(_SIMILARITIES, "Similarity to the previous checkpoint"), *_settings("previous_step")),
+    ),
+    Description("latent_normality", "Normality of the latents", "Normality", _NORMALITY),
+    Description("trajectory_heatmap", "Distance of the trajectory to the noise-latent line", "Trajectory", _TRAJECTORY),
+    Description("noise_image_map", "The noise-image map and optimal transport", "Map", _MAP),
+)
+_ON_DEMAND = (
+    Description("latent_interpolation", "Interpolation between latents", "Map", _INTERPOLATION, is_default=False),
+    Description("sample_quality", "Sample quality", "Quality", _QUALITY, is_default=False),
+    Description("whitening", "De-whitening", "Whitening", _WHITENING, is_default=False),
+    Description("paper_compat", "As the authors of P1 computed it", "Paper compat", _AS_PUBLISHED, is_default=False),
+)
+_AT_THE_END = (
+    Description(
+        "fixed_noise_generation_final", "Samples over training", "Fixed noise", (Column("over_training", "picture"),)
+    ),
+    Description(
+        "checkpoint_similarity_final",
+        "Similarity to the final samples",
+        "Similarity",
+        (*_quantities(_SIMILARITIES, "Similarity to the final samples"), *_settings("final_step")),
+    ),
+    Description(
+        "paper_compat_final",
+        "Similarity to the final samples as the authors of P1 computed it",
+        "Paper compat",
+        _quantities("cka_min_max cka_unbiased_min_max svcca_randomised ssim_min_max"),
+        is_default=False,
+    ),
+)
+_TIMES = tuple(
+    Column(f"{name}_seconds", panel="Time of a probe event (s)", in_table=name == "pass")
+    for name in sorted(["event", "pass", *(probe.key for probe in _MEASURED)])
+)
+_TRAINING = (Column("loss_mean", panel="Loss", listed_as="loss"), Column("steps_per_second"))
+_WORK = (
+    Description("train", "Loss of single steps", "Training", _quantities("loss", "Loss")),
+    Description("training", "Loss and speed since the last checkpoint", "Training", _TRAINING),
+    Description("pass", "The shared pass", "Training", _quantities("network_evaluations"), is_bookkeeping=True),
+    Description("timing", "Time of a probe event", "Training", _TIMES, is_bookkeeping=True),
+    Description("run", "The end of a run", "Training", _settings("last_step"), is_bookkeeping=True),
+)
+
+#: What probes and a run itself record, by name.
+PROBES = {probe.key: probe for probe in (*_WORK, *_MEASURED, *_ON_DEMAND, *_AT_THE_END)}
 
 
 def default_keys() -> dict[str, Kind]:
-    """Every key that a run logs with all probes at their defaults, and what is under it."""
-    keys: dict[str, Kind] = {"train/loss": "number", "epoch": "number", "trainer/global_step": "number"}
-    kinds: tuple[tuple[Kind, dict[str, str]], ...] = (
-        ("number", _NUMBERS),
-        ("picture", _PICTURES),
-        ("histogram", _HISTOGRAMS),
-    )
-    for kind, by_probe in kinds:
-        for probe, quantities in by_probe.items():
-            keys |= {f"probe/{probe}/{quantity}": kind for quantity in quantities.split()}
+    """Every key that a run logs to W&B with all probes at their defaults, and what is under it."""
+    keys: dict[str, Kind] = {"epoch": "number", "trainer/global_step": "number"}
+    for probe in (probe for probe in PROBES.values() if probe.is_default):
+        prefix = probe.key if probe.key == "train" else f"probe/{probe.key}"
+        keys |= {f"{prefix}/{column.key}": column.kind for column in probe.columns if "*" not in column.key}
     return keys

@@ -1,4 +1,7 @@
-"""A run's own folder: configuration, records, checkpoints, samples and pictures, readable without any service."""
+"""The layout of a run's folder: what lies where and under which name. No other module knows it.
+
+Light commands read runs through this module, so that torch, Pillow and safetensors are imported where they are used.
+"""
 
 from __future__ import annotations
 
@@ -6,28 +9,41 @@ import json
 import math
 import os
 import re
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from PIL import Image
-from safetensors.torch import load_file
-from torch import Tensor
+import yaml
 
-from probediff.files import save_tensors
-from probediff.runs.provenance import provenance
-from probediff.runs.results import ProbeResult
+from probediff.files import save_tensors, whole_file, write_json
+from probediff.runs.catalogue import PROBES, Description
+from probediff.runs.provenance import header, read_header
 
-#: Probe names that close an event and a run: what comes before them in the records is whole.
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from probediff.runs.results import ProbeResult
+
+RECORDS, CONFIG, CATALOGUE = "records.jsonl", "config.yaml", "catalogue.json"
+CHECKPOINTS, SAMPLES, PICTURES, PROBED = "checkpoints", "samples", "pictures", "probes"
+#: What locks, traceback, sweep and W&B leave in the folder.
+LOCK, ERROR, LINEAGE, WANDB, WANDB_ID = "process.lock", "error.txt", "lineage.json", "wandb", "wandb_id.txt"
+#: Records that close an event and a run: what comes before them is whole.
 END_OF_EVENT, FINISHED = "timing", "run"
+#: Parts of runs and of reports, in which no run is looked for.
+PARTS = frozenset({PROBED, CHECKPOINTS, SAMPLES, PICTURES, WANDB, "figures", "tables"})
+_TAIL_BYTES = 65536
 
 
 class RunFolder:
-    """The layout of a run folder.
+    """A run's own folder, readable without any service. What reads a file raises ValueError where it is damaged.
 
-    ``config.yaml``; ``records.jsonl``, one JSON object a line, only ever appended to; ``checkpoints/step=%08d.ckpt``;
-    ``samples/step=%08d.safetensors`` (x_0 as float16) with per-sample results of each probe beside it;
-    ``pictures/step=%08d.<probe>.<name>.png``; ``wandb/``.
+    ``config.yaml``; ``records.jsonl``, one JSON object a line, only ever appended to; ``catalogue.json``, which says
+    what the quantities in the records are; ``checkpoints/step=%08d.ckpt``; ``samples/step=%08d.safetensors`` (x_0 as
+    float16) with per-sample results of each probe beside it; ``pictures/step=%08d.<probe>.<name>.png``; ``wandb/``;
+    ``probes/<name>/num_steps=%04d/``, folders of the same layout that ``probediff probe`` writes.
 
     Args:
         path: the folder; nothing is written until ``create``.
@@ -35,16 +51,13 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.records_path = self.path / "records.jsonl"
+        self.records_path = self.path / RECORDS
+        self.config_path = self.path / CONFIG
 
     def create(self) -> RunFolder:
-        """Make the folder and its parts.
-
-        Raises:
-            ValueError: when it cannot be written to.
-        """
+        """Make the folder and its parts, or raise ValueError where it cannot be written to."""
         try:
-            for part in ("checkpoints", "samples", "pictures"):
+            for part in (CHECKPOINTS, SAMPLES, PICTURES):
                 (self.path / part).mkdir(parents=True, exist_ok=True)
             self.records_path.touch()
         except OSError as error:
@@ -53,41 +66,71 @@ class RunFolder:
 
     def checkpoint_path(self, step: int) -> Path:
         """Where the checkpoint of ``step`` lies."""
-        return self.path / "checkpoints" / f"step={step:08d}.ckpt"
+        return self.path / CHECKPOINTS / f"{_prefix(step)}.ckpt"
+
+    def checkpoints(self) -> dict[int, Path]:
+        """The checkpoints by step, ascending."""
+        return checkpoints_in(self.path / CHECKPOINTS)
 
     def sample_path(self, step: int) -> Path:
         """Where the samples of ``step`` lie."""
-        return self.path / "samples" / f"step={step:08d}.safetensors"
+        return self.path / SAMPLES / f"{_prefix(step)}.safetensors"
 
     def sample_steps(self) -> list[int]:
         """Steps with stored samples, ascending."""
-        matches = (re.fullmatch(r"step=(\d+)\.safetensors", p.name) for p in (self.path / "samples").iterdir())
-        return sorted(int(match[1]) for match in matches if match)
+        return list(_files_by_step(self.path / SAMPLES, ".safetensors"))
 
     def save_samples(self, step: int, x_0: Tensor) -> None:
         """Store (N, C, H, W) samples as float16 (error at most 2^-11, an eighth of a grey level of 8 bits)."""
-        save_tensors(self.sample_path(step), {"x_0": x_0.to(torch.float16)})
+        save_tensors(self.sample_path(step), {"x_0": x_0.half()})
 
     def load_samples(self, step: int) -> Tensor:
         """The samples of ``step``, (N, C, H, W) float32."""
+        from safetensors.torch import load_file
+
         return load_file(self.sample_path(step))["x_0"].float()
+
+    def first_samples(self, step: int, count: int) -> np.ndarray | None:
+        """The first samples of ``step``, (N, C, H, W) float32; None where they cannot be read."""
+        import numpy as np
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.sample_path(step), "np") as file:
+                return np.asarray(file.get_slice("x_0")[:count], dtype=np.float32)
+        except (OSError, KeyError, SafetensorError):
+            return None
 
     def save_arrays(self, step: int, probe: str, arrays: dict[str, Tensor]) -> None:
         """Store the per-sample results of a probe beside the samples."""
-        save_tensors(self.path / "samples" / f"step={step:08d}.{probe}.safetensors", arrays)
+        save_tensors(self.path / SAMPLES / f"{_prefix(step)}.{probe}.safetensors", arrays)
+
+    def newest_arrays(self, probe: str) -> dict[str, np.ndarray]:
+        """The last stored arrays of a probe; empty where there are none or they cannot be read."""
+        paths = _files_by_step(self.path / SAMPLES, f".{probe}.safetensors")
+        return read_arrays(paths[max(paths)]) if paths else {}
 
     def save_picture(self, step: int, name: str, picture: Tensor) -> Path:
         """Write a (3, H, W) uint8 picture as PNG."""
-        path = self.path / "pictures" / f"step={step:08d}.{name}.png"
+        from PIL import Image
+
+        path = self.path / PICTURES / f"{_prefix(step)}.{name}.png"
         Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()).save(path)
         return path
 
-    def append(self, *records: dict[str, Any]) -> None:
-        """Append records in one write; numbers that are not finite become null.
+    def newest_picture(self, name: str) -> tuple[int, Path] | None:
+        """Step and path of the last picture ``<probe>.<name>``."""
+        return max(_files_by_step(self.path / PICTURES, f".{name}.png").items(), default=None)
 
-        Raises:
-            OSError: when they cannot be written; the file is then as it was.
-        """
+    def store(self, step: int, probe: str, result: ProbeResult) -> None:
+        """Keep the per-sample arrays and the pictures of one probe's result."""
+        if result.arrays:
+            self.save_arrays(step, probe, result.arrays)
+        for name, picture in result.pictures.items():
+            self.save_picture(step, f"{probe}.{name}", picture)
+
+    def append(self, *records: dict[str, Any]) -> None:
+        """Append records in one write, or raise and leave the file as it was; infinities and NaN become null."""
         lines = "".join(json.dumps(_finite(record), allow_nan=False) + "\n" for record in records)
         with self.records_path.open("ab") as file:
             size = file.tell()
@@ -104,7 +147,41 @@ class RunFolder:
         if not self.records_path.exists():
             return []
         *lines, _ = self.records_path.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines if line.strip()]
+        try:
+            records = [json.loads(line) for line in lines if line.strip()]
+            for record in records:
+                if not (isinstance(record, dict) and isinstance(record.get("step"), int) and "probe" in record):
+                    raise ValueError(f"a record needs 'step' and 'probe', got {str(record)[:80]}")
+        except ValueError as error:
+            raise ValueError(f"{self.records_path} cannot be read: {error}; is it a run of probediff?") from error
+        return records
+
+    def is_cut_short(self) -> bool:
+        """Whether the last line of the records is incomplete."""
+        with self.records_path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+            return file.read() not in (b"", b"\n")
+
+    def last_recorded_step(self) -> int:
+        """Step of the last whole record, found without reading them all; 0 before there is one."""
+        if not self.records_path.exists():
+            return 0
+        with self.records_path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            lines = file.read().split(b"\n")[:-1]
+        try:
+            return int(json.loads(lines[-1])["step"]) if lines else 0
+        except (ValueError, KeyError):
+            return 0
+
+    def last_change(self) -> float:
+        """When a file of the run was last written, in seconds since 1970; W&B's file grows all the time."""
+        times = []
+        for pattern in ("*", f"{CHECKPOINTS}/*", f"{SAMPLES}/*", f"{PICTURES}/*", f"{WANDB}/*/*.wandb"):
+            for file in self.path.glob(pattern):
+                with suppress(OSError):  # the run may rename it in the meantime
+                    times.append(file.stat().st_mtime)
+        return max(times, default=self.path.stat().st_mtime)
 
     def is_finished(self) -> bool:
         """Whether a run has come to its end here."""
@@ -127,27 +204,92 @@ class RunFolder:
 
     def reopen(self, last_step: int | None = None) -> None:
         """Take back what was recorded at the end of the run, and everything after ``last_step``."""
-        end = ("_final", FINISHED)
         kept = [
             record
             for record in self.records()
-            if not record["probe"].endswith(end) and (last_step is None or record["step"] <= last_step)
+            if not record["probe"].endswith(("_final", FINISHED)) and (last_step is None or record["step"] <= last_step)
         ]
-        partial = self.records_path.with_name(self.records_path.name + ".partial")
-        partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-        partial.replace(self.records_path)
+        with whole_file(self.records_path) as file:
+            file.write("".join(json.dumps(record) + "\n" for record in kept).encode())
 
-    def store(self, step: int, probe: str, result: ProbeResult) -> None:
-        """Keep the per-sample arrays and the pictures of one probe's result."""
-        if result.arrays:
-            self.save_arrays(step, probe, result.arrays)
-        for name, picture in result.pictures.items():
-            self.save_picture(step, f"{probe}.{name}", picture)
+    def save_catalogue(self, descriptions: Iterable[Description]) -> None:
+        """Say what probes record here, beside what the catalogue of the folder says already."""
+        entries = _read_mapping(self.path / CATALOGUE)
+        described = entries | {description.key: description.to_json() for description in descriptions}
+        if described != entries:
+            write_json(self.path / CATALOGUE, described)
+
+    def catalogue(self) -> dict[str, Description]:
+        """What is known of every probe: the catalogue of this version, then that of the folder."""
+        entries = _read_mapping(self.path / CATALOGUE)
+        try:
+            return {key: Description.from_json(entry) for key, entry in entries.items()} | PROBES
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{self.path / CATALOGUE} is of another version ({error}); remove it") from error
 
     def save_config(self, text: str) -> None:
         """Write the configuration as it ran, with versions and git commit as comments at its head."""
-        header = "".join(f"# {key}: {value}\n" for key, value in provenance().items())
-        (self.path / "config.yaml").write_text(header + text, encoding="utf-8")
+        self.config_path.write_text(header() + text, encoding="utf-8")
+
+    def config(self) -> dict[str, Any]:
+        """The configuration; empty where there is none."""
+        return _read_mapping(self.config_path)
+
+    def provenance(self) -> dict[str, str]:
+        """Versions, commit and machine from the head of the configuration."""
+        return read_header(self.config_path.read_text(encoding="utf-8")) if self.config_path.is_file() else {}
+
+    def lineage(self) -> dict[str, Any]:
+        """Sweep, trial and the starts that it goes on from; empty for a run outside of sweeps."""
+        return _read_mapping(self.path / LINEAGE)
+
+
+def checkpoints_in(folder: Path) -> dict[int, Path]:
+    """The checkpoints in a folder by step, ascending."""
+    return _files_by_step(folder, ".ckpt")
+
+
+def probed_folder(folder: Path, num_steps: int) -> Path:
+    """Where ``probediff probe`` writes what it measured with so many DDIM steps."""
+    return folder / f"num_steps={num_steps:04d}"
+
+
+def probed_folders(folder: Path) -> list[Path]:
+    """The folders of that kind that hold records, by their number of steps as they are written."""
+    return sorted(path.parent for path in folder.glob(f"num_steps=*/{RECORDS}"))
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Arrays of a safetensors file; empty where it cannot be read."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError):
+        return {}
+
+
+def _prefix(step: int) -> str:
+    return f"step={step:08d}"
+
+
+def _files_by_step(folder: Path, ending: str) -> dict[int, Path]:
+    """Files ``step=<step><ending>`` by step, ascending."""
+    matches = ((re.fullmatch(r"step=(\d+)(\..+)", path.name), path) for path in folder.glob(f"step=*{ending}"))
+    return dict(sorted((int(match[1]), path) for match, path in matches if match and match[2] == ending))
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    """A file of YAML or JSON; empty where there is none, or something else in it."""
+    if not path.is_file():
+        return {}
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    return content if isinstance(content, dict) else {}
 
 
 def _finite(value: Any) -> Any:

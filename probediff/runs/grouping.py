@@ -38,6 +38,20 @@ def group_of(config: Mapping[str, Any], name: str) -> str:
     return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
+def config_value(config: Mapping[str, Any], key: str) -> Any:
+    """The value under a dotted key of a configuration, None where there is none."""
+    value: Any = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def max_steps_of(config: Mapping[str, Any]) -> int | None:
+    """The last training step that a configuration asks for; None where it counts epochs."""
+    steps = config_value(config, "trainer.max_steps")
+    return steps if isinstance(steps, int) and steps > 0 else None
+
+
 def _kept(config: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return {
         key: _kept(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value

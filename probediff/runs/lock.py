@@ -11,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-#: Name of the file in the folder; it stays there when the process has ended.
-LOCK = "process.lock"
+from probediff.runs.folder import LOCK
+
 #: How long a new process waits for what is left of an earlier one: its data workers notice its death late.
 WAIT_SEC = 10.0
 #: `holder` takes the lock for a moment, to see whether it is free.

@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import DummyExperiment
 from lightning.pytorch.utilities import rank_zero_only
 
+from probediff.runs.folder import WANDB_ID
 from probediff.runs.results import ProbeResult
 
 #: How long a server that answers nothing holds up the start of a run, unless WANDB_INIT_TIMEOUT says otherwise.
@@ -51,9 +52,9 @@ def resolve_mode(mode: WandbMode) -> Literal["online", "offline", "disabled"]:
     """``auto`` made definite: WANDB_MODE if it is set, else online when there are a key and a server."""
     if mode != "auto":
         return mode
-    asked = os.environ.get("WANDB_MODE", "").lower()
-    if asked in ("online", "offline", "disabled"):
-        return asked  # type: ignore[return-value]
+    preset = os.environ.get("WANDB_MODE", "").lower()
+    if preset in ("online", "offline", "disabled"):
+        return preset  # type: ignore[return-value]
     # Imported where it is used: --help would wait a second for it.
     import wandb
 
@@ -168,7 +169,7 @@ class FailsafeWandbLogger(WandbLogger):
 
 def _run_id(save_dir: Path) -> str:
     """Id of the folder's W&B run, so that a resumed run goes on under it."""
-    path = save_dir / "wandb_id.txt"
+    path = save_dir / WANDB_ID
     if path.exists() or getattr(rank_zero_only, "rank", 0) != 0:
         return path.read_text(encoding="utf-8").strip() if path.exists() else ""
     run_id = secrets.token_hex(4)

@@ -18,11 +18,12 @@ from typing import Any
 
 import yaml
 
+from probediff.files import write_json
+from probediff.runs.folder import LINEAGE, RunFolder
 from probediff.runs.lock import hold, holder
 
 #: How ``probediff sweep --local`` tells a process which trial it is: ``Trial`` in JSON.
 TRIAL_VARIABLE = "PROBEDIFF_TRIAL"
-LINEAGE = "lineage.json"
 _LONGEST_NAME = 100
 
 
@@ -85,8 +86,8 @@ def claim_trial_folder(parent: Path = Path("runs")) -> Path | None:
 
 def current_trial() -> Trial | None:
     """Which trial this process is, by ``TRIAL_VARIABLE`` or by what ``wandb agent`` sets."""
-    if told := os.environ.get(TRIAL_VARIABLE):
-        return Trial(**json.loads(told))
+    if trial := os.environ.get(TRIAL_VARIABLE):
+        return Trial(**json.loads(trial))
     sweep, run = os.environ.get("WANDB_SWEEP_ID"), os.environ.get("WANDB_RUN_ID")
     return Trial(sweep, run, _agent_values() or {"run": run}) if sweep and run else None
 
@@ -98,21 +99,12 @@ def _agent_values() -> dict[str, Any]:
     return {key: entry["value"] for key, entry in content.items() if isinstance(entry, dict) and "value" in entry}
 
 
-def lineage_of(folder: Path) -> dict[str, Any]:
-    """What ``lineage.json`` says; empty for a run outside of sweeps.
-
-    ``id`` (stays the same when the trial is started again), ``sweep``, ``trial`` (id of the last start),
-    ``continues`` (ids of the earlier starts that it goes on from, oldest first), ``values`` (the swept keys).
-    """
-    path = folder / LINEAGE
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
-
-
 def _find(trial: Trial, parent: Path) -> Path:
     """The folder where an earlier start of the trial stopped, or else a new one."""
     first = parent / trial_name(trial.values)
-    mine = (folder for folder in _existing(first) if trial.trial in _starts(lineage_of(folder)))
-    free = (folder for folder in _numbered(first) if not _is_finished(folder) and hold(folder))
+    existing = takewhile(Path.exists, _numbered(first))
+    mine = (folder for folder in existing if trial.trial in _starts(RunFolder(folder).lineage()))
+    free = (folder for folder in _numbered(first) if not RunFolder(folder).is_finished() and hold(folder))
     return next(mine, None) or next(free)
 
 
@@ -122,30 +114,22 @@ def _numbered(first: Path) -> Iterator[Path]:
     yield from (first.with_name(f"{first.name}-{number}") for number in count(2))
 
 
-def _existing(first: Path) -> Iterator[Path]:
-    return takewhile(Path.exists, _numbered(first))
-
-
-def _is_finished(folder: Path) -> bool:
-    from probediff.runs.folder import RunFolder
-
-    return RunFolder(folder).is_finished()
-
-
 def _starts(lineage: Mapping[str, Any]) -> list[str]:
     return [*lineage["continues"], lineage["trial"]] if lineage else []
 
 
 def _record(trial: Trial, folder: Path) -> None:
-    """Write ``lineage.json``; earlier starts count when they left a checkpoint to go on from."""
-    earlier = _starts(lineage_of(folder)) if any(folder.glob("checkpoints/step=*.ckpt")) else []
-    found = {
+    """Write ``lineage.json``; earlier starts count when they left a checkpoint to go on from.
+
+    ``id`` stays the same when the trial is started again; ``trial`` is the last start, and ``continues`` holds the
+    earlier ones that it goes on from, oldest first.
+    """
+    earlier = _starts(RunFolder(folder).lineage()) if RunFolder(folder).checkpoints() else []
+    lineage = {
         "id": f"{trial.sweep}/{folder.name}",
         "sweep": trial.sweep,
         "trial": trial.trial,
         "continues": [start for start in dict.fromkeys(earlier) if start != trial.trial],
         "values": trial.values,
     }
-    partial = folder / f"{LINEAGE}.partial"
-    partial.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    partial.replace(folder / LINEAGE)
+    write_json(folder / LINEAGE, lineage)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from probediff.files import write_json
 from probediff.sweep.expand import Values, expand, trial_command
 from probediff.sweep.file import SweepFile
 from probediff.sweep.lineage import trial_name
@@ -71,14 +72,12 @@ def settle_plan(sweep: SweepFile, folder: Path) -> Plan:
     trials = _trials(sweep)
     folder.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = {"made_from": made_from, "trials": [asdict(trial) for trial in trials]}
-    partial = path.with_name(f"{PLAN}.partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_json(path, content)
     return Plan(folder, sweep.name, trials)
 
 
 def _trials(sweep: SweepFile) -> list[PlannedTrial]:
-    """Trials with folders of their own, also where a random search draws the same values again."""
+    """Trials with folders of their own, also where a value is listed twice."""
     seen: Counter[str] = Counter()
     trials = []
     for values in expand(sweep):

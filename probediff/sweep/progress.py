@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
-import yaml
 from tqdm.auto import tqdm
 
+from probediff.runs.folder import RunFolder
+from probediff.runs.grouping import max_steps_of
+
 State = Literal["waiting", "running", "finished", "failed", "stopped"]
-_TAIL_BYTES = 65536
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Standing:
         folder: its run folder.
         state: ``stopped`` when it was asked to stop and can go on, ``failed`` when it ended by itself too early.
         reason: why it failed, in one line.
-        max_steps: last training step, once the run's configuration says it.
+        max_steps: last training step, once the run's configuration says it; 0 where that counts epochs.
     """
 
     name: str
@@ -38,39 +38,16 @@ class Standing:
 
     def step(self) -> int:
         """Training step of the newest complete record; 0 before there is one."""
-        return _last_step(self.folder / "records.jsonl")
+        return RunFolder(self.folder).last_recorded_step()
 
     def share(self) -> float:
         """Share of the training that is done, 0..1."""
         if self.state == "finished":
             return 1.0
-        if self.max_steps is None:
-            self.max_steps = _max_steps(self.folder / "config.yaml")
+        if self.max_steps is None and RunFolder(self.folder).config_path.exists():
+            with suppress(ValueError):  # it is just being written
+                self.max_steps = max_steps_of(RunFolder(self.folder).config()) or 0
         return min(1.0, self.step() / self.max_steps) if self.max_steps else 0.0
-
-
-def _last_step(records: Path) -> int:
-    if not records.exists():
-        return 0
-    with records.open("rb") as file:
-        file.seek(0, os.SEEK_END)
-        file.seek(max(0, file.tell() - _TAIL_BYTES))
-        lines = file.read().split(b"\n")[:-1]
-    try:
-        return int(json.loads(lines[-1])["step"]) if lines else 0
-    except (ValueError, KeyError):
-        return 0
-
-
-def _max_steps(config: Path) -> int | None:
-    """The run's last step; None while it is not known, 0 where epochs are counted."""
-    if not config.exists():
-        return None
-    try:
-        content = yaml.safe_load(config.read_text(encoding="utf-8"))
-        return max(0, int(content["trainer"]["max_steps"]))
-    except (yaml.YAMLError, KeyError, TypeError, ValueError):
-        return None
 
 
 class SweepDisplay:

@@ -208,5 +208,5 @@ def _reason(code: int | None, log: Path | None) -> str:
     if log is None:
         return status
     lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
-    said = [line for line in lines if line.strip() and not line.startswith("The traceback is in")]
-    return f"{status}: {said[-1].strip()}" if said else status
+    messages = [line for line in lines if line.strip() and not line.startswith("The traceback is in")]
+    return f"{status}: {messages[-1].strip()}" if messages else status

@@ -1,4 +1,4 @@
-"""The run folder, the tables made from it, and pictures."""
+"""The run folder: what is written there, and how much of it survives a kill."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from probediff.pictures import grid, to_uint8, triangle
-from probediff.report.table import format_table, probe_tables, run_summary
-from probediff.runs.folder import RunFolder
-from probediff.runs.provenance import provenance
+from probediff.runs.catalogue import PROBES, Column, Description
+from probediff.runs.folder import RunFolder, probed_folder, probed_folders
 
 
 def test_records_are_appended_and_valid_json(tmp_path: Path) -> None:
@@ -71,62 +69,90 @@ def test_a_picture_is_what_was_given(tmp_path: Path) -> None:
     assert (np.asarray(Image.open(path)).transpose(2, 0, 1) == picture.numpy()).all()
 
 
-def test_to_uint8_and_grid() -> None:
-    images = torch.tensor([-2.0, -1.0, 0.0, 1.0]).reshape(4, 1, 1, 1).expand(4, 1, 8, 8)
-    pixels = to_uint8(images)
-    assert pixels.shape == (4, 3, 8, 8)
-    assert pixels[:, 0, 0, 0].tolist() == [0, 0, 128, 255]
-    assert to_uint8(images, (-2, 2))[:, 0, 0, 0].tolist() == [0, 64, 128, 191]
-    assert grid(pixels, 2).shape == (3, 2 * 66 + 2, 2 * 66 + 2)
-
-
-@pytest.mark.parametrize("angles", [(60, 60, 60), (20, 30, 130), (0, 0, 180), (100, 79.5, 0.5), (130, 20, 30)])
-def test_triangles_fit_their_picture(angles: tuple[float, float, float]) -> None:
-    picture = triangle(*angles, size_px=240)
-    assert picture.shape == (3, 160, 240)
-    assert picture.dtype == torch.uint8
-    dark = (picture < 128).all(0)
-    assert dark.any()
-    assert not dark[[0, -1]].any()
-    assert not dark[:, [0, -1]].any()
-
-
-def test_triangles_must_close() -> None:
-    with pytest.raises(ValueError, match="angles must sum to 180, got 60, 60, 70"):
-        triangle(60, 60, 70)
-
-
-def test_provenance_names_versions_and_commit(tmp_path: Path) -> None:
+def test_files_are_known_by_their_step_and_nothing_else_is(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path).create()
-    folder.save_config("seed_everything: 0\n")
-    text = (tmp_path / "config.yaml").read_text()
-    assert f"# torch: {torch.__version__.split('+')[0]}" in text
-    assert "# git_commit: " in text
-    assert text.endswith("seed_everything: 0\n")
-    assert {"python", "lightning", "wandb", "device"} <= provenance().keys()
+    for step in (500, 20, 12_345_678):
+        folder.checkpoint_path(step).touch()
+        folder.save_arrays(step, "probe", {"a": torch.full((2,), float(step))})
+    for name in ("step=00000030.ckpt.partial", "step=x.ckpt", "last.ckpt"):
+        (tmp_path / "checkpoints" / name).touch()
+    assert list(folder.checkpoints()) == [20, 500, 12_345_678]
+    assert folder.checkpoints()[500] == folder.checkpoint_path(500)
+    assert folder.sample_steps() == []
+    assert folder.newest_arrays("probe")["a"].tolist() == [12_345_678, 12_345_678]
+    assert folder.newest_arrays("other") == {}
+    (tmp_path / "samples" / "step=99999999.probe.safetensors").write_bytes(b"damaged")
+    assert folder.newest_arrays("probe") == {}
+    assert RunFolder(tmp_path / "nothing").checkpoints() == {}
 
 
-def test_tables_have_a_line_a_step() -> None:
-    records = [
-        {"step": 10, "probe": "a", "values": {"x": 0.123456, "n": 20.0}},
-        {"step": 0, "probe": "a", "values": {"x": None}},
-        {"step": 0, "probe": "b", "values": {"y": 1.0}},
-    ]
-    lines = probe_tables(records).splitlines()
-    assert lines[0] == "a"
-    assert lines[1].split() == ["step", "x", "n"]
-    assert lines[3].split() == ["0", "-", "-"]
-    assert lines[4].split() == ["10", "0.1235", "20"]
-    assert lines[6] == "b"
-    assert format_table(["a", "bb"], [[1, 2]]) == "a  bb\n-  --\n1   2"
-
-
-def test_the_summary_says_where_everything_is(tmp_path: Path) -> None:
+def test_the_newest_picture_of_a_name(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path).create()
-    folder.append({"step": 0, "probe": "a", "values": {"x": 1.0}})
-    summary = run_summary(folder)
-    for place in ("pictures", "records.jsonl", "checkpoints"):
-        assert str(tmp_path / place) in summary
-    assert "leet" not in summary
-    (tmp_path / "wandb").mkdir()
-    assert "wandb leet" in run_summary(folder)
+    for step in (10, 200):
+        for name in ("probe.name", "probe.name.more", "another_probe.name"):
+            folder.save_picture(step, name, torch.zeros(3, 2, 2, dtype=torch.uint8))
+    assert folder.newest_picture("probe.name") == (200, tmp_path / "pictures" / "step=00000200.probe.name.png")
+    assert folder.newest_picture("name") is None
+
+
+def test_the_first_samples_are_read_without_the_others_or_not_at_all(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path).create()
+    folder.save_samples(3, torch.arange(5 * 4.0).reshape(5, 1, 2, 2))
+    np.testing.assert_array_equal(folder.first_samples(3, 2), folder.load_samples(3)[:2].numpy())
+    assert folder.first_samples(4, 2) is None
+    folder.sample_path(4).write_bytes(folder.sample_path(3).read_bytes()[:50])
+    assert folder.first_samples(4, 2) is None
+
+
+@pytest.mark.parametrize("line", ["not json", "[1]", '{"probe": "x"}', '{"step": 1}', '{"step": "1", "probe": "x"}'])
+def test_damaged_records_are_refused_with_their_path(line: str, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.records_path.write_text(line + "\n")
+    with pytest.raises(ValueError, match=r"records\.jsonl cannot be read: .*; is it a run of probediff\?"):
+        folder.records()
+
+
+def test_the_last_step_and_whether_the_last_line_is_whole(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.last_recorded_step() == 0
+    folder.create().append({"step": 0, "probe": "a"}, {"step": 50, "probe": "a", "values": {"x": "y" * 100_000}})
+    assert (folder.last_recorded_step(), folder.is_cut_short()) == (0, False)
+    folder.append({"step": 70, "probe": "a"})
+    with folder.records_path.open("a") as file:
+        file.write('{"step": 99, "pro')
+    assert (folder.last_recorded_step(), folder.is_cut_short()) == (70, True)
+
+
+def test_what_lies_beside_the_records_is_read_or_empty(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert (folder.config(), folder.provenance(), folder.lineage()) == ({}, {}, {})
+    folder.config_path.write_text("# torch: 2.11\n# a comment\nseed_everything: 1\n")
+    (tmp_path / "lineage.json").write_text('{"values": {"learning_rate": 1e-05}}')
+    assert folder.config() == {"seed_everything": 1}
+    assert folder.provenance() == {"torch": "2.11"}
+    assert folder.lineage() == {"values": {"learning_rate": 1e-05}}
+    folder.config_path.write_text("a: [")
+    with pytest.raises(ValueError, match=r"config\.yaml cannot be read"):
+        folder.config()
+
+
+def test_the_catalogue_of_a_folder_grows_and_cannot_change_what_is_known(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.catalogue() == PROBES
+    mine = Description("mine", "Mine", "My section", (Column("x_deg", null="y"), Column("p", "picture")))
+    folder.save_catalogue([mine, PROBES["inversion_angles"]])
+    written = (tmp_path / "catalogue.json").stat().st_mtime_ns
+    folder.save_catalogue([mine])
+    assert (tmp_path / "catalogue.json").stat().st_mtime_ns == written
+    folder.save_catalogue([Description("other"), Description("inversion_angles", "changed")])
+    assert folder.catalogue() == PROBES | {"mine": mine, "other": Description("other")}
+    (tmp_path / "catalogue.json").write_text('{"mine": {"colour": 1}}')
+    with pytest.raises(ValueError, match=r"catalogue\.json is of another version"):
+        folder.catalogue()
+
+
+def test_folders_of_probes_are_found_by_their_records(tmp_path: Path) -> None:
+    for num_steps in (10, 1000, 100):
+        RunFolder(probed_folder(tmp_path, num_steps)).create()
+    probed_folder(tmp_path, 7).mkdir()
+    assert [path.name for path in probed_folders(tmp_path)] == ["num_steps=0010", "num_steps=0100", "num_steps=1000"]

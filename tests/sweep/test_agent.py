@@ -18,7 +18,6 @@ import yaml
 from probediff.runs.folder import RunFolder
 from probediff.sweep.expand import expand
 from probediff.sweep.file import read_sweep
-from probediff.sweep.lineage import lineage_of
 from tests.sweep.standin import StandIn, Trials
 
 ROOT = Path(__file__).parents[2]
@@ -101,10 +100,10 @@ def test_an_agent_runs_the_smoke_sweep(folder: Path) -> None:
     assert again.wait(timeout=240) == 0, log.read_text()
     assert f"going on from {(stopped / 'checkpoints').relative_to(folder)}/step={step:08d}.ckpt" in log.read_text()
     assert_trained(stopped, SECOND)
-    assert lineage_of(stopped)["continues"] == ["two"]
-    assert lineage_of(stopped)["trial"] == "three"
-    assert lineage_of(finished)["continues"] == []
-    assert lineage_of(stopped)["id"] != lineage_of(finished)["id"]
+    assert RunFolder(stopped).lineage()["continues"] == ["two"]
+    assert RunFolder(stopped).lineage()["trial"] == "three"
+    assert RunFolder(finished).lineage()["continues"] == []
+    assert RunFolder(stopped).lineage()["id"] != RunFolder(finished).lineage()["id"]
     assert {path.name for path in runs.iterdir()} == {failed.name, finished.name, stopped.name}
     losses = [[r["values"] for r in RunFolder(f).records() if r["probe"] == "training"] for f in (finished, stopped)]
     assert json.dumps(losses[0]) != json.dumps(losses[1]), "each has its own seed"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import re
 import subprocess
 import sys
@@ -113,8 +112,8 @@ def test_p1_seeds() -> None:
     assert [values["seed_everything"] for values in expand(read_sweep(ROOT / "sweeps" / "seeds.yaml"))] == [0, 10, 42]
 
 
-def description(parameters: dict[str, Any], method: str = "grid", run_cap: int | None = None) -> SweepFile:
-    return SweepFile("test", method, ("x",), parameters, run_cap)  # type: ignore[arg-type]
+def description(parameters: dict[str, Any], run_cap: int | None = None) -> SweepFile:
+    return SweepFile("test", "grid", ("x",), parameters, run_cap)
 
 
 def test_a_grid_in_wandbs_order() -> None:
@@ -127,41 +126,7 @@ def test_a_grid_in_wandbs_order() -> None:
         {"a": 2, "b": "y", "c": 0.5},
     ]
     assert len(expand(description(parameters, run_cap=3))) == 3
-
-
-@pytest.mark.parametrize(
-    ("entry", "mean", "std", "low", "high"),
-    [
-        ({"min": 1, "max": 5}, 3.0, math.sqrt(2), 1, 5),
-        ({"min": 0.0, "max": 2.0}, 1.0, 2 / math.sqrt(12), 0, 2),
-        ({"values": [1, 2, 4], "probabilities": [0.5, 0.25, 0.25]}, 2.0, math.sqrt(1.5), 1, 4),
-        ({"distribution": "q_uniform", "min": 0, "max": 10, "q": 5}, 5.0, math.sqrt(12.5), 0, 10),
-        ({"distribution": "normal", "mu": 1.0, "sigma": 2.0}, 1.0, 2.0, -math.inf, math.inf),
-        ({"value": 7}, 7.0, 0.0, 7, 7),
-    ],
-)
-def test_random_draws_have_the_distribution(
-    entry: dict[str, Any], mean: float, std: float, low: float, high: float
-) -> None:
-    draws = [values["key"] for values in expand(description({"key": entry}, "random", 4000))]
-    assert all(low <= draw <= high for draw in draws)
-    found = sum(draws) / len(draws)
-    assert found == pytest.approx(mean, abs=4 * std / math.sqrt(4000))
-    spread = math.sqrt(sum((draw - found) ** 2 for draw in draws) / len(draws))
-    assert spread == pytest.approx(std, rel=0.1)
-
-
-def test_logarithmic_draws_are_uniform_in_the_exponent() -> None:
-    entry = {"distribution": "log_uniform_values", "min": 1e-4, "max": 1.0}
-    exponents = [math.log10(v["key"]) for v in expand(description({"key": entry}, "random", 4000))]
-    assert sum(exponents) / 4000 == pytest.approx(-2, abs=4 * 4 / math.sqrt(12 * 4000))
-    assert -4 <= min(exponents) < -3.9 < -0.1 < max(exponents) <= 0
-
-
-def test_the_same_file_gives_the_same_draws() -> None:
-    drawn = description({"key": {"min": 0.0, "max": 1.0}}, "random", 5)
-    assert expand(drawn) == expand(drawn)
-    assert len({values["key"] for values in expand(drawn)}) == 5
+    assert expand(description({"a": {"distribution": "int_uniform", "min": 1, "max": 2}})) == [{"a": 1}, {"a": 2}]
 
 
 GOOD = "method: grid\ncommand: [x, '${args}']\nparameters: {a: {values: [1]}}\n"
@@ -170,8 +135,9 @@ GOOD = "method: grid\ncommand: [x, '${args}']\nparameters: {a: {values: [1]}}\n"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (GOOD.replace("grid", "bayes"), "method must be grid or random to run here, got 'bayes'"),
-        (GOOD.replace("grid", "random"), "run_cap must say how many trials"),
+        (GOOD.replace("grid", "bayes"), "method must be grid to run here, got 'bayes'; .* wandb sweep"),
+        (GOOD.replace("grid", "random"), "method must be grid to run here, got 'random'; .* wandb sweep"),
+        (GOOD.replace("grid", "best"), "method must be one of grid, random, bayes, got 'best'"),
         (GOOD + "run_cap: 0\n", "run_cap must be at least 1, got 0"),
         (GOOD + "early_terminate: {type: hyperband}\n", "early_terminate cannot be had without W&B"),
         (GOOD.replace("{values: [1]}", "{parameters: {b: {value: 1}}}"), "write dotted keys, such as a.b"),
@@ -195,16 +161,31 @@ def test_a_file_that_cannot_run_here_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_without_local_the_two_commands_are_told(capsys: pytest.CaptureFixture[str]) -> None:
-    assert sweep([str(FILES[0])]) == 0
-    told = capsys.readouterr().out
-    assert "wandb sweep --project probediff" in told
-    assert "wandb agent --forward-signals --term-timeout" in told
+@pytest.mark.parametrize(
+    ("text", "beginning"),
+    [
+        (GOOD, "has 1 trial. Through"),
+        (GOOD.replace("[1]", "[1, 2]"), "has 2 trials. Through"),
+        (GOOD.replace("grid", "random") + "run_cap: 20\n", "has 20 trials. Through"),
+        (GOOD.replace("grid", "bayes"), "has no fixed number of trials. Through"),
+    ],
+)
+def test_without_local_the_two_commands_are_printed(
+    text: str, beginning: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(text)
+    assert sweep([str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{path} {beginning}")
+    assert f"wandb sweep --project probediff {path}" in printed
+    assert "wandb agent --forward-signals --term-timeout" in printed
+    assert (f"probediff sweep {path} --local" in printed) == ("grid" in text)
 
 
 def test_help_and_reading_need_nothing_heavy() -> None:
     code = (
-        "import sys; from probediff.sweep.command import sweep; import probediff.sweep.lineage; "
+        "import sys; from probediff.commands.sweep import sweep; import probediff.sweep.lineage; "
         f"sweep([{str(FILES[0])!r}]); sys.exit('torch' in sys.modules or 'wandb' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).returncode == 0

@@ -12,8 +12,9 @@ import pytest
 import yaml
 
 from probediff.runs import lock
-from probediff.runs.lock import LOCK, holder, release
-from probediff.sweep.lineage import TRIAL_VARIABLE, Trial, claim_trial_folder, lineage_of, trial_name
+from probediff.runs.folder import LOCK, RunFolder
+from probediff.runs.lock import holder, release
+from probediff.sweep.lineage import TRIAL_VARIABLE, Trial, claim_trial_folder, trial_name
 
 VALUES = {"seed_everything": 10, "model.schedule": "cosine"}
 NAME = "model.schedule=cosine,seed_everything=10"
@@ -51,14 +52,14 @@ def leave(folder: Path, checkpoint: bool = True, finished: bool = False) -> None
 
 def test_outside_of_sweeps_there_is_none(tmp_path: Path) -> None:
     assert claim_trial_folder() is None
-    assert lineage_of(tmp_path) == {}
+    assert RunFolder(tmp_path).lineage() == {}
     assert holder(tmp_path) is None
 
 
 def test_the_folder_says_the_values(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = under_agent(monkeypatch, "one")
     assert folder == Path("runs/sweep-abc") / NAME
-    assert lineage_of(folder) == {
+    assert RunFolder(folder).lineage() == {
         "id": f"abc/{NAME}",
         "sweep": "abc",
         "trial": "one",
@@ -74,15 +75,15 @@ def test_a_stopped_trial_is_gone_on_with_by_another_run(monkeypatch: pytest.Monk
     for number, run_id in enumerate(("one", "two", "three")):
         folder = under_agent(monkeypatch, run_id)
         assert folder.name == NAME
-        assert lineage_of(folder)["continues"] == ["one", "two", "three"][:number]
-        assert lineage_of(folder)["trial"] == run_id
+        assert RunFolder(folder).lineage()["continues"] == ["one", "two", "three"][:number]
+        assert RunFolder(folder).lineage()["trial"] == run_id
         leave(folder)
         assert holder(folder) is None
 
 
 def test_a_start_without_checkpoint_is_not_gone_on_from(monkeypatch: pytest.MonkeyPatch) -> None:
     leave(under_agent(monkeypatch, "one"), checkpoint=False)
-    assert lineage_of(under_agent(monkeypatch, "two"))["continues"] == []
+    assert RunFolder(under_agent(monkeypatch, "two")).lineage()["continues"] == []
 
 
 def test_the_same_values_while_the_first_trial_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +92,7 @@ def test_the_same_values_while_the_first_trial_runs(monkeypatch: pytest.MonkeyPa
         held = lock._held
         second = under_agent(monkeypatch, "two")
         assert second.name == f"{NAME}-2"
-        assert lineage_of(second)["continues"] == []
+        assert RunFolder(second).lineage()["continues"] == []
         with pytest.raises(BlockingIOError):
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
         assert len(held) == 1
@@ -122,7 +123,7 @@ def test_the_local_runner_settles_the_folder(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("WANDB_RUN_ID", "one")
     monkeypatch.setenv(TRIAL_VARIABLE, trial.to_json())
     assert claim_trial_folder() == Path("somewhere/trial")
-    assert lineage_of(Path("somewhere/trial"))["id"] == "seeds/trial"
+    assert RunFolder(Path("somewhere/trial")).lineage()["id"] == "seeds/trial"
 
 
 def test_a_folder_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -18,9 +18,8 @@ import pytest
 import yaml
 
 from probediff.commands.sweep import sweep, visible_gpus
-from probediff.runs.folder import RunFolder
-from probediff.runs.lock import LOCK, holder
-from probediff.sweep.lineage import lineage_of
+from probediff.runs.folder import LOCK, RunFolder
+from probediff.runs.lock import holder
 from probediff.sweep.progress import Standing, summary
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +55,7 @@ def gate(tmp_path: Path) -> Path:
 
 
 def start(path: Path, *options: str) -> subprocess.Popen[str]:
-    code = "import sys; from probediff.sweep.command import sweep; sys.exit(sweep(sys.argv[1:]))"
+    code = "import sys; from probediff.commands.sweep import sweep; sys.exit(sweep(sys.argv[1:]))"
     command = [sys.executable, "-c", code, str(path), "--local", "--folder", str(path.parent / "out"), *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -85,7 +84,7 @@ def test_all_trials_run_each_in_its_folder_and_once(tmp_path: Path, capsys: pyte
     names = [f"a={a},b={b}" for a in (1, 2) for b in "xy"]
     for name in names:
         assert steps(tmp_path / "out" / name) == WHOLE
-        lineage = lineage_of(tmp_path / "out" / name)
+        lineage = RunFolder(tmp_path / "out" / name).lineage()
         assert lineage["id"] == f"fake/{name}"
         assert lineage["values"] == {"a": int(name[2]), "b": name[-1]}
         assert lineage["continues"] == []
@@ -109,9 +108,9 @@ def test_a_failing_trial_takes_no_other_with_it_and_is_tried_again(
     assert "The same command goes on" in printed
     assert run_here(path) == 0, "from its checkpoint of step 2, where it does not fail again"
     assert steps(out / "fail_at=2") == WHOLE
-    first = lineage_of(out / "fail_at=2")["continues"]
+    first = RunFolder(out / "fail_at=2").lineage()["continues"]
     assert len(first) == 1
-    assert first[0] != lineage_of(out / "fail_at=2")["trial"]
+    assert first[0] != RunFolder(out / "fail_at=2").lineage()["trial"]
 
 
 def test_gpus_are_handed_out_one_to_each_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +150,7 @@ def test_signals_reach_the_trials_and_the_sweep_goes_on(number: int, status: int
     assert run_here(path, "--num_parallel", "3") == 0
     for folder in folders:
         assert steps(folder) == WHOLE
-    assert [len(lineage_of(folder)["continues"]) for folder in folders] == [1, 1, 0]
+    assert [len(RunFolder(folder).lineage()["continues"]) for folder in folders] == [1, 1, 0]
 
 
 def next_to(path: Path, name: str) -> Path:
@@ -237,10 +236,8 @@ def test_a_changed_file_needs_a_new_folder(tmp_path: Path, capsys: pytest.Captur
     assert "was made from another version of the sweep file (parameters differ)" in capsys.readouterr().err
 
 
-def test_a_random_search_may_draw_the_same_values_twice(tmp_path: Path) -> None:
-    path = tmp_path / "fake.yaml"
-    content = {"method": "random", "run_cap": 3, "command": FAKE, "parameters": {"a": {"values": [1]}}}
-    path.write_text(yaml.safe_dump(content))
+def test_a_value_that_is_listed_twice_is_tried_twice(tmp_path: Path) -> None:
+    path = sweep_file(tmp_path, a={"values": [1, 1, 1]})
     assert run_here(path) == 0
     assert [steps(next_to(path, name)) for name in ("a=1", "a=1-2", "a=1-3")] == [WHOLE] * 3
 

@@ -16,7 +16,6 @@ from probediff.commands.fit import fit
 from probediff.commands.sweep import sweep
 from probediff.runs.folder import RunFolder
 from probediff.runs.lock import holder
-from probediff.sweep.lineage import lineage_of
 
 ROOT = Path(__file__).parents[2]
 SHRUNK = [
@@ -57,7 +56,7 @@ def test_three_seeds_killed_in_the_middle(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     path, out = shrunk_file(tmp_path), tmp_path / "out"
     options = [str(path), "--local", "--folder", str(out), "--num_parallel", "2"]
-    code = "import sys; from probediff.sweep.command import sweep; sys.exit(sweep(sys.argv[1:]))"
+    code = "import sys; from probediff.commands.sweep import sweep; sys.exit(sweep(sys.argv[1:]))"
     process = subprocess.Popen([sys.executable, "-c", code, *options], stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
     while len(RunFolder(out / NAMES[1]).records()) < 8:
@@ -76,7 +75,7 @@ def test_three_seeds_killed_in_the_middle(
     assert sweep(options) == 0
     table = capsys.readouterr().out.splitlines()[-3:]
     assert [line.split()[:3] for line in table] == [[name, "finished", "40"] for name in NAMES]
-    assert [bool(lineage_of(out / name)["continues"]) for name in NAMES] == [True, True, False]
+    assert [bool(RunFolder(out / name).lineage()["continues"]) for name in NAMES] == [True, True, False]
     for seed, name in zip((0, 10, 42), NAMES, strict=True):
         alone = tmp_path / f"alone{seed}"
         config = ["--config", str(ROOT / "configs" / "patches.yaml"), *SHRUNK]

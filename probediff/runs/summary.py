@@ -1,0 +1,61 @@
+"""Plain-text tables for the terminal: any table, and a run's records with one table a probe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from probediff.runs.catalogue import Description
+from probediff.runs.folder import CHECKPOINTS, PICTURES, WANDB, RunFolder
+
+#: Of probes whose description chooses none.
+_MOST_COLUMNS = 8
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.0f}" if value.is_integer() and abs(value) >= 10 else f"{value:.4g}"
+    return str(value)
+
+
+def format_table(header: list[str], rows: list[list[Any]], num_left: int = 0) -> str:
+    """Columns under a header: the first ``num_left`` to the left, the others to the right."""
+    cells = [header, *([_cell(value) for value in row] for row in rows)]
+    widths = [max(len(line[k]) for line in cells) for k in range(len(header))]
+    lines = ["  ".join(f"{c:{'<' if k < num_left else '>'}{widths[k]}}" for k, c in enumerate(line)) for line in cells]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def probe_tables(folder: RunFolder) -> str:
+    """Every probe of a run's records by training step."""
+    by_probe: dict[str, dict[int, dict[str, Any]]] = {}
+    for record in folder.records():
+        by_probe.setdefault(record["probe"], {})[record["step"]] = record["values"]
+    catalogue = folder.catalogue()
+    parts = []
+    for probe, by_step in by_probe.items():
+        description = catalogue.get(probe, Description(probe))
+        columns = [column.key for column in description.columns if column.in_table]
+        if not columns and not description.is_bookkeeping:
+            columns = list(dict.fromkeys(name for values in by_step.values() for name in values))[:_MOST_COLUMNS]
+        rows = [[step, *(values.get(name) for name in columns)] for step, values in sorted(by_step.items())]
+        if columns or not description.is_bookkeeping:
+            parts.append(f"{probe}\n{format_table(['step', *columns], rows)}")
+    return "\n\n".join(parts)
+
+
+def run_summary(folder: RunFolder) -> str:
+    """What a user wants to know when a run has ended: the tables, and where everything is."""
+    wandb_folder = folder.path / WANDB
+    lines = [
+        probe_tables(folder),
+        "",
+        f"The run lies in {folder.path}",
+        f"  pictures     {folder.path / PICTURES}",
+        f"  records      {folder.records_path}",
+        f"  checkpoints  {folder.path / CHECKPOINTS}",
+    ]
+    if wandb_folder.is_dir():
+        lines.append(f"  dashboard    wandb leet {wandb_folder / 'latest-run'}   (upload: wandb sync)")
+    return "\n".join(lines)
