@@ -1,0 +1,72 @@
+"""What a user types and reads has the names of commit ab251d7, but for the changes listed here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.reference import make_golden_keys
+
+pytestmark = pytest.mark.filterwarnings("ignore:sample_quality. FID of")
+
+ROOT = Path(__file__).parents[1]
+GOLDEN: dict[str, Any] = json.loads((ROOT / "tests" / "reference" / "golden" / "keys.json").read_text())
+QUICK = ("options", "configuration", "wandb", "fit")
+
+#: Names that are new on purpose, as ``section: part: name``.
+ADDED: set[str] = set()
+#: Names that went on purpose.
+REMOVED: set[str] = set()
+
+
+def as_lines(value: Any, prefix: str = "") -> Iterator[str]:
+    """One line for each name: ``options: fit: --run_dir``; a file without names in it is a line too."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from as_lines(part, f"{prefix}: {key}" if prefix else key)
+    else:
+        yield from (f"{prefix}: {name}" for name in value) if value else [prefix]
+
+
+def changes(names: dict[str, Any], golden: dict[str, Any]) -> tuple[set[str], set[str]]:
+    """The names that were added, and those that were removed."""
+    now, then = set(as_lines(names)), set(as_lines(golden))
+    return now - then, then - now
+
+
+def on_purpose(lines: set[str], sections: set[str]) -> set[str]:
+    """Those of ``lines`` that are about ``sections``."""
+    return {line for line in lines if line.split(": ")[0] in sections}
+
+
+@pytest.fixture(scope="module")
+def quick_names(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """Options, configuration, and what ``fit`` with all probes writes; and the folder that holds its run."""
+    work = tmp_path_factory.mktemp("names")
+    return make_golden_keys.list_quickly(ROOT / "configs", work), work
+
+
+def test_options_configuration_records_and_wandb_keys_are_those_of_before(
+    quick_names: tuple[dict[str, Any], Path],
+) -> None:
+    added, removed = changes(quick_names[0], {section: GOLDEN[section] for section in QUICK})
+    assert added == on_purpose(ADDED, set(QUICK))
+    assert removed == on_purpose(REMOVED, set(QUICK))
+
+
+@pytest.mark.slow
+def test_all_other_commands_write_what_they_wrote_before(quick_names: tuple[dict[str, Any], Path]) -> None:
+    work = quick_names[1]
+    golden = {section: part for section, part in GOLDEN.items() if section not in (*QUICK, "commit")}
+    added, removed = changes(make_golden_keys.list_commands(work / "run", work), golden)
+    assert added == on_purpose(ADDED, set(golden))
+    assert removed == on_purpose(REMOVED, set(golden))
+
+
+def test_every_change_on_purpose_names_a_section() -> None:
+    sections = set(GOLDEN) - {"commit"}
+    assert on_purpose(ADDED | REMOVED, sections) == ADDED | REMOVED
