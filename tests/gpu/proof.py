@@ -26,7 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ ROOT = Path(__file__).parents[2]
 TRAINING_SHARE = 0.35
 LONGEST_SEC = {"checks": 110.0, "resume": 100.0}
 SHARES = {"checks": 0.26, "resume": 0.2}
+#: Status of a stage that reached its limit, as of the command `timeout`.
+TIMED_OUT = 124
 PYTEST = ["-m", "pytest", "-p", "no:cacheprovider", "--tb=short", "--durations=8", "-v", "-rs"]
 RESUME_TESTS = ["tests/commands/test_resume.py", "tests/callbacks/test_coordinator.py", "tests/training"]
 
@@ -47,23 +49,24 @@ class Stage:
         name: also of its log.
         command: arguments of Python, given the seconds that it has.
         limit: the seconds that it may take, given those that are left.
+        variables: of its environment, beside those of all.
     """
 
     name: str
     command: Callable[[float], list[str]]
     limit: Callable[[float], float]
+    variables: dict[str, str] = field(default_factory=dict)
 
 
 def stages(out: Path, images: Path, total: float, device: str, miniature: bool) -> list[Stage]:
     """All of them, in order."""
-    workers = 2 if miniature else 4
-    small = ["--miniature"] if miniature else []
-    # Compiling on few cores and killing runs over and over take minutes.
-    without = "not compiled and not random_moments" if miniature else "not random_moments"
+    # Killing a run over and over takes minutes.
+    checks, resume, workers = "not proof", "not random_moments", (4, 6)
+    if miniature:  # a part of each: the usual tests do them all on the CPU
+        checks, resume, workers = "noise or evaluation", "stays_as_it_is or do_not_change_training", (0, 0)
     marker = "gpu" if device == "cuda" else "slow"
-    checks = [*PYTEST, "-n", str(workers), "--dist", "worksteal", "-m", marker, "tests/gpu", "-k", "not proof"]
-    resume = [*PYTEST, "-n", str(workers + 2 * (not miniature)), "-k", without, *RESUME_TESTS]
-    on_device = ["--device", device, *small]
+    check = [*PYTEST, f"-n{workers[0]}", "--dist=worksteal", "-m", marker, "tests/gpu", "-k", checks]
+    on_device = ["--device", device, *(["--miniature"] if miniature else [])]
 
     def steps(seconds: float) -> list[str]:
         return ["-m", "tests.gpu.steps", "--out", str(out / "steps.jsonl"), *on_device, "--seconds", f"{seconds:.0f}"]
@@ -73,8 +76,18 @@ def stages(out: Path, images: Path, total: float, device: str, miniature: bool) 
         return ["-m", "tests.gpu.short_training", *paths, *on_device, "--seconds", f"{seconds - 5:.0f}"]
 
     return [
-        Stage("checks", lambda _: checks, lambda left: min(left, LONGEST_SEC["checks"], SHARES["checks"] * total)),
-        Stage("resume", lambda _: resume, lambda left: min(left, LONGEST_SEC["resume"], SHARES["resume"] * total)),
+        Stage(
+            "checks",
+            lambda _: check,
+            lambda left: min(left, LONGEST_SEC["checks"], SHARES["checks"] * total),
+            {"PROBEDIFF_GPU_FIGURES": str(out / "checks.jsonl")},
+        ),
+        Stage(
+            "resume",
+            lambda _: [*PYTEST, f"-n{workers[1]}", *RESUME_TESTS, "-k", resume],
+            lambda left: min(left, LONGEST_SEC["resume"], SHARES["resume"] * total),
+            {"PROBEDIFF_TEST_ACCELERATOR": device},
+        ),
         Stage("steps", steps, lambda left: left - TRAINING_SHARE * total),
         Stage("training", training, lambda left: left),
     ]
@@ -102,7 +115,7 @@ def start(arguments: Sequence[str], log: Path, environment: dict[str, str]) -> s
 
 def run_stage(name: str, arguments: list[str], limit: float, out: Path, environment: dict[str, str]) -> dict[str, Any]:
     """Run one stage to its end or to its limit; returns its line of the summary."""
-    begin, status = time.monotonic(), None
+    begin, status = time.monotonic(), TIMED_OUT
     process = start(arguments, out / f"{name}.log", environment)
     try:
         with suppress(subprocess.TimeoutExpired):
@@ -113,7 +126,7 @@ def run_stage(name: str, arguments: list[str], limit: float, out: Path, environm
     return {"stage": name, "status": status, "limit_sec": round(limit, 1), "seconds": seconds, "arguments": arguments}
 
 
-def environment_of(out: Path, device: str, wheels: Path | None, scratch: Path) -> dict[str, str]:
+def environment_of(wheels: Path | None, scratch: Path) -> dict[str, str]:
     """Variables of all stages; wheels are unpacked beside what is installed."""
     paths = [str(ROOT)]
     if wheels is not None:
@@ -128,8 +141,6 @@ def environment_of(out: Path, device: str, wheels: Path | None, scratch: Path) -
         "PYTHONUNBUFFERED": "1",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
         "HF_HUB_OFFLINE": "1",
-        "PROBEDIFF_TEST_ACCELERATOR": device,
-        "PROBEDIFF_GPU_FIGURES": str(out / "checks.jsonl"),
     }
 
 
@@ -144,7 +155,7 @@ def prove(out: Path, minutes: float, device: str, miniature: bool, wheels: Path 
     end = time.monotonic() + total
     lines: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
-        environment = environment_of(out, device, wheels, Path(scratch))
+        environment = environment_of(wheels, Path(scratch))
         images = Path(scratch) / "images"
         # Unpacking takes a while, but one core only.
         unpacking = start(["-m", "tests.gpu.real_images", str(images)], out / "images.log", environment)
@@ -155,7 +166,8 @@ def prove(out: Path, minutes: float, device: str, miniature: bool, wheels: Path 
                     with suppress(subprocess.TimeoutExpired):
                         unpacking.wait(timeout=left / 3)
                 limit = stage.limit(end - time.monotonic())
-                lines.append(run_stage(stage.name, stage.command(limit), limit, out, environment))
+                variables = environment | stage.variables
+                lines.append(run_stage(stage.name, stage.command(limit), limit, out, variables))
                 write_summary(out, lines)
                 print(f"{stage.name}: status {lines[-1]['status']} after {lines[-1]['seconds']} s", flush=True)
         finally:
