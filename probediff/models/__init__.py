@@ -3,11 +3,10 @@
 from probediff.models.base import ProbeModel
 from probediff.models.baseline import fit_gaussian
 from probediff.models.published import load_published
-from probediff.models.run import checkpoint_steps, load_checkpoint_model, load_run_data
+from probediff.models.run import load_checkpoint_model, load_run_data
 
 __all__ = [
     "ProbeModel",
-    "checkpoint_steps",
     "fit_gaussian",
     "load_checkpoint_model",
     "load_published",

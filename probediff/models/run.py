@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,6 @@ from probediff.files import load_strictly, read_checkpoint
 from probediff.models.base import ProbeModel, Weights, conventions_of
 from probediff.runs.folder import RunFolder
 from probediff.schedule import NoiseSchedule
-
-
-def checkpoint_steps(run: Path) -> list[int]:
-    """Steps of the checkpoints that a run keeps, ascending; empty where there are none."""
-    matches = (re.fullmatch(r"step=(\d+)\.ckpt", path.name) for path in (Path(run) / "checkpoints").glob("*.ckpt"))
-    return sorted(int(match[1]) for match in matches if match)
 
 
 def load_checkpoint_model(
@@ -52,15 +45,14 @@ def load_checkpoint_model(
         if step is not None:
             raise ValueError(f"step must be left out for a checkpoint file, got {step} for {path}; or name the run")
         return recipe.load(path)
-    steps = checkpoint_steps(run)
-    if not steps:
+    checkpoints = RunFolder(run).checkpoints()
+    if not checkpoints:
         raise FileNotFoundError(f"{run / 'checkpoints'} must hold step=*.ckpt, got none: copy the checkpoints there")
-    folder = RunFolder(run)
     if step is None:
-        return _newest(recipe, [folder.checkpoint_path(one) for one in reversed(steps)])
-    if step not in steps:
-        raise FileNotFoundError(f"step must be one of the checkpoints of {run}, {steps}, got {step}")
-    return recipe.load(folder.checkpoint_path(step))
+        return _newest(recipe, list(reversed(checkpoints.values())))
+    if step not in checkpoints:
+        raise FileNotFoundError(f"step must be one of the checkpoints of {run}, {list(checkpoints)}, got {step}")
+    return recipe.load(checkpoints[step])
 
 
 def load_run_data(run: Path) -> ImageDataModule:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from probediff.models.base import ProbeModel
 from probediff.models.published import load_published
-from probediff.models.run import Weights, checkpoint_steps, load_checkpoint_model
+from probediff.models.run import Weights, load_checkpoint_model
+from probediff.runs.folder import RunFolder
 from probediff.schedule import Convention, ScheduleName
 
 
@@ -73,7 +74,7 @@ def find_source(choice: ModelChoice) -> Source:
 
 
 def _chosen_steps(choice: ModelChoice, run: Path) -> list[int]:
-    stored = checkpoint_steps(run)
+    stored = list(RunFolder(run).checkpoints())
     if not stored:
         raise ValueError(f"MODEL must be a run with checkpoints, got {run} whose folder checkpoints/ is empty")
     if choice.checkpoints == "all":

@@ -12,6 +12,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from probediff.files import read_checkpoint, remove_partials, whole_file
+from probediff.runs.folder import checkpoints_in
 
 _NEEDED = ("state_dict", "global_step", "loops", "optimizer_states", "callbacks")
 
@@ -74,7 +75,7 @@ def load_checkpoint(path: Path, keys: Collection[str]) -> dict[str, Any]:
 
 def newest_loadable(folder: Path, keys: Collection[str]) -> Path | None:
     """The newest checkpoint in ``folder`` that loads; others are passed over with a warning that names them."""
-    for path in sorted(folder.glob("step=*.ckpt"), reverse=True):
+    for path in reversed(checkpoints_in(folder).values()):
         try:
             load_checkpoint(path, keys)
         except ValueError as error:
@@ -104,6 +105,5 @@ def thin_out(folder: Path, keep_full: int) -> None:
 
     Called after every save, so that each checkpoint is thinned out once.
     """
-    older = sorted(folder.glob("step=*.ckpt"))[:-keep_full]
-    if older:
+    if older := list(checkpoints_in(folder).values())[:-keep_full]:
         keep_weights_only(older[-1])

@@ -16,7 +16,7 @@ from torch import Tensor
 from probediff.__main__ import main
 from probediff.data import Digits
 from probediff.denoisers import GaussianDenoiser, UNet
-from probediff.models import checkpoint_steps, fit_gaussian, load_checkpoint_model, load_published, load_run_data
+from probediff.models import fit_gaussian, load_checkpoint_model, load_published, load_run_data
 from probediff.models.baseline import image_moments
 from probediff.runs.folder import RunFolder
 from probediff.schedule import NoiseSchedule
@@ -105,8 +105,8 @@ def test_conventions_are_those_of_the_runs_records(finished: Path) -> None:
 
 
 def test_a_file_and_the_newest(finished: Path) -> None:
-    assert checkpoint_steps(finished) == [0, 2, 4]
-    assert checkpoint_steps(finished / "absent") == []
+    assert list(RunFolder(finished).checkpoints()) == [0, 2, 4]
+    assert RunFolder(finished / "absent").checkpoints() == {}
     expected = eps_of(load_checkpoint_model(finished, 4).eps_model)
     for path in (finished, checkpoint(finished), str(checkpoint(finished))):
         assert torch.equal(eps_of(load_checkpoint_model(path).eps_model), expected)
