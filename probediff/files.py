@@ -8,7 +8,7 @@ import json
 import os
 import pickle
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from io import BufferedRandom
 from pathlib import Path
@@ -94,12 +94,36 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def save_tensors(target: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors as safetensors at once; see `whole_file`."""
+def save_tensors(target: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write tensors, and words about them, as safetensors at once; see `whole_file`."""
     from safetensors.torch import save
 
     with whole_file(target) as file:
-        file.write(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+        file.write(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata))
+
+
+def load_tensors(
+    path: Path, names: Sequence[str], words: Sequence[str], requirement: str
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What `save_tensors` wrote.
+
+    Args:
+        path: the file.
+        names: of the tensors to read.
+        words: keys of the metadata to read.
+        requirement: what the file must be or hold, for the message.
+
+    Raises:
+        ValueError: It is damaged or holds something else.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            return {name: file.get_tensor(name) for name in names}, {word: metadata[word] for word in words}
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} must {requirement}, got {error}; make it anew") from error
 
 
 def read_checkpoint(path: Path, mmap: bool = False) -> Any:

@@ -29,4 +29,5 @@ def load_sampler(options: Any, model: str) -> Sampler:
     if len(options.num_steps) != 1:
         raise ValueError(f"--num_steps must be one number here, got {options.num_steps}")
     editable = load_editable(pick(ModelChoice, options, model=model), pick(Prompts, options))
-    return Sampler.of(editable, options.num_steps[0], settings.convention, device_of(options), settings.batch_size)
+    path = editable.path(options.num_steps[0], settings.convention)
+    return Sampler(editable.to(device_of(options)), path, settings.batch_size)

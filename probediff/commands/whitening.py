@@ -1,4 +1,14 @@
-"""``probediff whitening``: is the first step of this model a de-whitening? (*First-step inference*, P2)"""
+"""Is the first step of a model a de-whitening, as *First-step inference* (P2) says?
+
+The noises that P2's iteration finds for images, against ZCA and other whitenings of them, after several numbers of
+iterations, beside the Gaussian denoiser of the same data. MODEL is what `probediff probe` takes. The same command goes
+on where it was stopped.
+
+Examples:
+  probediff whitening runs/cifar10/RUN
+  probediff whitening runs/cifar10/RUN --denoiser gaussian --num_steps 10,100,1000
+  probediff whitening MODEL --reference ~/images --num_fixed_points 4000 --ridge 1e-4
+"""
 
 from __future__ import annotations
 
@@ -19,7 +29,7 @@ from probediff.measures.covariance import moments
 from probediff.measures.whitening import WhiteningTransform
 from probediff.models import ProbeModel
 from probediff.models.base import undisturbed
-from probediff.models.images import RealImages, images_of_folder, run_images
+from probediff.models.images import RealImages, Space, images_of_folder, run_images
 from probediff.models.source import ModelChoice, Source, find_source, published_convention
 from probediff.runs.batches import PartialPass
 from probediff.runs.summary import format_table
@@ -44,13 +54,6 @@ gain is 3 standard errors above zero, without which a slope says nothing. zca, i
 S^-1/2 x, S^-1 x and x, each with the best scale. G: the Gaussian denoiser of the same data, its slope with the same
 weights."""
 
-_DESCRIPTION = """Is the first step of a model a de-whitening? The noises that P2's iteration finds for images, against
-ZCA and other whitenings of them, after several numbers of iterations, beside the Gaussian denoiser of the same data.
-MODEL is what `probediff probe` takes. The same command goes on where it was stopped."""
-_EXAMPLES = """examples:
-  probediff whitening runs/cifar10/RUN
-  probediff whitening runs/cifar10/RUN --denoiser gaussian --num_steps 10,100,1000
-  probediff whitening MODEL --reference ~/images --num_fixed_points 4000 --ridge 1e-4"""
 #: Of the conventions; other numbers of steps or samples find the fixed points again that were made already.
 _FIXED_POINTS_DEPEND_ON = (
     *("model", "source", "step", "weights", "ema_rate", "schedule", "num_train_timesteps", "dtype", "image_shape"),
@@ -71,36 +74,46 @@ class _Work:
     out: Path
 
 
+@dataclass(frozen=True)
+class WhiteningOptions:
+    """The analysis.
+
+    Args:
+        reference: folder of images for the covariance; those of the run by default.
+        images: folder of images whose noises are made; those for the covariance by default.
+        num_images: images for the covariance; all by default.
+        num_fixed_points: images whose noises are made; by default twice as many as an image has values.
+        denoiser: the network with the Gaussian denoiser beside it, or the Gaussian denoiser alone.
+        timestep: of the iteration, as a share of T.
+        iterations: numbers of iterations.
+        start: of the iteration, zero or white noise.
+        tolerance: an image is finished at a change below this; 0 for never.
+        ridge: share of the mean variance that is added to every pixel's.
+        num_steps: steps of the full DDIM map, also several.
+        num_shown: images in pictures.
+    """
+
+    reference: str | None = None
+    images: str | None = None
+    num_images: int | None = None
+    num_fixed_points: int | None = None
+    denoiser: Literal["network", "gaussian"] = "network"
+    timestep: float = 0.98
+    iterations: WholeNumbers = WholeNumbers([1, 3, 10, 30, 100, 300, 1000])  # noqa: RUF009 (immutable)
+    start: Literal["zero", "noise"] = "zero"
+    tolerance: float = 0.0
+    ridge: float = 0.0
+    num_steps: WholeNumbers = WholeNumbers([100])  # noqa: RUF009 (immutable)
+    num_shown: int = 8
+
+
 def build_parser() -> CommandParser:
     """All options of the command."""
-    parser = CommandParser("whitening", "MODEL", description=_DESCRIPTION, epilog=_EXAMPLES)
-    add = parser.add_argument
-    add("model", metavar="MODEL", help="run folder, checkpoint, state dict, or diffusers pipeline")
-    add("--reference", type=str | None, metavar="FOLDER", help="images for the covariance; those of the run by default")
-    add("--images", type=str | None, metavar="FOLDER", help="images whose noises are made; by default the same")
-    add("--num_images", type=int | None, help="images for the covariance; all by default")
-    add(
-        "--num_fixed_points",
-        type=int | None,
-        help="images whose noises are made; by default twice as many as an image has values",
-    )
-    add(
-        "--denoiser",
-        type=Literal["network", "gaussian"],
-        default="network",
-        help="the network with the Gaussian denoiser beside it, or the Gaussian denoiser alone",
-    )
-    add("--timestep", type=float, default=0.98, help="of the iteration, as a share of T")
+    parser = CommandParser("whitening", "MODEL", __doc__)
+    parser.add_argument("model", metavar="MODEL", help="run folder, checkpoint, state dict, or diffusers pipeline")
     shown = [0.2, 0.4, 0.6, 0.8, 0.9, 0.98]
-    add("--shown_timesteps", type=float, nargs="+", default=shown, metavar="SHARE", help="of figure 3, as shares of T")
-    counts = WholeNumbers([1, 3, 10, 30, 100, 300, 1000])
-    add("--iterations", type=WholeNumbers, default=counts, metavar="N,...", help="numbers of iterations")
-    add("--start", type=Literal["zero", "noise"], default="zero", help="of the iteration: zero or white noise")
-    add("--tolerance", type=float, default=0.0, help="an image is finished at a change below this; 0: never")
-    add("--ridge", type=float, default=0.0, help="share of the mean variance added to every pixel's")
-    steps = WholeNumbers([100])
-    add("--num_steps", type=WholeNumbers, default=steps, metavar="N,...", help="steps of the full DDIM map")
-    add("--num_shown", type=int, default=8, help="images in pictures")
+    parser.add_argument("--shown_timesteps", type=float, nargs="+", default=shown, help="of figure 3, as shares of T")
+    parser.add_class_arguments(WhiteningOptions, as_group=True)
     parser.add_model_options("RUN/probes/whitening")
     parser.set_defaults({"settings.num_samples": 1000})
     return parser
@@ -158,9 +171,9 @@ def _plan(options: Any, model: ProbeModel) -> Plan:
 
 def _images(options: Any, source: Source, model: ProbeModel) -> tuple[RealImages, RealImages]:
     """Images for the statistics, and those whose noises are made."""
-    images = None if options.images is None else images_of_folder(Path(options.images), model)
+    images = None if options.images is None else images_of_folder(Path(options.images), Space.of(model))
     if options.reference is not None:
-        statistics = images_of_folder(Path(options.reference), model)
+        statistics = images_of_folder(Path(options.reference), Space.of(model))
     elif source.run is not None:
         statistics = run_images(source.run)
     elif images is not None:

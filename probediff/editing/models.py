@@ -51,7 +51,8 @@ class EditableModel:
     Attributes:
         name: for people.
         probe: the model.
-        path: number of DDIM steps and convention, None for the model's own -> the steps.
+        path: number of DDIM steps and convention, None for the model's own -> the steps. It raises ValueError for a
+            number of steps that cannot be.
         inverting: the denoiser for DDIM inversion: that of ``probe``, or under the prompt of the image and without
             guidance, which has no inverse.
         out: folder of results by default.
@@ -63,6 +64,12 @@ class EditableModel:
     inverting: nn.Module
     out: Path
 
+    def to(self, device: torch.device) -> EditableModel:
+        """The same model, moved to a device."""
+        for network in (self.probe.eps_model, self.inverting):
+            network.to(device)
+        return self
+
 
 @dataclass(frozen=True)
 class Sampler:
@@ -70,48 +77,36 @@ class Sampler:
 
     model: EditableModel
     path: DDIMPath
-    device: torch.device
     batch_size: int
 
-    @classmethod
-    def of(
-        cls, model: EditableModel, num_steps: int, convention: Convention | None, device: torch.device, batch_size: int
-    ) -> Sampler:
-        """Move the model to the device; raises ValueError for a number of steps that cannot be."""
-        path = model.path(num_steps, convention)
-        for network in (model.probe.eps_model, model.inverting):
-            network.to(device)
-        return cls(model, path, device, batch_size)
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.probe.weight.device
 
     def images(self, x: Tensor, num_steps: int | None = None) -> Tensor:
         """Pixels (N, c, h, w) from states (N, C, H, W), which ``num_steps`` sampling steps, or all, lead to."""
-        predict, decode = self.model.probe.predict, self.model.probe.decode
-
-        def made(part: Tensor) -> Tensor:
-            x_0 = self.path.sample(predict, part, num_steps)
-            return x_0 if decode is None else decode(x_0)
-
-        return self._batched(made, x)
+        probe = self.model.probe
+        return self._in_batches(lambda part: probe.pixels(self.path.sample(probe.predict, part, num_steps)), x)
 
     def codes(self, pixels: Tensor) -> Tensor:
         """What the model diffuses, (N, C, H, W), for pixels (N, c, h, w)."""
-        encode = self.model.probe.encode
-        return pixels if encode is None else self._batched(encode, pixels)
+        return self._in_batches(self.model.probe.codes, pixels)
 
-    def inverted(self, codes: Tensor, num_steps: int) -> Tensor:
+    def invert(self, codes: Tensor, num_steps: int) -> Tensor:
         """States (N, C, H, W) from which ``num_steps`` sampling steps lead back to about ``codes``."""
         predict = as_predict(self.model.inverting, self.model.probe.schedule)
-        return self._batched(lambda part: self.path.invert(predict, part, num_steps), codes)
+        return self._in_batches(lambda part: self.path.invert(predict, part, num_steps), codes)
 
-    def _batched(self, function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    def _in_batches(self, function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
         with undisturbed(self.model.probe.eps_model):
             return torch.cat([function(part.to(self.device)).float().cpu() for part in rows.split(self.batch_size)])
 
     @property
     def conventions(self) -> dict[str, Any]:
         """What its images depend on, as plain types."""
-        made = {"num_steps": len(self.path), "convention": self.path.convention, "clip": self.path.clip}
-        return {"step": self.model.probe.step} | self.model.probe.conventions | made
+        path = {"num_steps": len(self.path), "convention": self.path.convention, "clip": self.path.clip}
+        return {"step": self.model.probe.step} | self.model.probe.conventions | path
 
 
 def load_editable(choice: ModelChoice, prompts: Prompts) -> EditableModel:
@@ -122,15 +117,20 @@ def load_editable(choice: ModelChoice, prompts: Prompts) -> EditableModel:
         FileNotFoundError: nothing of that name.
         ValueError: no model, or options that it does not take.
     """
+    if is_text_model(choice.model):
+        return _load_text_model(choice.model, prompts)
     if choice.model.startswith(GAUSSIAN):
         run = Path(choice.model.removeprefix(GAUSSIAN))
-        return _plain("gaussian", fit_gaussian(run), run / "probes")
-    if is_text_model(choice.model):
-        return _text_to_image(choice.model, prompts)
-    source = find_source(choice)
-    probe = source.load(source.steps[-1])
-    name = str(probe.conventions["model"]) if source.run is None else f"{source.run.name} step {probe.step}"
-    return _plain(name, probe, source.out)
+        name, probe, out = "gaussian", fit_gaussian(run), run / "probes"
+    else:
+        source = find_source(choice)
+        probe, out = source.load(source.steps[-1]), source.out
+        name = str(probe.conventions["model"]) if source.run is None else f"{source.run.name} step {probe.step}"
+
+    def path(num_steps: int, convention: Convention | None) -> DDIMPath:
+        return DDIMPath.of(probe.schedule, num_steps, convention or published_convention(probe), probe.clip)
+
+    return EditableModel(name, probe, path, probe.eps_model, out)
 
 
 def is_text_model(spec: str) -> bool:
@@ -141,33 +141,20 @@ def is_text_model(spec: str) -> bool:
     return not is_own and is_text_to_image(spec)
 
 
-def _plain(name: str, probe: ProbeModel, out: Path) -> EditableModel:
-    own = published_convention(probe)
-
-    def path(num_steps: int, convention: Convention | None) -> DDIMPath:
-        return DDIMPath.of(probe.schedule, num_steps, convention or own, probe.clip)
-
-    return EditableModel(name, probe, path, probe.eps_model, out)
-
-
-def _text_to_image(spec: str, prompts: Prompts) -> EditableModel:
-    pipeline = load_text_to_image(spec)
+def _load_text_model(spec: str, prompts: Prompts) -> EditableModel:
+    pipeline, name = load_text_to_image(spec), Path(spec).expanduser().resolve().name
     prompt = Prompt(prompts.prompt, prompts.negative_prompt, prompts.guidance_scale)
-    source = Prompt(prompts.source_prompt, "", 0.0)
-    eps_model, name = pipeline.eps_model(prompt), Path(spec).expanduser().resolve().name
-    conventions = conventions_of(
-        eps_model, pipeline.schedule_name, pipeline.schedule, pipeline.image_shape, model=name, source="diffusers"
-    )
+    eps_model, schedule, shape = pipeline.eps_model(prompt), pipeline.schedule, pipeline.image_shape
+    conventions = conventions_of(eps_model, pipeline.schedule_name, schedule, shape, model=name, source="diffusers")
     conventions |= {"prompt": prompt.text, "negative_prompt": prompt.negative, "guidance_scale": prompt.guidance_scale}
     conventions |= pipeline.spacing
     coder = pipeline.autoencoder
-    probe = ProbeModel(
-        eps_model, pipeline.schedule, pipeline.image_shape, 0, conventions, False, coder.decode, coder.encode
-    )
+    probe = ProbeModel(eps_model, schedule, shape, 0, conventions, False, coder.decode, coder.encode)
 
     def path(num_steps: int, convention: Convention | None) -> DDIMPath:
         if convention == "openai":
             raise ValueError(f"--convention must be 'diffusers' for {name}, got 'openai'; leave it out")
         return pipeline.path(num_steps)
 
-    return EditableModel(name, probe, path, pipeline.eps_model(source), Path("probes"))
+    inverting = pipeline.eps_model(Prompt(prompts.source_prompt, "", 0.0))
+    return EditableModel(name, probe, path, inverting, Path("probes"))

@@ -1,9 +1,10 @@
-"""Noise that resembles an image: simulated annealing (P2, algorithm 1), many images and chains at once.
+"""Noise that resembles an image: simulated annealing, many images and chains at once.
 
-The forward loss |W^-1 z - x|^2 and the backward loss |z - W x|^2 of ZCA whitening are diagonal in the eigenbasis of the
-covariance, and white noise stays white under that rotation. So the whole search runs there: a proposal costs O(D)
-instead of a D x D product, with exactly the same distribution of results. Images are centred on the mean of the
-whitening statistics, as whitening is defined; the baseline loss |z - x|^2 compares with the image as it is.
+This is algorithm 1 of P2 (*First-step inference in diffusion models learns image de-whitening*). The forward loss
+|W^-1 z - x|^2 and the backward loss |z - W x|^2 of ZCA whitening are diagonal in the eigenbasis of the covariance, and
+white noise stays white under that rotation. So the whole search runs there: a proposal costs O(D) instead of a D x D
+product, with exactly the same distribution of results. Images are centred on the mean of the whitening statistics, as
+whitening is defined; the baseline loss |z - x|^2 compares with the image as it is.
 
 Proposals sin(pi/2 a) z + cos(pi/2 a) eps leave N(0, I) unchanged, and a proposal is taken with probability
 exp(-(L' - L) / T). At a fixed temperature such a chain therefore settles at the density N(z; 0, I) exp(-L(z) / T): with
@@ -24,7 +25,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from probediff.measures.whitening import Whitening
+from probediff.measures.whitening import WhiteningTransform
 from probediff.noise import derived_seed
 
 SearchLoss = Literal["baseline", "forward", "backward"]
@@ -63,22 +64,20 @@ class NoiseSearchSettings:
     def __post_init__(self) -> None:
         if self.loss not in get_args(SearchLoss):
             raise ValueError(f"loss must be one of {', '.join(get_args(SearchLoss))}, got {self.loss!r}")
-        for name, count in (("num_iterations", self.num_iterations), ("num_chains", self.num_chains)):
+        for name in ("num_iterations", "num_chains"):
+            count = getattr(self, name)
             if isinstance(count, bool) or not isinstance(count, int) or count < 1:
                 raise ValueError(f"{name} must be an integer of at least 1, got {count!r}")
-        for name, value in (
-            ("initial_temperature", self.initial_temperature),
-            ("final_temperature", self.final_temperature),
-        ):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be 0 or more and finite, got {value}")
+        for name in ("initial_temperature", "final_temperature"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be 0 or more and finite, got {getattr(self, name)}")
         if not 0 <= self.step_size < 1:
             raise ValueError(f"step_size must be in [0, 1), got {self.step_size}; nothing moves at 1, 0.98 is usual")
 
 
 @dataclass(frozen=True, eq=False)
 class NoiseSearch:
-    """What `search_noise` found for B images with K chains each.
+    """Noises that `search_noise` settled on for B images with K chains each.
 
     Attributes:
         noise: (B, K, C, H, W) float32, the best noise of each chain.
@@ -97,21 +96,10 @@ class NoiseSearch:
     curve: Tensor
 
 
-@dataclass
-class _Found:
-    """One group of chains: best noise (n, D) and its loss, first loss, acceptances (n,), curve (P, n)."""
-
-    noise: Tensor
-    loss: Tensor
-    initial_loss: Tensor
-    accepted: Tensor
-    curve: Tensor
-
-
 @torch.no_grad()
 def search_noise(
     x_0: Tensor,
-    whitening: Whitening,
+    whitening: WhiteningTransform,
     settings: NoiseSearchSettings | None = None,
     indices: Sequence[int] | None = None,
     on_progress: OnProgress | None = None,
@@ -139,15 +127,33 @@ def search_noise(
     chains = [(number, chain) for number in numbers for chain in range(settings.num_chains)]
     targets = targets.repeat_interleave(settings.num_chains, dim=0)
     size = max(1, _GROUP_VALUES.get(x_0.device.type, _GROUP_VALUES_ELSEWHERE) // targets.shape[1])
-    found = []
+    parts: list[NoiseSearch] = []
+
+    def report(iteration: int, losses: Tensor) -> None:
+        if on_progress is not None:
+            proposals = sum(len(part.loss) for part in parts) * settings.num_iterations + iteration * len(losses)
+            on_progress(proposals, len(chains) * settings.num_iterations, losses)
+
     for start in range(0, len(chains), size):
-        report = _group_report(on_progress, start, len(chains), settings.num_iterations)
         group = slice(start, start + size)
-        found.append(_anneal(gain, targets[group], _Draws(chains[group], settings.seed, targets), settings, report))
-    return _assembled(found, x_0, whitening, settings)
+        draws = _Draws(chains[group], settings.seed, targets)
+        parts.append(_anneal(gain, targets[group], draws, settings, report))
+    names = ("noise", "loss", "initial_loss", "accept_rate")
+    noise, loss, initial_loss, rate = (torch.cat([getattr(part, name) for part in parts]) for name in names)
+    if settings.loss != "baseline":
+        noise = (noise.double() @ whitening.eigenvectors.T).float()
+    shape, curve = (len(x_0), settings.num_chains), torch.cat([part.curve for part in parts], dim=1)
+    return NoiseSearch(
+        noise.reshape(*shape, *x_0.shape[1:]),
+        loss.reshape(shape),
+        initial_loss.reshape(shape),
+        rate.reshape(shape),
+        parts[0].curve_iterations,
+        curve.reshape(-1, *shape),
+    )
 
 
-def _diagonal_loss(x_0: Tensor, whitening: Whitening, loss: SearchLoss) -> tuple[Tensor, Tensor]:
+def _diagonal_loss(x_0: Tensor, whitening: WhiteningTransform, loss: SearchLoss) -> tuple[Tensor, Tensor]:
     """Gain (D,) and targets (B, D), float32, so that the loss is sum (gain z - target)^2 in the search's own basis."""
     rows = whitening.checked_rows("x_0", x_0)
     if loss == "baseline":
@@ -156,17 +162,6 @@ def _diagonal_loss(x_0: Tensor, whitening: Whitening, loss: SearchLoss) -> tuple
     if loss == "forward":
         return std.float(), rotated.float()
     return torch.ones_like(std).float(), (rotated / std).float()
-
-
-def _group_report(
-    on_progress: OnProgress | None, start: int, num_chains: int, num_iterations: int
-) -> Callable[[int, Tensor], None]:
-    def report(iteration: int, losses: Tensor) -> None:
-        if on_progress is not None:
-            done = start * num_iterations + iteration * len(losses)
-            on_progress(done, num_chains * num_iterations, losses)
-
-    return report
 
 
 class _Draws:
@@ -206,38 +201,38 @@ def _anneal(
     draws: _Draws,
     settings: NoiseSearchSettings,
     report: Callable[[int, Tensor], None],
-) -> _Found:
-    """Algorithm 1 for a group of chains. exp(-d / T) > u is asked as d < -T log u, which also holds at T = 0."""
+) -> NoiseSearch:
+    """Algorithm 1 for a group of chains (n,), in the search's own basis.
+
+    exp(-d / T) > u is asked as d < -T log u, which also holds at T = 0.
+    """
     keep, add = math.sin(math.pi / 2 * settings.step_size), math.cos(math.pi / 2 * settings.step_size)
+    total, fall = settings.num_iterations, settings.final_temperature - settings.initial_temperature
+    every = max(1, total // _CURVE_POINTS)
+    curve_iterations = [*range(every, total, every), total]
     z = draws.start()
     proposal, residual = torch.empty_like(z), torch.empty_like(z)
-    loss = _losses(z, gain, targets, residual)
-    state = _Found(z.clone(), loss.clone(), loss, torch.zeros_like(loss), loss.new_zeros(0, len(loss)))
-    curve = []
-    for iteration in range(1, settings.num_iterations + 1):
+    loss = initial_loss = best_loss = _losses(z, gain, targets, residual)
+    best, accepted, curve = z.clone(), torch.zeros_like(loss), list[Tensor]()
+    for iteration in range(1, total + 1):
         column = (iteration - 1) % _BLOCK
         if column == 0:
             eps, exponential = draws.block()
-        temperature = _temperature(settings, iteration)
+        temperature = settings.initial_temperature + fall * iteration / total
         torch.mul(z, keep, out=proposal).add_(eps[:, column], alpha=add)
         new = _losses(proposal, gain, targets, residual)
-        taken = new - loss < temperature * exponential[:, column]
-        better = new < state.loss
-        _replace(z, proposal, taken)
-        _replace(state.noise, proposal, better)
-        loss = torch.where(taken, new, loss)
-        state.loss = torch.where(better, new, state.loss)
-        state.accepted += taken
-        if _on_curve(iteration, settings.num_iterations):
+        is_taken = new - loss < temperature * exponential[:, column]
+        is_better = new < best_loss
+        _replace(z, proposal, is_taken)
+        _replace(best, proposal, is_better)
+        loss = torch.where(is_taken, new, loss)
+        best_loss = torch.where(is_better, new, best_loss)
+        accepted += is_taken
+        if iteration == curve_iterations[len(curve)]:
             curve.append(loss)
             report(iteration, loss)
-    state.curve = torch.stack(curve)
-    return state
-
-
-def _temperature(settings: NoiseSearchSettings, iteration: int) -> float:
-    fall = settings.final_temperature - settings.initial_temperature
-    return settings.initial_temperature + fall * iteration / settings.num_iterations
+    rate, iterations = accepted / total, torch.tensor(curve_iterations)
+    return NoiseSearch(best, best_loss, initial_loss, rate, iterations, torch.stack(curve))
 
 
 def _losses(z: Tensor, gain: Tensor, targets: Tensor, residual: Tensor) -> Tensor:
@@ -250,23 +245,3 @@ def _replace(values: Tensor, new: Tensor, flags: Tensor) -> None:
     rows = flags.nonzero().flatten()
     if len(rows):
         values.index_copy_(0, rows, new.index_select(0, rows))
-
-
-def _on_curve(iteration: int, num_iterations: int) -> bool:
-    return iteration % max(1, num_iterations // _CURVE_POINTS) == 0 or iteration == num_iterations
-
-
-def _assembled(found: list[_Found], x_0: Tensor, whitening: Whitening, settings: NoiseSearchSettings) -> NoiseSearch:
-    noise = torch.cat([part.noise for part in found])
-    if settings.loss != "baseline":
-        noise = (noise.double() @ whitening.eigenvectors.T).float()
-    shape = (len(x_0), settings.num_chains)
-    steps = [k for k in range(1, settings.num_iterations + 1) if _on_curve(k, settings.num_iterations)]
-    return NoiseSearch(
-        noise=noise.reshape(*shape, *x_0.shape[1:]),
-        loss=torch.cat([part.loss for part in found]).reshape(shape),
-        initial_loss=torch.cat([part.initial_loss for part in found]).reshape(shape),
-        accept_rate=torch.cat([part.accepted for part in found]).reshape(shape) / settings.num_iterations,
-        curve_iterations=torch.tensor(steps),
-        curve=torch.cat([part.curve for part in found], dim=1).reshape(-1, *shape),
-    )

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from probediff.editing.noise_search import NoiseSearch, NoiseSearchSettings, search_noise
+from probediff.files import load_tensors, save_tensors
 from probediff.measures.in_distribution import in_distribution
-from probediff.measures.whitening import Whitening
-from probediff.report.table import format_table
+from probediff.measures.whitening import WhiteningTransform
+from probediff.runs.summary import format_table
 
-_FORMAT = "probediff found noises"
-_TENSORS = ("noise", "images", "loss", "initial_loss", "accept_rate", "curve_iterations", "curve")
+_SEARCH = tuple(field.name for field in fields(NoiseSearch))
 _FAR = 4
 
 
@@ -29,7 +27,7 @@ class FoundNoises:
 
     Attributes:
         images: (B, c, h, w) float32 pixels in [-1, 1].
-        search: what was found; its noises are (B, K, C, H, W).
+        search: the result of the search; its noises are (B, K, C, H, W).
         names: of the B images.
         conventions: what the noises depend on, as plain types.
     """
@@ -46,13 +44,9 @@ class FoundNoises:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write them as safetensors."""
-        tensors = {name: getattr(self.search, name) for name in _TENSORS if name != "images"} | {"images": self.images}
-        metadata = {
-            "format": _FORMAT,
-            "names": json.dumps(self.names),
-            "conventions": json.dumps(self.conventions, sort_keys=True),
-        }
-        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, path, metadata=metadata)
+        tensors = {name: getattr(self.search, name) for name in _SEARCH} | {"images": self.images}
+        words = {"names": json.dumps(self.names), "conventions": json.dumps(self.conventions, sort_keys=True)}
+        save_tensors(Path(path), tensors, {"format": "probediff found noises"} | words)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> FoundNoises:
@@ -62,36 +56,27 @@ class FoundNoises:
             FileNotFoundError: There is no such file.
             ValueError: The file is damaged or holds something else.
         """
+        requirement = "be a file of `probediff search-noise`"
         if not Path(path).is_file():
-            raise FileNotFoundError(f"NOISES must be a file of `probediff search-noise`, got {path}: not there")
-        try:
-            with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in _TENSORS}
-                metadata = file.metadata()
-                names, conventions = (json.loads(metadata[key]) for key in ("names", "conventions"))
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} must be a file of `probediff search-noise`, got {error}; make it anew") from error
-        images = tensors.pop("images")
+            raise FileNotFoundError(f"NOISES must {requirement}, got {path}: not there")
+        tensors, words = load_tensors(Path(path), (*_SEARCH, "images"), ("names", "conventions"), requirement)
+        images, names, conventions = tensors.pop("images"), *map(json.loads, words.values())
         if tensors["noise"].ndim != 5 or not len(images) == len(tensors["noise"]) == len(names):
             raise ValueError(f"{path} must hold noises of each of its images, got other shapes; make it anew")
         return cls(images, NoiseSearch(**tensors), names, conventions)
 
 
-def search_with_progress(x_0: Tensor, whitening: Whitening, settings: NoiseSearchSettings) -> NoiseSearch:
+def search_with_progress(x_0: Tensor, whitening: WhiteningTransform, settings: NoiseSearchSettings) -> NoiseSearch:
     """`search_noise` with a progress bar that shows the mean loss; all on the CPU afterwards."""
-    device = x_0.device
-    moved = Whitening(
-        whitening.mean.to(device), whitening.eigenvalues.to(device), whitening.eigenvectors.to(device), whitening.ridge
-    )
     total = len(x_0) * settings.num_chains * settings.num_iterations
     with tqdm(total=total, desc="searching", unit="proposal", unit_scale=True) as bar:
 
-        def on_progress(done: int, _: int, losses: Tensor) -> None:
-            bar.update(done - bar.n)
+        def on_progress(proposals: int, _: int, losses: Tensor) -> None:
+            bar.update(proposals - bar.n)
             bar.set_postfix(loss=f"{float(losses.mean()):.4g}", refresh=False)
 
-        found = search_noise(x_0, moved, settings, on_progress=on_progress)
-    return NoiseSearch(**{name: getattr(found, name).cpu() for name in _TENSORS if name != "images"})
+        search = search_noise(x_0, whitening.to(x_0.device), settings, on_progress=on_progress)
+    return NoiseSearch(**{name: getattr(search, name).cpu() for name in _SEARCH})
 
 
 def distribution_checks(noise: Tensor) -> list[dict[str, Any]]:
@@ -104,12 +89,12 @@ def distribution_checks(noise: Tensor) -> list[dict[str, Any]]:
     return [
         {
             "check": name,
-            "value": float(one.value.mean()),
-            "null": one.null,
-            "z": one.mean_z,
-            "z_of_one_noise": float(one.z.square().mean().sqrt()),
+            "value": float(test.value.mean()),
+            "null": test.null,
+            "z": test.mean_z,
+            "z_of_one_noise": float(test.z.square().mean().sqrt()),
         }
-        for name, one in checks.items()
+        for name, test in checks.items()
     ]
 
 

@@ -1,4 +1,6 @@
-"""SDEdit from random noise, from found noise, and from the DDIM latent (P2, section 6).
+"""SDEdit from random noise, from found noise, and from the DDIM latent.
+
+After section 6 of P2 (*First-step inference in diffusion models learns image de-whitening*).
 
 An edit of strength s starts with the share s of the sampling steps still to do. SDEdit (Meng et al. 2022) starts from
 the image with noise added, sqrt(a) x_0 + sqrt(1 - a) z; DDIM inversion starts from the state at the same level that
@@ -15,7 +17,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor
 
 from probediff.editing.models import Sampler
@@ -29,7 +30,7 @@ NOISE_KINDS: tuple[NoiseKind, ...] = get_args(NoiseKind)
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """What one strength and one kind of noise made of B images.
+    """B images edited with one strength and one kind of noise.
 
     Attributes:
         strength: in (0, 1].
@@ -71,23 +72,17 @@ def edit_images(
     num_steps = sampler.path.steps_for(strength)
     codes = sampler.codes(images)
     if kind == "ddim":
-        starts, chains = sampler.inverted(codes, num_steps), 1
+        starts, chains = sampler.invert(codes, num_steps), 1
     else:
         if noise is None or noise.shape[:1] + noise.shape[2:] != codes.shape:
-            given = None if noise is None else tuple(noise.shape)
-            raise ValueError(f"noise must be (B, K, ...) for codes of shape {tuple(codes.shape)}, got {given}")
+            shape = None if noise is None else tuple(noise.shape)
+            raise ValueError(f"noise must be (B, K, ...) for codes of shape {tuple(codes.shape)}, got {shape}")
         chains = noise.shape[1]
         starts = sampler.path.noised(codes[:, None], noise, num_steps).flatten(0, 1)
-    made = sampler.images(starts, num_steps)
-    made = made.reshape(len(images), chains, *made.shape[1:])
-    numbers = likeness(made, images)
+    edits = sampler.images(starts, num_steps).unflatten(0, (-1, chains))
+    numbers = likeness(edits, images)
     if features is not None:
-        numbers["features"] = _feature_similarity(features, made, images, sampler)
-    return Edit(strength, kind, num_steps, made, numbers)
-
-
-def _feature_similarity(network: FeatureNetwork, made: Tensor, images: Tensor, sampler: Sampler) -> Tensor:
-    own = extract(network, images, sampler.batch_size, sampler.device)
-    theirs = extract(network, made.flatten(0, 1), sampler.batch_size, sampler.device)
-    similarity = cosine_similarity(theirs, torch.repeat_interleave(own, made.shape[1], dim=0))
-    return similarity.reshape(made.shape[:2])
+        own, theirs = (extract(features, x, sampler.batch_size, sampler.device) for x in (images, edits.flatten(0, 1)))
+        similarity = cosine_similarity(theirs, own.repeat_interleave(chains, dim=0))
+        numbers["features"] = similarity.unflatten(0, (-1, chains))
+    return Edit(strength, kind, num_steps, edits, numbers)

@@ -1,4 +1,7 @@
-"""Images from found noises beside images from random ones, and whether the former are nearer to the target (P2)."""
+"""Images from found noises beside images from random ones, and whether the former are nearer to the target.
+
+After section 6 of P2 (*First-step inference in diffusion models learns image de-whitening*).
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from probediff.noise import seeded_noise
 
 @dataclass(frozen=True, eq=False)
 class Variations:
-    """What one model made of K found and of K random noises for each of B targets.
+    """Images of one model from K found and from K random noises for each of B targets.
 
     Attributes:
         found: (B, K, c, h, w) pixels in [-1, 1].
@@ -68,7 +71,7 @@ def vary_noises(sampler: Sampler, noises: FoundNoises, noise_seed: int) -> Varia
             f"the targets must have the size of the images of {sampler.model.name}, {tuple(found.shape[1:])}, got "
             f"{tuple(noises.images.shape[1:])}; search with --model {sampler.model.name}"
         )
-    found, random = (made.reshape(num, chains, *made.shape[1:]) for made in (found, random))
+    found, random = (images.unflatten(0, (num, chains)) for images in (found, random))
     kinds = {"found": likeness(found, noises.images), "random": likeness(random, noises.images)}
     if num > 1:
         kinds["another"] = likeness(found.roll(1, dims=0), noises.images)
@@ -76,12 +79,12 @@ def vary_noises(sampler: Sampler, noises: FoundNoises, noise_seed: int) -> Varia
     return Variations(found, random, numbers)
 
 
-def likeness(made: Tensor, images: Tensor) -> dict[str, Tensor]:
+def likeness(others: Tensor, images: Tensor) -> dict[str, Tensor]:
     """``distance`` (L2) and ``ssim``, (B, K) float64 each, of images (B, K, c, h, w) to (B, c, h, w)."""
-    repeated = images[:, None].expand_as(made).flatten(0, 1)
-    flat = made.flatten(0, 1)
+    repeated = images[:, None].expand_as(others).flatten(0, 1)
+    flat = others.flatten(0, 1)
     distance = (flat.double() - repeated.double()).flatten(1).norm(dim=1)
-    return {"distance": distance.reshape(made.shape[:2]), "ssim": ssim(flat, repeated).reshape(made.shape[:2])}
+    return {"distance": distance.reshape(others.shape[:2]), "ssim": ssim(flat, repeated).reshape(others.shape[:2])}
 
 
 def compare_paired(found: Tensor, others: Tensor) -> PairedComparison:

@@ -17,13 +17,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from os import PathLike
-from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from probediff.measures._rows import as_rows
@@ -32,7 +28,6 @@ from probediff.measures.covariance import PairedMoments, check_covariance
 WhiteningMethod = Literal["zca", "zca_cor", "pca", "pca_cor", "cholesky"]
 WHITENING_METHODS: tuple[WhiteningMethod, ...] = get_args(WhiteningMethod)
 
-_TENSORS = ("mean", "eigenvalues", "eigenvectors")
 _KRYLOV_STEPS = 300
 _KRYLOV_TOLERANCE = 1e-12
 
@@ -54,7 +49,7 @@ class DeviationFromIdentity(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class WhiteningTransform:
-    """The statistics that whiten a set of images; make it with `from_covariance` or `load`.
+    """The statistics that whiten a set of images; make it with `from_covariance`.
 
     Attributes:
         mean: (D,) float64.
@@ -90,6 +85,11 @@ class WhiteningTransform:
         _check_full_rank(eigenvalues)
         return cls(mean.detach().double().clone(), eigenvalues, eigenvectors, float(ridge))
 
+    def to(self, device: torch.device) -> WhiteningTransform:
+        """The same statistics on a device."""
+        mean, eigenvalues, eigenvectors = (x.to(device) for x in (self.mean, self.eigenvalues, self.eigenvectors))
+        return WhiteningTransform(mean, eigenvalues, eigenvectors, self.ridge)
+
     def covariance(self) -> Tensor:
         """(D, D) float64, with the ridge."""
         return (self.eigenvectors * self.eigenvalues) @ self.eigenvectors.T
@@ -116,34 +116,6 @@ class WhiteningTransform:
         """W^-1 z + mean, the inverse of `whiten`; raises as that."""
         rows = self._dewhiten_rows(self.checked_rows("noise", noise), method) + self.mean
         return rows.reshape(noise.shape).to(noise)
-
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write the statistics as safetensors: 8 D (D + 2) bytes, 1.2 GB at D = 12,288."""
-        tensors = {name: getattr(self, name).contiguous().cpu() for name in _TENSORS}
-        save_file(tensors, path, metadata={"format": "probediff whitening", "ridge": repr(self.ridge)})
-
-    @classmethod
-    def load(cls, path: str | PathLike[str], device: torch.device | str = "cpu") -> WhiteningTransform:
-        """Read what `save` wrote.
-
-        Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: The file is damaged or holds something else.
-        """
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"whitening statistics must be a file, got {path}; write it with Whitening.save")
-        try:
-            with safe_open(path, framework="pt", device=str(device)) as file:
-                mean, eigenvalues, eigenvectors = (file.get_tensor(name) for name in _TENSORS)
-                ridge = float((file.metadata() or {})["ridge"])
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise ValueError(f"{path} must hold whitening statistics, got {error}; make it anew") from error
-        size = len(mean)
-        if not (mean.shape == eigenvalues.shape == (size,) and eigenvectors.shape == (size, size)):
-            raise ValueError(f"{path} must hold (D,), (D,) and (D, D) tensors, got other shapes; make it anew")
-        if not (bool(torch.isfinite(eigenvectors).all()) and bool((eigenvalues > 0).all())):
-            raise ValueError(f"{path} must hold finite statistics with positive eigenvalues, got others; make it anew")
-        return cls(mean, eigenvalues, eigenvectors, ridge)
 
     @cached_property
     def _correlation(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -54,6 +54,16 @@ class ProbeModel:
         """One of the model's tensors: it has the device and the dtype to work in."""
         return next(chain(self.eps_model.parameters(), self.eps_model.buffers()))
 
+    @cached_property
+    def pixel_shape(self) -> tuple[int, int, int]:
+        """(c, h, w) of its images."""
+        _, channels, height, width = self.pixels(torch.zeros(1, *self.image_shape)).shape
+        return channels, height, width
+
+    def codes(self, pixels: Tensor) -> Tensor:
+        """What the model diffuses, (N, C, H, W) on the CPU, for (N, c, h, w) images in [-1, 1]."""
+        return pixels if self.encode is None else self.encode(pixels.to(self.weight.device)).cpu()
+
     def pixels(self, x_0: Tensor) -> Tensor:
         """(N, C, H, W) of what the model diffuses as images for eyes and feature networks, on the CPU."""
         return x_0 if self.decode is None else self.decode(x_0.to(self.weight.device)).cpu()

@@ -1,8 +1,8 @@
-"""The images behind an analysis: those of a run, or of a folder, as the model diffuses them."""
+"""Images behind an analysis, as a model diffuses them: those of a run or a folder, and files that a user names."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +12,40 @@ from torch import Tensor
 
 from probediff.data import ImageFolder, ImageTensors
 from probediff.data.base import ImageArray
-from probediff.models import ProbeModel, load_run_data
-from probediff.models.run import read_run_config
+from probediff.models.base import ProbeModel
+from probediff.models.run import load_run_data, read_run_config
+from probediff.prepare.decoding import square_pixels
+from probediff.prepare.sources import list_images
 
 _CHUNK = 256
+
+Shape = tuple[int, int, int]
+
+
+def _unchanged(images: Tensor) -> Tensor:
+    return images
+
+
+@dataclass(frozen=True)
+class Space:
+    """What a model diffuses, or a model that is not there yet would.
+
+    Attributes:
+        shape: (C, H, W) of a noise.
+        pixel_shape: (c, h, w) of an image.
+        codes: pixels in [-1, 1] -> what is diffused, on the CPU.
+        pixels: the way back.
+    """
+
+    shape: Shape
+    pixel_shape: Shape
+    codes: Callable[[Tensor], Tensor] = _unchanged
+    pixels: Callable[[Tensor], Tensor] = _unchanged
+
+    @classmethod
+    def of(cls, model: ProbeModel) -> Space:
+        """That of a model."""
+        return cls(model.image_shape, model.pixel_shape, model.codes, model.pixels)
 
 
 @dataclass(frozen=True)
@@ -24,15 +54,15 @@ class RealImages:
 
     Attributes:
         array: (N, C, H, W) uint8.
-        mirrored: whether each counts with its mirror image, as for a model that was trained with flips.
-        encode: pixels -> codes, for a latent diffusion model.
         name: where they come from, for the record.
+        mirrored: whether each counts with its mirror image, as for a model that was trained with flips.
+        codes: pixels -> codes, for a latent diffusion model.
     """
 
     array: ImageArray
-    mirrored: bool
-    encode: Callable[[Tensor], Tensor] | None
     name: str
+    mirrored: bool = False
+    codes: Callable[[Tensor], Tensor] = _unchanged
 
     def __len__(self) -> int:
         return len(self.array)
@@ -42,8 +72,7 @@ class RealImages:
         total = len(self.array)
         chosen = np.linspace(0, total - 1, min(count, total)).round().astype(np.int64)
         for rows in np.split(chosen, range(_CHUNK, len(chosen), _CHUNK)):
-            pixels = ImageTensors(self.array).__getitems__(rows.tolist())
-            yield self._encoded(pixels)
+            yield self._read(rows.tolist())
 
     def with_mirrors(self, count: int) -> Iterator[Tensor]:
         """The same, each chunk followed by its mirror images where these count."""
@@ -56,33 +85,56 @@ class RealImages:
         """(n, C, H, W) images, evenly chosen over the set."""
         return torch.cat(list(self.chunks(count)))
 
-    def _encoded(self, pixels: Tensor) -> Tensor:
-        return pixels if self.encode is None else self.encode(pixels)
+    def first(self, count: int) -> Tensor:
+        """(n, C, H, W) images, the first of the set."""
+        return self._read(range(min(count, len(self.array))))
+
+    def _read(self, rows: Sequence[int]) -> Tensor:
+        return self.codes(ImageTensors(self.array).__getitems__(rows))
 
 
 def run_images(run: Path) -> RealImages:
     """The training images of a run; mirrored where it flips them."""
     data = load_run_data(run)
-    flipped = bool(read_run_config(run)["model"].get("random_flip"))
-    return RealImages(data.images, flipped, None, type(data).__name__)
+    return RealImages(data.images, type(data).__name__, bool(read_run_config(run)["model"].get("random_flip")))
 
 
-def images_of_folder(path: Path, model: ProbeModel) -> RealImages:
-    """All images of a folder, resized to what the model wants."""
-    shape = model.image_shape
-    if model.decode is not None:
-        shape = tuple(model.decode(torch.zeros(1, *shape)).shape[1:])  # type: ignore[assignment]
-    folder = ImageFolder(str(path), image_size=shape[-1], channels=shape[0])
+def images_of_folder(path: Path, space: Space) -> RealImages:
+    """All images of a folder, resized to what a model wants."""
+    folder = ImageFolder(str(path), image_size=space.pixel_shape[-1], channels=space.pixel_shape[0])
     folder.setup()
-    return RealImages(folder.images, False, model.encode, path.name)
+    return RealImages(folder.images, path.name, codes=space.codes)
 
 
-def folder_images(path: Path, model: ProbeModel, most: int) -> torch.Tensor:
-    """The first ``most`` images of a folder as the model wants them, (N, C, H, W)."""
-    shape = model.image_shape
-    if model.decode is not None:
-        shape = tuple(model.decode(torch.zeros(1, *shape)).shape[1:])  # type: ignore[assignment]
-    folder = ImageFolder(str(path), image_size=shape[-1], channels=shape[0])
-    folder.setup()
-    images = ImageTensors(folder.images).__getitems__(range(min(most, len(folder.images))))
-    return images if model.encode is None else model.encode(images)
+def image_files(names: Sequence[str]) -> list[Path]:
+    """Files as they are, folders as all their images.
+
+    Raises:
+        FileNotFoundError: No such file or folder, or a folder without images.
+    """
+    files: list[Path] = []
+    for path in (Path(name).expanduser() for name in names):
+        if path.is_dir():
+            files += [path / file.relative_path for file in list_images(path)]
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise FileNotFoundError(f"IMAGE must be an image file or a folder of them, got {path}: not there")
+    return files
+
+
+def read_images(files: Sequence[Path], shape: Shape) -> Tensor:
+    """Square images (B, c, h, w) in [-1, 1], resized and cropped as training images are.
+
+    Raises:
+        ValueError: A file that cannot be read, or is smaller than ``shape``.
+    """
+    if shape[1] != shape[2]:
+        raise ValueError(f"images are cropped to squares, got a model of {shape[1]} x {shape[2]} pixels")
+    rows = []
+    for path in files:
+        try:
+            rows.append(torch.from_numpy(square_pixels(path, shape[1], shape[0]).copy()))
+        except Exception as error:  # decoders raise anything
+            raise ValueError(f"{path} must be an image of at least {shape[1]} pixels, got: {error}") from error
+    return torch.stack(rows).float().div_(127.5).sub_(1.0)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from probediff.commands.cpu import set_up_cpu
 from probediff.measures.covariance import moments
-from probediff.measures.whitening import Whitening
+from probediff.measures.whitening import WhiteningTransform
 from tests.benchmarks.harness import peak_gib
 
 BATCH = 1024
@@ -37,7 +37,7 @@ def bench_statistics(folder: Path) -> None:
     count, size = found.num_samples, len(found.mean)
     print(f"N = {count}, D = {size}, {torch.get_num_threads()} threads", flush=True)
     print(f"covariance         {after - start:8.1f} s, peak {peak_gib():.2f} GiB", flush=True)
-    whitening = Whitening.from_covariance(found.mean, found.covariance)
+    whitening = WhiteningTransform.from_covariance(found.mean, found.covariance)
     print(f"eigendecomposition {time.perf_counter() - after:8.1f} s, peak {peak_gib():.2f} GiB", flush=True)
     largest, smallest = float(whitening.eigenvalues[0]), float(whitening.eigenvalues[-1])
     print(f"eigenvalues {largest:.4g} .. {smallest:.4g}, condition {largest / smallest:.3g}")

@@ -29,7 +29,7 @@ from probediff.measures import (
     top_k_correlation,
 )
 from probediff.measures.covariance import moments
-from probediff.measures.whitening import Whitening
+from probediff.measures.whitening import WhiteningTransform
 from tests.benchmarks.harness import Figure, in_own_process, peak_gib, synchronized
 from tests.reference.measures_reference import nearest_by_loops
 
@@ -116,7 +116,7 @@ def literal_assignment_seconds(noise: Tensor, image: Tensor) -> float:
 
 def whiten(x: Tensor) -> None:
     found = moments(x.split(1024))
-    Whitening.from_covariance(found.mean, found.covariance)
+    WhiteningTransform.from_covariance(found.mean, found.covariance)
 
 
 def eigendecomposition_seconds(x: Tensor) -> float:

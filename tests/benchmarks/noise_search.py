@@ -14,7 +14,7 @@ from torch import Tensor
 
 from probediff.commands.cpu import set_up_cpu
 from probediff.editing.noise_search import NoiseSearchSettings, search_noise
-from probediff.measures.whitening import Whitening
+from probediff.measures.whitening import WhiteningTransform
 from tests.benchmarks.harness import Figure, synchronized
 from tests.reference.noise_search_reference import anneal
 
@@ -28,10 +28,10 @@ def seconds(run: Callable[[], object]) -> float:
     return synchronized(run, torch.device("cpu"))
 
 
-def random_statistics(size: int, generator: torch.Generator) -> Whitening:
+def random_statistics(size: int, generator: torch.Generator) -> WhiteningTransform:
     """A random orthogonal basis with the eigenvalues 100 / k^2, about those of small photographs."""
     basis = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64)).Q
-    return Whitening(torch.zeros(size).double(), 100 * torch.arange(1, size + 1).double() ** -2, basis)
+    return WhiteningTransform(torch.zeros(size).double(), 100 * torch.arange(1, size + 1).double() ** -2, basis)
 
 
 def literal_seconds(matrix: Tensor, target: Tensor) -> float:

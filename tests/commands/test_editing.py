@@ -21,9 +21,10 @@ from probediff.data import Digits
 from probediff.editing.models import Prompts, Sampler, load_editable
 from probediff.editing.noises import FoundNoises
 from probediff.editing.sdedit import edit_images
-from probediff.editing.space import read_images
-from probediff.measures.whitening import Whitening
+from probediff.measures.whitening import WhiteningTransform
+from probediff.models.images import read_images
 from probediff.models.source import ModelChoice
+from probediff.whitening.statistics import load_whitening, save_whitening
 from tests.reference.tiny_text_to_image import SCHEDULERS, save_pipeline
 
 COOLING = ["--initial_temperature", "1", "--final_temperature", "0.1"]
@@ -84,7 +85,7 @@ def test_statistics_are_numpys_and_can_be_used_again(searched: Path, digits: Pat
     rows = np.asarray(data.images[np.arange(1797)]).reshape(1797, -1) / 127.5 - 1
     covariance = np.cov(rows.T)
     covariance += 0.01 * np.trace(covariance) / 64 * np.eye(64)
-    whitening = Whitening.load(searched / "statistics.safetensors")
+    whitening = load_whitening(searched / "statistics.safetensors")
     np.testing.assert_allclose(whitening.mean, rows.mean(axis=0), atol=1e-6)
     np.testing.assert_allclose(whitening.covariance(), covariance, atol=1e-6)
     again = ["--statistics", str(searched / "statistics.safetensors"), "--out", str(tmp_path)]
@@ -101,7 +102,7 @@ def test_statistics_of_a_folder(tmp_path: Path) -> None:
     saved = ["--save_statistics", str(tmp_path / "s.safetensors"), "--out", str(tmp_path / "out")]
     assert search_noise([str(folder / "image3.png"), *options, *saved, *SEARCH]) == 0
     assert FoundNoises.load(tmp_path / "out" / "noises.safetensors").noise.shape == (1, 2, 3, 4, 4)
-    assert len(Whitening.load(tmp_path / "s.safetensors").mean) == 48
+    assert len(load_whitening(tmp_path / "s.safetensors").mean) == 48
 
 
 def test_vary_compares_with_random_noise_for_every_model(
@@ -195,7 +196,7 @@ def test_text_to_image_models_share_noises_of_their_codes(
     found = FoundNoises.load(tmp_path / "noises.safetensors")
     assert found.noise.shape == (3, 2, 4, 8, 8)
     assert found.images.shape == (3, 3, 16, 16)
-    assert len(Whitening.load(tmp_path / "s.safetensors").mean) == 256
+    assert len(load_whitening(tmp_path / "s.safetensors").mean) == 256
     prompt = ["--prompt", "a cat", "--negative_prompt", "a dog", "--guidance_scale", "3"]
     noises, models = str(tmp_path / "noises.safetensors"), [str(path) for path in pipelines.values()]
     assert vary([noises, *models, *prompt, "--num_steps", "4", "--device", "cpu", "--out", str(tmp_path)]) == 0
@@ -231,7 +232,7 @@ def test_under_the_images_own_prompt_the_ddim_latent_leads_back(
 ) -> None:
     prompts = Prompts("a dog", guidance_scale=0.0, source_prompt="a dog")
     model = load_editable(ModelChoice(str(pipelines[kind])), prompts)
-    sampler = Sampler.of(model, 90, None, torch.device("cpu"), 4)
+    sampler = Sampler(model, model.path(90, None), 4)
     images = read_images([photographs / "image0.png", photographs / "image1.png"], (3, 16, 16))
     noise = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     back = edit_images(sampler, images, 0.4, "ddim").images[:, 0]
@@ -272,7 +273,7 @@ def test_wrong_input_of_search(
 
 
 def test_statistics_of_another_size(tmp_path: Path, digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Whitening.from_covariance(torch.zeros(50), torch.eye(50)).save(tmp_path / "odd.safetensors")
+    save_whitening(WhiteningTransform.from_covariance(torch.zeros(50), torch.eye(50)), tmp_path / "odd.safetensors")
     message = failing(search_noise, [digits, "--statistics", tmp_path / "odd.safetensors"], capsys)
     assert "statistics of 50 values are not those of square RGB or grey images; give --model" in message
 

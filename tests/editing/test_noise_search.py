@@ -16,7 +16,7 @@ from probediff.editing import noise_search
 from probediff.editing.noise_search import NoiseSearch, NoiseSearchSettings, SearchLoss, search_noise
 from probediff.measures.in_distribution import in_distribution
 from probediff.measures.normality import kolmogorov_smirnov
-from probediff.measures.whitening import Whitening
+from probediff.measures.whitening import WhiteningTransform
 from tests.reference.golden_inputs import hashed_images, hashed_normal
 from tests.reference.noise_search_reference import Annealed, anneal
 
@@ -25,16 +25,16 @@ SIZE = math.prod(SHAPE)
 LOSSES: tuple[SearchLoss, ...] = ("baseline", "forward", "backward")
 
 
-def statistics() -> Whitening:
+def statistics() -> WhiteningTransform:
     basis = torch.linalg.qr(hashed_normal("basis", (SIZE, SIZE))).Q
-    return Whitening(torch.linspace(-0.3, 0.3, SIZE).double(), torch.logspace(1, -2, SIZE).double(), basis)
+    return WhiteningTransform(torch.linspace(-0.3, 0.3, SIZE).double(), torch.logspace(1, -2, SIZE).double(), basis)
 
 
 def targets(num: int = 1) -> Tensor:
     return hashed_images("targets", (num, *SHAPE)).float()
 
 
-def printed_loss(whitening: Whitening, x_0: Tensor, loss: SearchLoss, z: Tensor) -> float:
+def printed_loss(whitening: WhiteningTransform, x_0: Tensor, loss: SearchLoss, z: Tensor) -> float:
     """P2's three losses with matrices, for one image and one noise, both flat."""
     x = x_0.double()
     if loss == "baseline":

@@ -15,7 +15,7 @@ from probediff.editing.noise_search import NoiseSearchSettings, search_noise
 from probediff.editing.noises import FoundNoises, distribution_checks, distribution_table
 from probediff.editing.sdedit import edit_images
 from probediff.editing.variation import compare_paired, likeness, vary_noises
-from probediff.measures.whitening import Whitening
+from probediff.measures.whitening import WhiteningTransform
 from probediff.models import ProbeModel
 from probediff.schedule import NoiseSchedule
 from tests.reference.golden_inputs import hashed_normal
@@ -25,14 +25,14 @@ NUM, CHAINS = 200, 2
 
 
 @pytest.fixture(scope="module")
-def whitening() -> Whitening:
+def whitening() -> WhiteningTransform:
     basis = torch.linalg.qr(hashed_normal("basis", (64, 64))).Q
     spectrum = torch.logspace(-0.3, -2.5, 64).double()
-    return Whitening.from_covariance(torch.full((64,), 0.1), (basis * spectrum) @ basis.T)
+    return WhiteningTransform.from_covariance(torch.full((64,), 0.1), (basis * spectrum) @ basis.T)
 
 
 @pytest.fixture(scope="module")
-def sampler(whitening: Whitening) -> Sampler:
+def sampler(whitening: WhiteningTransform) -> Sampler:
     schedule = NoiseSchedule.cosine(1000)
     denoiser = GaussianDenoiser(whitening.mean, whitening.covariance(), schedule).float().eval()
     probe = ProbeModel(denoiser, schedule, SHAPE, 0, {}, clip=False)
@@ -40,11 +40,11 @@ def sampler(whitening: Whitening) -> Sampler:
     model = EditableModel(
         "gaussian", probe, lambda n, c: DDIMPath.of(schedule, n, "diffusers", False), denoiser, Path()
     )
-    return Sampler(model, model.path(500, None), torch.device("cpu"), 128)
+    return Sampler(model, model.path(500, None), 128)
 
 
 @pytest.fixture(scope="module")
-def images(whitening: Whitening) -> Tensor:
+def images(whitening: WhiteningTransform) -> Tensor:
     return whitening.dewhiten(hashed_normal("images", (NUM, *SHAPE))).float()
 
 
@@ -54,7 +54,7 @@ def white(name: str) -> Tensor:
 
 @pytest.mark.parametrize("strength", [0.3, 0.6, 0.9])
 def test_edits_change_the_image_as_much_as_the_closed_forms_say(
-    sampler: Sampler, whitening: Whitening, images: Tensor, strength: float
+    sampler: Sampler, whitening: WhiteningTransform, images: Tensor, strength: float
 ) -> None:
     a = sampler.path.alpha_bar[sampler.path.steps_for(strength) - 1]
     share = a * whitening.eigenvalues / (a * whitening.eigenvalues + 1 - a)
@@ -78,7 +78,7 @@ def test_edits_change_the_image_as_much_as_the_closed_forms_say(
 
 
 def test_searched_noises_lie_between_and_the_test_sees_it(
-    sampler: Sampler, whitening: Whitening, images: Tensor
+    sampler: Sampler, whitening: WhiteningTransform, images: Tensor
 ) -> None:
     some, chosen = images[:40], NoiseSearchSettings("forward", 2000, 1.0, 0.1, 0.97, num_chains=CHAINS)
     noise = search_noise(some, whitening, chosen).noise
@@ -93,14 +93,14 @@ def test_searched_noises_lie_between_and_the_test_sees_it(
     assert compare_paired(found.numbers["distance"], random.numbers["distance"]).share_lower > 0.9
 
 
-def found_noises(whitening: Whitening, images: Tensor) -> FoundNoises:
+def found_noises(whitening: WhiteningTransform, images: Tensor) -> FoundNoises:
     search = search_noise(images, whitening, NoiseSearchSettings("forward", 5, num_chains=1))
     object.__setattr__(search, "noise", whitening.whiten(images)[:, None])
     return FoundNoises(images, search, [str(k) for k in range(len(images))], {"loss": "forward"})
 
 
 def test_the_whitened_image_gives_the_image_and_random_noise_another(
-    sampler: Sampler, whitening: Whitening, images: Tensor
+    sampler: Sampler, whitening: WhiteningTransform, images: Tensor
 ) -> None:
     made = vary_noises(sampler, found_noises(whitening, images), noise_seed=3)
     found, random, another = (made.numbers["distance"][kind] for kind in ("found", "random", "another"))
@@ -115,7 +115,7 @@ def test_the_whitened_image_gives_the_image_and_random_noise_another(
     assert not torch.allclose(again.random, made.random)
 
 
-def test_sizes_that_do_not_match(sampler: Sampler, whitening: Whitening, images: Tensor) -> None:
+def test_sizes_that_do_not_match(sampler: Sampler, whitening: WhiteningTransform, images: Tensor) -> None:
     noises = found_noises(whitening, images[:3])
     object.__setattr__(noises.search, "noise", torch.zeros(3, 1, 1, 4, 4))
     with pytest.raises(ValueError, match=r"noises of gaussian must be \(1, 8, 8\), got \(1, 4, 4\)"):

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from probediff.measures.covariance import moments
-from probediff.measures.whitening import Whitening
+from probediff.measures.whitening import WhiteningTransform
 from probediff.schedule import NoiseSchedule
 from probediff.whitening.analysis import Plan, analyse
 from probediff.whitening.closed_form import GaussianNoises
@@ -199,7 +199,7 @@ def write_whitening(folder: Path) -> None:
     """What ``probediff whitening`` writes but for its pictures, of a Gaussian of 4x4 images."""
     images = torch.randn(40, 1, 4, 4, generator=torch.Generator().manual_seed(0)).cumsum(dim=-1)
     found = moments([images])
-    statistics = Whitening.from_covariance(found.mean, found.covariance)
+    statistics = WhiteningTransform.from_covariance(found.mean, found.covariance)
     gaussian = GaussianNoises(statistics, NoiseSchedule.cosine(40))
     plan = Plan([1, 5], 39, [39], [8], 20, 2, 0)
     values = analyse(None, gaussian, images, plan).record()

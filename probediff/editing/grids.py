@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -89,17 +88,9 @@ def loss_curves(iterations: Tensor, curve: Tensor, names: Sequence[str], loss: s
     return figure
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=120)
-
-
 def search_grid(images: Tensor, noise: Tensor, dewhitened: Tensor, names: Sequence[str]) -> Image.Image:
     """The first M images (B, c, h, w), what their first noises give when de-whitened (M, c, h, w), all their noises."""
     pictures = noise_picture(noise)
-    rows = [[images[k], one, *pictures[k]] for k, one in enumerate(dewhitened)]
+    rows = [[images[k], image, *pictures[k]] for k, image in enumerate(dewhitened)]
     columns = ["image", "de-whitened noise 1", *(f"noise {k + 1}" for k in range(noise.shape[1]))]
     return labelled_grid(rows, columns, list(names)[: len(rows)])
