@@ -1,17 +1,26 @@
-"""Pictures for people: grids of images as (3, H, W) uint8."""
+"""Pictures for people: grids of images, the triangle and the heat map, which probes and reports draw alike.
+
+P1 is *There and Back Again*.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torchvision.utils import make_grid
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _SMALLEST_TILE_PX = 64
 _CONTRAST_STDS = 3.0
+_BLUE = "#0072B2"
+
+#: Corners of a triangle: (x, y) of noise, sample and latent.
+Corners = tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
 
 
 def to_uint8(images: Tensor, value_range: tuple[float, float] = (-1.0, 1.0)) -> Tensor:
@@ -31,35 +40,79 @@ def own_contrast(noises: Tensor) -> Tensor:
 
 def grid(images: Tensor, columns: int) -> Tensor:
     """(N, 3, H, W) uint8 -> one picture, row by row; small images are enlarged by a whole factor."""
+    from torchvision.utils import make_grid
+
     factor = max(1, -(-_SMALLEST_TILE_PX // images.shape[-1]))
     enlarged = images.repeat_interleave(factor, dim=-2).repeat_interleave(factor, dim=-1)
     return make_grid(enlarged, nrow=columns, padding=2, pad_value=255)
 
 
 def triangle(at_noise_deg: float, at_image_deg: float, at_latent_deg: float, size_px: int = 480) -> Tensor:
-    """The noise-sample-latent triangle drawn to scale (P1-F2): (3, size_px * 2/3, size_px) uint8.
+    """The noise-sample-latent triangle drawn to scale (P1, figure 2): (3, size_px * 2/3, size_px) uint8."""
+    from matplotlib.figure import Figure
 
-    Noise and sample lie on the base; the angles must sum to 180 degrees.
+    figure = Figure(figsize=(3.6, 2.4), dpi=size_px / 3.6, facecolor="white")
+    draw_triangle(figure.add_axes((0, 0, 1, 1)), (at_noise_deg, at_image_deg, at_latent_deg))
+    return _render(figure)
+
+
+def draw_triangle(axis: Any, angles_deg: tuple[float, float, float]) -> None:
+    """Draw the triangle of angles at noise, sample and latent; noise and sample lie on its base."""
+    corners = triangle_corners(*angles_deg)
+    axis.fill(*zip(*corners, strict=True), facecolor=f"{_BLUE}22", edgecolor=_BLUE, linewidth=1.8)
+    for corner, name, angle in zip(corners, ("noise", "sample", "latent"), angles_deg, strict=True):
+        side, place = (1, "bottom") if name == "latent" else (-1, "top")
+        axis.plot(*corner, "o", color="black", markersize=4)
+        label, offset = f"{name}\n{angle:.1f}°", {"textcoords": "offset points", "xytext": (0, 7 * side)}
+        axis.annotate(label, corner, **offset, ha="center", va=place, fontsize=9)
+    # Room for the labels.
+    low, high = np.min(corners, axis=0), np.max(corners, axis=0)
+    half = 0.62 * max(high[0] - low[0], 1.7 * (high[1] - low[1]))
+    middle_x, middle_y = (low + high) / 2
+    axis.set(xlim=(middle_x - half, middle_x + half), ylim=(middle_y - 0.8 * half, middle_y + 0.8 * half))
+    axis.set_aspect("equal")
+    axis.set_axis_off()
+
+
+def triangle_corners(at_noise_deg: float, at_image_deg: float, at_latent_deg: float) -> Corners:
+    """Noise at (0, 0), sample at (1, 0), and where the latent then lies.
+
+    Raises:
+        ValueError: the angles do not sum to 180 degrees.
     """
-    if abs(at_noise_deg + at_image_deg + at_latent_deg - 180) > 1e-3:
+    if abs(at_noise_deg + at_image_deg + at_latent_deg - 180) > 0.5:
         raise ValueError(f"angles must sum to 180, got {at_noise_deg}, {at_image_deg}, {at_latent_deg}")
-    # Drawn four times as large and reduced, because Pillow's lines have no smooth edges.
-    width, height, margin = 4 * size_px, 4 * size_px * 2 // 3, size_px // 2
-    noise_to_latent = math.sin(math.radians(at_image_deg)) / max(math.sin(math.radians(at_latent_deg)), 1e-6)
+    side = math.sin(math.radians(at_image_deg)) / max(math.sin(math.radians(at_latent_deg)), 1e-6)
     direction = math.radians(at_noise_deg)
-    corners = np.array([(0, 0), (1, 0), (noise_to_latent * math.cos(direction), noise_to_latent * math.sin(direction))])
-    extent = np.ptp(corners, axis=0)
-    scale = min((width - 2 * margin) / extent[0], (height - 2 * margin) / max(extent[1], 1e-6))
-    placed = (corners - corners.min(axis=0)) * (scale, -scale) + (margin, height - margin)
-    canvas = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(canvas)
-    draw.polygon([tuple(corner) for corner in placed], outline="black", width=size_px // 60)
-    font = ImageFont.load_default(size_px // 5)
-    angles = (at_noise_deg, at_image_deg, at_latent_deg)
-    for (x, y), name, angle in zip(placed, ("noise", "image", "latent"), angles, strict=True):
-        above = name == "latent"
-        draw.text(
-            (x, y + (-1 if above else 1) * margin / 3), f"{name} {angle:.0f}°", "black", font, "ms" if above else "mt"
-        )
-    small = canvas.resize((size_px, size_px * 2 // 3), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(small)).permute(2, 0, 1)
+    return (0.0, 0.0), (1.0, 0.0), (side * math.cos(direction), side * math.sin(direction))
+
+
+def heat_map(mean_distance: Tensor, step_fraction: Tensor, lambdas: Tensor) -> Tensor:
+    """The way of the samplers from noise to latent (P1, figure 3): a picture of (S, L) distances, (3, H, W) uint8."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.4, 4.4), facecolor="white")
+    draw_heat_map(figure.subplots(), mean_distance.numpy(), step_fraction.numpy(), lambdas.numpy())
+    return _render(figure)
+
+
+def draw_heat_map(axis: Any, distance: np.ndarray, step_fraction: np.ndarray, lambdas: np.ndarray) -> None:
+    """Draw (S, L) mean distances over share of sampling steps and lambda, light where close; the closest ones."""
+    edges = np.append(0.0, step_fraction), np.linspace(0, 1, len(lambdas) + 1)
+    cells = axis.pcolormesh(*edges, distance.T, cmap="magma_r", rasterized=True)
+    closest = lambdas[distance.argmin(axis=1)]
+    axis.plot(step_fraction, closest, color="white", linewidth=3.5)
+    axis.plot(step_fraction, closest, color=_BLUE, linewidth=1.8, label="closest point at each step")
+    axis.set_xlabel("share of sampling steps done", fontsize=9)
+    axis.set_ylabel("λ  (0: noise, 1: latent)", fontsize=9)
+    axis.tick_params(labelsize=8)
+    axis.figure.colorbar(cells, ax=axis, label="mean L2 distance").ax.tick_params(labelsize=8)
+
+
+def _render(figure: Figure) -> Tensor:
+    """A figure as a (3, H, W) uint8 picture."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return torch.from_numpy(np.array(canvas.buffer_rgba())[..., :3]).permute(2, 0, 1).contiguous()
