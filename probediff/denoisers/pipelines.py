@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from probediff.denoisers.predictions import PredictionModel
@@ -51,8 +50,8 @@ class Autoencoder:
     def encode(self, pixels: Tensor) -> Tensor:
         """(B, C, H, W) pixels in [-1, 1] -> codes (before a VQ model rounds them; the mean of a VAE's posterior)."""
         model = cast(Any, self.model.to(pixels.device))
-        found = [model.encode(part) for part in pixels.split(_AUTOENCODER_BATCH)]
-        codes = [one.latents if hasattr(one, "latents") else one.latent_dist.mode() for one in found]
+        outputs = [model.encode(part) for part in pixels.split(_AUTOENCODER_BATCH)]
+        codes = [output.latents if hasattr(output, "latents") else output.latent_dist.mode() for output in outputs]
         return torch.cat(codes) * self.scaling_factor
 
     @torch.no_grad()
@@ -102,30 +101,30 @@ def load_pipeline(spec: str) -> Pipeline:
         ValueError: It is another pipeline, conditional, incomplete, has no safetensors, or a schedule or sampler that
             cannot be probed.
     """
-    import_diffusers()
-    folder = Path(spec).expanduser()
-    if not folder.is_dir():
-        folder = fetched_folder(spec)
-    index = read_json(folder / "model_index.json")
-    if index.get("_class_name") not in _PIPELINES:
-        raise ValueError(f"{spec} must be one of {', '.join(_PIPELINES)}, got {index.get('_class_name')}")
+    folder, index = find_pipeline(spec, _FILES, _PIPELINES)
     scheduler = _component(folder, index, "scheduler")
-    schedule = checked_schedule(spec, scheduler)
-    network = _network(folder, index)
-    is_latent = index["_class_name"] == "LDMPipeline"
+    schedule = convert_schedule(spec, scheduler)
+    unet = _component(folder, index, "unet")
+    if unet.config.num_class_embeds is not None or unet.config.class_embed_type is not None:
+        raise ValueError(f"{folder} must be unconditional, got a U-Net with classes: use one trained without them")
+    autoencoder = None
+    if index["_class_name"] == "LDMPipeline":
+        vqvae = _component(folder, index, "vqvae")
+        config = read_json(_part_folder(folder, "vqvae") / "config.json")
+        autoencoder = Autoencoder(vqvae, float(config.get("scaling_factor", 1.0)))
     differences = {
         name: scheduler.config[name]
         for name, ours in _CONVENTION.items()
         if scheduler.config.get(name, ours) != ours and (name != "clip_sample_range" or scheduler.config.clip_sample)
     }
     return Pipeline(
-        eps_model=PredictionModel(network, schedule, scheduler.config.prediction_type).eval(),
+        eps_model=PredictionModel(_Network(unet), schedule, scheduler.config.prediction_type).eval(),
         schedule=schedule,
         schedule_name=schedule_name(scheduler.config),
-        image_shape=_image_shape(spec, network.unet.config),
+        image_shape=unet_image_shape(spec, unet.config),
         clip=bool(scheduler.config.clip_sample) and "clip_sample_range" not in differences,
         differences=differences,
-        autoencoder=_autoencoder(folder, index) if is_latent else None,
+        autoencoder=autoencoder,
     )
 
 
@@ -141,22 +140,40 @@ class _Network(nn.Module):
         return cast(Tensor, self.unet(x, timestep).sample)
 
 
-def import_diffusers() -> Any:
-    """The module; raises ImportError with the command that installs it."""
+def import_library(name: str, user: str = "a pipeline") -> Any:
+    """A library of the extra ``hub``; raises ImportError with the command that installs it."""
     try:
-        return importlib.import_module("diffusers")
+        return importlib.import_module(name)
     except ImportError as error:
         raise ImportError(
-            f"a pipeline needs diffusers, which cannot be imported ({error}): pip install 'probediff[hub]'"
+            f"{user} needs {name}, which cannot be imported ({error}): pip install 'probediff[hub]'"
         ) from error
 
 
-def fetched_folder(spec: str, files: Sequence[str] = _FILES) -> Path:
-    """Folder in the local cache of the hub with the files of a pipeline that match patterns.
+def find_pipeline(spec: str, files: Sequence[str], classes: Sequence[str] = ()) -> tuple[Path, dict[str, Any]]:
+    """Folder of a pipeline, here or in the local cache of the hub, and its index.
+
+    Args:
+        spec: Folder, or id on the hub.
+        files: Patterns of the files to fetch from the hub.
+        classes: Of which its class must be one; any by default.
 
     Raises:
-        FileNotFoundError: No such pipeline on a hub that answers.
+        ImportError: An id, and diffusers is not installed.
+        FileNotFoundError: No such folder, and no such pipeline on a hub that answers.
+        ValueError: It is no pipeline, or one of another class.
     """
+    folder = Path(spec).expanduser()
+    if not folder.is_dir():
+        import_library("diffusers")
+        folder = _fetch(spec, files)
+    index = read_json(folder / "model_index.json")
+    if classes and index.get("_class_name") not in classes:
+        raise ValueError(f"{spec} must be one of {', '.join(classes)}, got {index.get('_class_name')}")
+    return folder, index
+
+
+def _fetch(spec: str, files: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -185,65 +202,68 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def _part_folder(folder: Path, name: str) -> Path:
+    """Where a part of a pipeline lies; old pipelines have no folder for each."""
+    return folder / name if (folder / name).is_dir() else folder
+
+
 def _component(folder: Path, index: dict[str, Any], name: str) -> Any:
-    """The scheduler, the U-Net or the autoencoder of a pipeline; old pipelines have no folder for each."""
-    _, found = index.get(name) or (None, None)
-    if found not in _CLASSES[name]:
-        wanted = " or ".join(_CLASSES[name])
-        raise ValueError(f"{folder} must be an unconditional pipeline with a {wanted} as {name}, got {found or 'none'}")
-    cls = getattr(import_diffusers(), found)
-    place = folder / name if (folder / name).is_dir() else folder
-    if name == "scheduler":
-        read_json(place / "scheduler_config.json")
-        return cls.from_pretrained(place)
-    read_json(place / "config.json")
-    return weighted_network(cls, place)
+    """The scheduler, the U-Net or the autoencoder of a pipeline."""
+    _, class_name = index.get(name) or (None, None)
+    if class_name not in _CLASSES[name]:
+        raise ValueError(
+            f"{folder} must be an unconditional pipeline with a {' or '.join(_CLASSES[name])} as {name}, got "
+            f"{class_name or 'none'}"
+        )
+    cls = getattr(import_library("diffusers"), class_name)
+    place = _part_folder(folder, name)
+    if name != "scheduler":
+        return load_network(cls, place)
+    read_json(place / "scheduler_config.json")
+    return cls.from_pretrained(place)
 
 
-def weighted_network(cls: Any, place: Path) -> nn.Module:
-    """A network of diffusers with the weights that lie beside its configuration, in float32.
+def load_network(
+    cls: Any, place: Path, stem: str = _WEIGHTS, differences: Sequence[str] = ("missing", "unexpected")
+) -> Any:
+    """A network of diffusers or transformers with the weights beside its configuration, in float32 and eval mode.
+
+    Args:
+        cls: Its class.
+        place: Its folder.
+        stem: How the names of its files of weights begin.
+        differences: In what files and network must not differ.
 
     Raises:
         ValueError: There are no safetensors, or not those of the configuration.
     """
-    if not list(place.glob(f"{_WEIGHTS}*.safetensors*")):
-        found = sorted(path.name for path in place.iterdir())
+    read_json(place / "config.json")
+    if not list(place.glob(f"{stem}*.safetensors*")):
         raise ValueError(
-            f"{place} must hold {_WEIGHTS}.safetensors, got {found}. Weights as .bin are pickles and are not read: "
-            "load the pipeline with diffusers and write it anew with save_pretrained(folder, safe_serialization=True)"
+            f"{place} must hold {stem}.safetensors, got {sorted(path.name for path in place.iterdir())}. Weights as "
+            ".bin are pickles and are not read: load the pipeline with diffusers and write it anew with "
+            "save_pretrained(folder, safe_serialization=True)"
         )
+    options = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
+    if stem == _WEIGHTS:
+        options["low_cpu_mem_usage"] = False
     # The network is initialised before its weights are read.
     with torch.random.fork_rng(devices=[]):
         try:
-            model, info = cls.from_pretrained(
-                place,
-                use_safetensors=True,
-                torch_dtype=torch.float32,
-                low_cpu_mem_usage=False,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            model, info = cls.from_pretrained(place, torch_dtype=torch.float32, **options)
+        except Exception as error:  # damaged files raise classes of safetensors, transformers and torch
             reason = " ".join(str(error).split())
             raise ValueError(f"{place} must hold the whole weights of its config.json, got: {reason}") from error
-    problems = [f"missing {key}" for key in info["missing_keys"]]
-    problems += [f"unexpected {key}" for key in info["unexpected_keys"]]
-    if problems:
+    if problems := [f"{kind} {key}" for kind in differences for key in sorted(info[f"{kind}_keys"])]:
         raise ValueError(
             f"{place} must hold the weights of its config.json, got {len(problems)} differences: "
             f"{'; '.join(problems[:5])}. Fetch or save it anew"
         )
-    return cast(nn.Module, model)
+    return model.eval().requires_grad_(False)
 
 
-def _network(folder: Path, index: dict[str, Any]) -> _Network:
-    unet = _component(folder, index, "unet")
-    if unet.config.num_class_embeds is not None or unet.config.class_embed_type is not None:
-        raise ValueError(f"{folder} must be unconditional, got a U-Net with classes: use one trained without them")
-    return _Network(unet)
-
-
-def _image_shape(spec: str, config: Any) -> tuple[int, int, int]:
+def unet_image_shape(spec: str, config: Any) -> tuple[int, int, int]:
+    """(C, H, W) of what a U-Net diffuses; raises ValueError where its configuration does not say."""
     size = config.sample_size
     if size is None:
         raise ValueError(f"{spec} must say sample_size in the config.json of its U-Net, got null: write the size there")
@@ -251,13 +271,7 @@ def _image_shape(spec: str, config: Any) -> tuple[int, int, int]:
     return int(config.in_channels), int(height), int(width)
 
 
-def _autoencoder(folder: Path, index: dict[str, Any]) -> Autoencoder:
-    model = _component(folder, index, "vqvae")
-    config = read_json((folder / "vqvae" if (folder / "vqvae").is_dir() else folder) / "config.json")
-    return Autoencoder(model, float(config.get("scaling_factor", 1.0)))
-
-
-def checked_schedule(spec: str, scheduler: Any) -> NoiseSchedule:
+def convert_schedule(spec: str, scheduler: Any) -> NoiseSchedule:
     """The scheduler's alpha_bar.
 
     Raises:

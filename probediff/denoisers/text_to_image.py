@@ -7,7 +7,6 @@ Only JSON, tokenizer tables and safetensors are read, see `probediff.denoisers.p
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -18,12 +17,13 @@ from torch import Tensor, nn
 from probediff.ddim import DDIMPath
 from probediff.denoisers.pipelines import (
     Autoencoder,
-    checked_schedule,
-    fetched_folder,
-    import_diffusers,
+    convert_schedule,
+    find_pipeline,
+    import_library,
+    load_network,
     read_json,
     schedule_name,
-    weighted_network,
+    unet_image_shape,
 )
 from probediff.denoisers.predictions import PredictionModel
 from probediff.schedule import NoiseSchedule
@@ -69,12 +69,10 @@ class TextToImage:
     def __init__(self, pipeline: Any, spec: str) -> None:
         self._pipeline = pipeline
         self._scheduler = pipeline.scheduler
-        self.schedule: NoiseSchedule = checked_schedule(spec, self._scheduler)
+        self.schedule: NoiseSchedule = convert_schedule(spec, self._scheduler)
         self.schedule_name = schedule_name(self._scheduler.config)
         self.autoencoder = Autoencoder(pipeline.vae, float(pipeline.vae.config.scaling_factor))
-        config = pipeline.unet.config
-        height, width = (config.sample_size,) * 2 if isinstance(config.sample_size, int) else config.sample_size
-        self.image_shape = (int(config.in_channels), int(height), int(width))
+        self.image_shape = unet_image_shape(spec, pipeline.unet.config)
 
     @property
     def spacing(self) -> dict[str, Any]:
@@ -84,7 +82,7 @@ class TextToImage:
 
     def eps_model(self, prompt: Prompt) -> PredictionModel:
         """The denoiser under a prompt, in eval mode; the prompt is embedded here, once."""
-        network = _PromptedUNet(self._pipeline.unet, prompt.guidance_scale, *self._embedded(prompt))
+        network = _PromptedUNet(self._pipeline.unet, prompt.guidance_scale, *self._embed(prompt))
         model = PredictionModel(network, self.schedule, self._scheduler.config.prediction_type)
         return model.eval().requires_grad_(False)
 
@@ -118,11 +116,11 @@ class TextToImage:
         )
 
     @torch.no_grad()
-    def _embedded(self, prompt: Prompt) -> tuple[Tensor, dict[str, Tensor]]:
+    def _embed(self, prompt: Prompt) -> tuple[Tensor, dict[str, Tensor]]:
         """Embeddings (1 or 2, L, D) of [negative,] prompt, and what SDXL adds to them."""
         guided = prompt.guidance_scale > 1
         # Old pipelines take `prompt` by place, SDXL has a second one there.
-        found = self._pipeline.encode_prompt(
+        embeddings = self._pipeline.encode_prompt(
             prompt=prompt.text,
             device=torch.device("cpu"),
             num_images_per_prompt=1,
@@ -130,10 +128,10 @@ class TextToImage:
             # SDXL may want zeros in place of an empty negative prompt, and sees that it was left out.
             negative_prompt=prompt.negative or None,
         )
-        text = torch.cat([found[1], found[0]]) if guided else found[0]
-        if len(found) == 2:
+        text = torch.cat([embeddings[1], embeddings[0]]) if guided else embeddings[0]
+        if len(embeddings) == 2:
             return text, {}
-        pooled = torch.cat([found[3], found[2]]) if guided else found[2]
+        pooled = torch.cat([embeddings[3], embeddings[2]]) if guided else embeddings[2]
         height, width = (side * self._pipeline.vae_scale_factor for side in self.image_shape[1:])
         time_ids = torch.tensor([[height, width, 0, 0, height, width]]).to(text).expand(len(text), -1)
         return text, {"text_embeds": pooled, "time_ids": time_ids.contiguous()}
@@ -176,11 +174,7 @@ def is_text_to_image(spec: str) -> bool:
         FileNotFoundError: nothing of that name on a hub that answers.
         ValueError: a folder of no pipeline.
     """
-    folder = Path(spec).expanduser()
-    if not folder.is_dir():
-        import_diffusers()
-        folder = fetched_folder(spec, ("model_index.json",))
-    return read_json(folder / "model_index.json").get("_class_name") in PIPELINES
+    return find_pipeline(spec, ("model_index.json",))[1].get("_class_name") in PIPELINES
 
 
 def load_text_to_image(spec: str) -> TextToImage:
@@ -195,45 +189,25 @@ def load_text_to_image(spec: str) -> TextToImage:
         ValueError: It is another pipeline, incomplete, has no safetensors, or a network or sampler that is not
             supported.
     """
-    diffusers, transformers = import_diffusers(), _transformers()
-    folder = Path(spec).expanduser()
-    if not folder.is_dir():
-        folder = fetched_folder(spec, _FILES)
-    index = read_json(folder / "model_index.json")
-    name = index.get("_class_name")
-    if name not in PIPELINES:
-        raise ValueError(f"{spec} must be one of {', '.join(PIPELINES)}, got {name}")
-    unet = _part(diffusers.UNet2DConditionModel, folder / "unet")
-    vae = _part(diffusers.AutoencoderKL, folder / "vae")
+    diffusers = import_library("diffusers")
+    transformers = import_library("transformers", "a text-to-image pipeline")
+    folder, index = find_pipeline(spec, _FILES, PIPELINES)
+    is_xl = index["_class_name"] == "StableDiffusionXLPipeline"
+    unet = load_network(diffusers.UNet2DConditionModel, folder / "unet")
+    vae = load_network(diffusers.AutoencoderKL, folder / "vae")
     _check_supported(spec, unet.config, vae.config)
-    parts: dict[str, Any] = {"unet": unet, "vae": vae, "scheduler": _ddim_scheduler(diffusers, folder, name)}
-    is_xl = name == "StableDiffusionXLPipeline"
+    parts: dict[str, Any] = {"unet": unet, "vae": vae, "scheduler": _ddim_scheduler(diffusers, folder, is_xl)}
     for part, cls in list(_TEXT_ENCODERS.items())[: 2 if is_xl else 1]:
-        parts[part] = _text_encoder(getattr(transformers, cls), folder / part)
-        parts[part.replace("text_encoder", "tokenizer")] = _tokenizer(
-            transformers, folder / part.replace("text_encoder", "tokenizer")
-        )
+        # Old files hold the numbers of the positions beside the weights.
+        parts[part] = load_network(getattr(transformers, cls), folder / part, "model", ("missing",))
+        tokenizer = part.replace("text_encoder", "tokenizer")
+        parts[tokenizer] = _tokenizer(transformers, folder / tokenizer)
     # The images are for the eyes of who runs the analysis; the safety checker would blacken some of them.
     others: dict[str, Any] = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     if is_xl:
         zeros = bool(index.get("force_zeros_for_empty_prompt", True))
         others = {"force_zeros_for_empty_prompt": zeros, "add_watermarker": False}
-    return TextToImage(getattr(diffusers, name)(**parts, **others), spec)
-
-
-def _transformers() -> Any:
-    try:
-        return importlib.import_module("transformers")
-    except ImportError as error:
-        raise ImportError(
-            f"a text-to-image pipeline needs transformers, which cannot be imported ({error}): "
-            "pip install 'probediff[hub]'"
-        ) from error
-
-
-def _part(cls: Any, place: Path) -> Any:
-    read_json(place / "config.json")
-    return weighted_network(cls, place).eval().requires_grad_(False)
+    return TextToImage(getattr(diffusers, index["_class_name"])(**parts, **others), spec)
 
 
 def _check_supported(spec: str, unet: Any, vae: Any) -> None:
@@ -247,38 +221,15 @@ def _check_supported(spec: str, unet: Any, vae: Any) -> None:
             raise ValueError(f"{spec} must have no {name}, got {owner[name]}: such models are not supported")
 
 
-def _ddim_scheduler(diffusers: Any, folder: Path, pipeline: str) -> Any:
+def _ddim_scheduler(diffusers: Any, folder: Path, is_xl: bool) -> Any:
     """DDIM with the settings of the pipeline's scheduler, as the pipeline would take it."""
     config = read_json(folder / "scheduler" / "scheduler_config.json")
     known = set(diffusers.DDIMScheduler().config)
     config = {name: value for name, value in config.items() if name in known and not name.startswith("_")}
-    if pipeline == "StableDiffusionPipeline":
+    if not is_xl:
         # StableDiffusionPipeline sets this on every scheduler it is given.
         config["steps_offset"] = 1
     return diffusers.DDIMScheduler(**(config | {"clip_sample": False}))
-
-
-def _text_encoder(cls: Any, place: Path) -> nn.Module:
-    read_json(place / "config.json")
-    if not list(place.glob("model*.safetensors*")):
-        found = sorted(path.name for path in place.iterdir())
-        raise ValueError(
-            f"{place} must hold model.safetensors, got {found}. Weights as .bin are pickles and are not read: load the "
-            "pipeline with diffusers and write it anew with save_pretrained(folder, safe_serialization=True)"
-        )
-    with torch.random.fork_rng(devices=[]):
-        try:
-            model, info = cls.from_pretrained(
-                place, use_safetensors=True, local_files_only=True, output_loading_info=True
-            )
-        except Exception as error:  # damaged files raise classes of safetensors, transformers and torch
-            raise ValueError(
-                f"{place} must hold the whole weights of its config.json, got: {' '.join(str(error).split())}"
-            ) from error
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
-        raise ValueError(f"{place} must hold the weights of its config.json, got none for {'; '.join(missing[:5])}")
-    return cast(nn.Module, model.float().eval().requires_grad_(False))
 
 
 def _tokenizer(transformers: Any, place: Path) -> Any:
@@ -286,5 +237,5 @@ def _tokenizer(transformers: Any, place: Path) -> Any:
         raise ValueError(f"{place} must hold a tokenizer of CLIP, got no such folder; fetch the pipeline anew")
     try:
         return transformers.CLIPTokenizer.from_pretrained(place, local_files_only=True)
-    except Exception as error:  # as above
+    except Exception as error:  # damaged files raise anything
         raise ValueError(f"{place} must hold a tokenizer of CLIP, got: {' '.join(str(error).split())[:300]}") from error
