@@ -1,45 +1,55 @@
-"""The command ``probediff dashboard``."""
+"""Make the workspace "probediff" in a W&B project: a section a probe, every curve over training
+steps (logarithmic for the probes, whose interest is early; such an axis leaves out step 0), pictures with a step
+slider, histograms of the angles. Runs of one W&B group (--wandb.group) are shown as their mean and range.
+
+Started again, it adds panels for what runs have logged since; panels, sections and settings that a person added or
+changed are left alone. Needs wandb-workspaces: pip install 'probediff[dashboard]'.
+
+Examples:
+  probediff dashboard my-team/probediff
+  probediff dashboard my-team/probediff --dry_run
+  probediff dashboard my-team/probediff --dry_run --json
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from probediff.commands.runner import light_parser, run_guarded
 from probediff.dashboard.specification import Section, specification
 from probediff.dashboard.workspace import WORKSPACE_NAME, new_view, updated_view
 from probediff.runs.catalogue import Kind, default_keys
 
-_DESCRIPTION = f"""Make the workspace "{WORKSPACE_NAME}" in a W&B project: a section a probe, every curve over training
-steps (logarithmic for the probes, whose interest is early; such an axis leaves out step 0), pictures with a step
-slider, histograms of the angles. Runs of one W&B group (--wandb.group) are shown as their mean and range.
 
-Started again, it adds panels for what runs have logged since; panels, sections and settings that a person added or
-changed are left alone. Needs wandb-workspaces: pip install 'probediff[dashboard]'."""
-
-_EXAMPLES = """examples:
-  probediff dashboard my-team/probediff
-  probediff dashboard my-team/probediff --dry-run
-  probediff dashboard my-team/probediff --dry-run --json"""
+def build_parser() -> argparse.ArgumentParser:
+    """All options of the command."""
+    parser = light_parser("dashboard", __doc__)
+    parser.add_argument("project", metavar="ENTITY/PROJECT", help="W&B user or team, and the project")
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="print what would be made for runs with all probes at their defaults; needs no network",
+    )
+    parser.add_argument("--dry-run", action="store_true", help=argparse.SUPPRESS)  # as it was spelt before
+    parser.add_argument("--json", action="store_true", help="with --dry_run: print it as JSON")
+    return parser
 
 
 def dashboard(arguments: Sequence[str]) -> int:
-    """``probediff dashboard``: returns the exit status; an error that the user can cure is printed in one line."""
-    parser = _parser()
+    """``probediff dashboard``: returns the exit status."""
+    parser = build_parser()
     options = parser.parse_args(arguments)
     entity, _, project = options.project.partition("/")
     if not entity or not project or "/" in project:
         parser.error(f"ENTITY/PROJECT must be two names with a slash between them, got {options.project!r}")
     if options.json and not options.dry_run:
-        parser.error("--json prints the specification, so it needs --dry-run")
-    try:
-        print(_dry_run(options.json) if options.dry_run else _save(entity, project))
-    except (ValueError, OSError, ImportError) as error:
-        print(f"probediff dashboard: error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        parser.error("--json prints the specification, so it needs --dry_run")
+    return run_guarded(
+        parser.prog, lambda: print(_dry_run(options.json) if options.dry_run else _save(entity, project))
+    )
 
 
 def _dry_run(as_json: bool) -> str:
@@ -71,20 +81,3 @@ def _save(entity: str, project: str) -> str:
     new = new_view(entity, project, specification(keys))
     url = server.write(updated_view(state.view.spec, new) if state.view else new, state.view)
     return f"{'updated' if state.view else 'made'} {url}"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="probediff dashboard",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("project", metavar="ENTITY/PROJECT", help="W&B user or team, and the project")
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="print what would be made for runs with all probes at their defaults; needs no network",
-    )
-    parser.add_argument("--json", action="store_true", help="with --dry-run: print it as JSON")
-    return parser

@@ -1,10 +1,17 @@
-"""``probediff edit``: SDEdit with random noise, found noise and the DDIM latent, side by side."""
+"""Edit images by going on from an intermediate step (SDEdit): with random noise, with noise found for
+the image, and from the image's DDIM latent.
+
+Examples:
+  probediff edit images --model runs/cifar10/RUN --run runs/cifar10/RUN --ridge 1e-3
+  probediff edit images --model runs/cifar10/RUN --noises random,ddim --strengths 0.5
+  probediff edit cat.png --model stabilityai/sd-turbo --prompt "a dog" --source_prompt "a cat" --noises random,ddim
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,44 +20,46 @@ from torch import Tensor
 from probediff.commands.editing import MODEL_HELP, add_sampling_options, load_sampler
 from probediff.commands.options import CommandParser, check_at_least, pick
 from probediff.commands.runner import run_command
+from probediff.editing.grids import labelled_grid
 from probediff.editing.models import Prompts, Sampler
 from probediff.editing.noise_search import NoiseSearchSettings
 from probediff.editing.noises import search_with_progress
-from probediff.editing.pictures import labelled_grid
 from probediff.editing.sdedit import NOISE_KINDS, Edit, NoiseKind, edit_images
-from probediff.editing.space import Space, StatisticsSource, image_files, read_images, whitening_statistics
 from probediff.editing.variation import compare_paired
 from probediff.features.networks import load_features
 from probediff.files import write_json
+from probediff.models.images import Space, image_files, read_images
 from probediff.noise import seeded_noise
 from probediff.runs.summary import format_table
+from probediff.whitening.statistics import StatisticsSource
 
 _SIGNIFICANT = 0.05
 _WORDS = {"random": "random noise", "found": "found noise", "ddim": "DDIM latent"}
 _HEADINGS = {"ssim": "SSIM", "features": "features", "distance": "distance"}
-_DESCRIPTION = """Edit images by going on from an intermediate step (SDEdit): with random noise, with noise found for
-the image, and from the image's DDIM latent."""
-_EXAMPLES = """examples:
-  probediff edit images --model runs/cifar10/RUN --run runs/cifar10/RUN --ridge 1e-3
-  probediff edit images --model runs/cifar10/RUN --noises random,ddim --strengths 0.5
-  probediff edit cat.png --model stabilityai/sd-turbo --prompt "a dog" --source_prompt "a cat" --noises random,ddim"""
+
+
+@dataclass(frozen=True)
+class EditOptions:
+    """The edits.
+
+    Args:
+        strengths: shares of the sampling steps, with commas between.
+        noises: kinds, with commas between.
+        features: also compare features: dino, clip, timm/NAME, open_clip/NAME, =FILE.
+    """
+
+    strengths: str = "0.3,0.5,0.7"
+    noises: str = "random,found,ddim"
+    features: str | None = None
 
 
 def build_parser() -> CommandParser:
     """All options of the command."""
-    parser = CommandParser("edit", "IMAGE ... --model MODEL", description=_DESCRIPTION, epilog=_EXAMPLES)
+    parser = CommandParser("edit", "IMAGE ... --model MODEL", __doc__)
     parser.add_argument("image", metavar="IMAGE", nargs="+", help="image files, or folders of them")
     parser.add_argument("--model", metavar="MODEL", required=True, help=MODEL_HELP)
-    parser.add_argument("--strengths", type=str, default="0.3,0.5,0.7", help="shares of the sampling steps")
-    parser.add_argument("--noises", type=str, default="random,found,ddim", help="kinds, with commas between")
-    parser.add_argument(
-        "--features",
-        metavar="SPEC",
-        type=str | None,
-        help="also compare features: dino, clip, timm/NAME, open_clip/NAME, =FILE",
-    )
-    parser.add_class_arguments(StatisticsSource, as_group=True)
-    parser.add_class_arguments(NoiseSearchSettings, as_group=True)
+    for options in (EditOptions, StatisticsSource, NoiseSearchSettings):
+        parser.add_class_arguments(options, as_group=True)
     parser.set_defaults(num_chains=4)
     add_sampling_options(parser, "RUN/probes/edit", takes_source_prompt=True)
     return parser
@@ -71,7 +80,7 @@ def _edit(options: Any) -> None:
     pick(Prompts, options).check([options.model])
     features = None if options.features is None else load_features(options.features)
     sampler = load_sampler(options, options.model)
-    images = read_images(files, Space.of(sampler.model.probe).pixel_shape)
+    images = read_images(files, sampler.model.probe.pixel_shape)
     noises, conventions = _noises(options, kinds, source, sampler, images)
     edits = []
     for strength in strengths:
@@ -116,7 +125,7 @@ def _noises(
         noises["random"] = seeded_noise(seed, range(len(images) * count), space.shape).unflatten(0, (-1, count))
     if "found" in kinds:
         settings = pick(NoiseSearchSettings, options)
-        whitening, statistics = whitening_statistics(source, space, sampler.device)
+        whitening, statistics = source.load(space)
         noises["found"] = search_with_progress(sampler.codes(images).to(sampler.device), whitening, settings).noise
         conventions["search"] = asdict(settings) | {"statistics": statistics}
     return noises, conventions

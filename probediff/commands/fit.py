@@ -1,4 +1,13 @@
-"""``probediff fit``: build the run that a configuration describes, and train it."""
+"""Train a diffusion model and probe it at checkpoints.
+
+Any key of a configuration file can be given as an option, such as --network.channels 64. --print_config shows the
+whole configuration without running it.
+
+Examples:
+  probediff fit --config configs/digits.yaml
+  probediff fit --config configs/cifar10.yaml --data.root ~/data --trainer.devices 8
+  probediff fit --config configs/cifar10.yaml --run_dir runs/cifar10/mine --resume auto
+"""
 
 from __future__ import annotations
 
@@ -8,7 +17,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -32,7 +41,7 @@ from probediff.runs.grouping import group_of
 from probediff.runs.lock import WAIT_SEC, hold, holder, release
 from probediff.runs.loggers import FailsafeWandbLogger, WandbSettings
 from probediff.runs.summary import run_summary
-from probediff.sweep.lineage import claim_trial_folder, lineage_of
+from probediff.sweep.lineage import claim_trial_folder
 from probediff.training.checkpoints import load_checkpoint, newest_loadable
 from probediff.training.module import DiffusionModule
 
@@ -40,14 +49,20 @@ _RUN_DIR_VARIABLE = "PROBEDIFF_RUN_DIR"
 #: Exit status of a run that a signal stopped and that wants to be started again (EX_TEMPFAIL of sysexits.h).
 _STATUS_STOPPED = 75
 _PARSER_MODE = "omegaconf+"
-_DESCRIPTION = """Train a diffusion model and probe it at checkpoints.
 
-Any key of a configuration file can be given as an option, such as --network.channels 64. --print_config shows the
-whole configuration without running it."""
-_EXAMPLES = """examples:
-  probediff fit --config configs/digits.yaml
-  probediff fit --config configs/cifar10.yaml --data.root ~/data --trainer.devices 8
-  probediff fit --config configs/cifar10.yaml --run_dir runs/cifar10/mine --resume auto"""
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the run lies.
+
+    Args:
+        run_dir: Folder of the run (runs/<config name>/<start time>, in a sweep runs/sweep-<id>/<values>).
+        resume: Go on with a run: 'auto' takes the newest checkpoint that loads (in --run_dir, or else in the newest
+            folder of this configuration) and starts anew where there is none; or a checkpoint file.
+    """
+
+    run_dir: str | None = None
+    resume: str | None = None
 
 
 class FitCLI(LightningCLI):
@@ -71,10 +86,9 @@ class FitCLI(LightningCLI):
                 "log_every_n_steps": 50,
             },
             parser_kwargs={
-                "prog": "probediff fit",
-                "usage": "probediff fit --config FILE [--KEY VALUE ...]",
-                "description": _DESCRIPTION,
-                "epilog": _EXAMPLES,
+                "name": "fit",
+                "arguments": "--config FILE",
+                "text": __doc__,
                 "parser_mode": _PARSER_MODE,
                 "default_env": False,
             },
@@ -95,19 +109,7 @@ class FitCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Keys beside ``trainer``, ``model`` and ``data``, and the values that must agree."""
-        parser.add_argument(
-            "--run_dir",
-            type=str | None,
-            default=None,
-            help="Folder of the run (runs/<config name>/<start time>, in a sweep runs/sweep-<id>/<values>).",
-        )
-        parser.add_argument(
-            "--resume",
-            type=str | None,
-            default=None,
-            help="Go on with a run: 'auto' takes the newest checkpoint that loads (in --run_dir, or else in the newest "
-            "folder of this configuration) and starts anew where there is none; or a checkpoint file.",
-        )
+        parser.add_class_arguments(_Place)
         parser.add_class_arguments(UNet, "network")
         parser.add_class_arguments(WandbSettings, "wandb")
         parser.add_lightning_class_args(Probing, "probing")
@@ -196,7 +198,7 @@ class FitCLI(LightningCLI):
         if self.trainer.is_global_zero:
             text = self._config_text()
             RunFolder(self.run_dir).save_config(text)
-            lineage = lineage_of(self.run_dir)
+            lineage = RunFolder(self.run_dir).lineage()
             for logger in self.trainer.loggers:
                 logger.log_hyperparams(yaml.safe_load(text) | ({"lineage": lineage} if lineage else {}))
 

@@ -1,4 +1,10 @@
-"""``probediff inversions``: one table of all inversion methods on one model."""
+"""Sample, invert by each method, and sample again from the latent. MODEL is what `probediff probe`
+takes. Clipping is off, because no method can invert a clipped step.
+
+Examples:
+  probediff inversions runs/digits/RUN --num_steps 20
+  probediff inversions runs/digits/RUN --methods ddim fixed_point --set fixed_point.iterations=10
+"""
 
 from __future__ import annotations
 
@@ -14,9 +20,10 @@ from probediff.commands.runner import run_command
 from probediff.files import write_json
 from probediff.inversion import InversionSettings, Method, MethodRow, Problem, compare
 from probediff.models.base import undisturbed
-from probediff.models.images import folder_images
+from probediff.models.images import Space, images_of_folder
 from probediff.models.source import ModelChoice, find_source, published_convention
 from probediff.noise import seeded_noise
+from probediff.runs.folder import probed_folder
 from probediff.runs.summary import format_table
 
 _COLUMNS = {
@@ -34,16 +41,11 @@ _LEGEND = """evaluations: of the network, per image, to invert it; reconstructio
 sampled from the latent to the image; to noise: mean L2 distance of the latent to the true noise; angle: degrees at the
 latent in the triangle of noise, image and latent; correlation: mean of the 10 largest between values of the latents
 (white noise: {null}); std, KS: standard deviation and Kolmogorov-Smirnov distance to N(0, 1) of the latents' values."""
-_DESCRIPTION = """Sample, invert by each method, and sample again from the latent. MODEL is what `probediff probe`
-takes. Clipping is off, because no method can invert a clipped step."""
-_EXAMPLES = """examples:
-  probediff inversions runs/digits/RUN --num_steps 20
-  probediff inversions runs/digits/RUN --methods ddim fixed_point --set fixed_point.iterations=10"""
 
 
 def build_parser() -> CommandParser:
     """All options of the command."""
-    parser = CommandParser("inversions", "MODEL", description=_DESCRIPTION, epilog=_EXAMPLES)
+    parser = CommandParser("inversions", "MODEL", __doc__)
     parser.add_argument("model", metavar="MODEL", help="run folder, checkpoint, state dict, or diffusers pipeline")
     parser.add_argument("--methods", nargs="+", choices=get_args(Method), help="which ones; all by default")
     parser.add_argument(
@@ -106,7 +108,7 @@ def _inversions(options: Any) -> None:
     if options.images is None:
         kind, start = "x_T", seeded_noise(settings.noise_seed, range(settings.num_samples), model.image_shape)
     else:
-        kind, start = "images", folder_images(Path(options.images), model, settings.num_samples)
+        kind, start = "images", images_of_folder(Path(options.images), Space.of(model)).first(settings.num_samples)
     # States in float64, or rounding would hide how exact the exact methods are.
     given = {"x_T": None, kind: start.to(device, torch.float64)}
     eps_model, dtype = model.eps_model.to(device), getattr(torch, model.conventions["dtype"])
@@ -116,7 +118,7 @@ def _inversions(options: Any) -> None:
             rows = compare(
                 problem, methods, indices=range(len(start)), batch_size=settings.batch_size, on_row=_show_time, **given
             )
-        path = Path(options.out or source.out / "inversions") / f"num_steps={num_steps:04d}" / "inversion_methods.json"
+        path = probed_folder(Path(options.out or source.out / "inversions"), num_steps) / "inversion_methods.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, [asdict(row) | {"num_steps": num_steps} | conventions for row in rows])
         _print_table(rows, path)

@@ -19,6 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from probediff import callbacks
 from probediff.callbacks import Probe
+from probediff.commands.runner import split_help
 from probediff.models.run import Weights
 from probediff.models.source import ModelChoice
 from probediff.schedule import Convention
@@ -26,18 +27,23 @@ from probediff.schedule import Convention
 T = TypeVar("T")
 
 
-class WholeNumbers(list[int]):
+class WholeNumbers(tuple[int, ...]):
     """One or several whole numbers, typed as 10,100,1000 or [10, 100, 1000]."""
 
     @classmethod
     def read(cls, value: Any) -> WholeNumbers:
         """Read what a user typed or a configuration holds."""
+        text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
         try:
-            return cls(int(part) for part in str(value).strip("[] ").split(","))
+            return cls(int(part) for part in text.strip("[] ").split(","))
         except ValueError:
             raise ValueError(
                 f"expected whole numbers with commas between, such as 10,100,1000, got {value!r}"
             ) from None
+
+    def __str__(self) -> str:
+        """As it is typed."""
+        return ",".join(map(str, self))
 
 
 register_type(WholeNumbers, list, WholeNumbers.read)
@@ -67,13 +73,24 @@ class SampleSettings:
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
     """Description and examples line by line as they are, every option with its type and default."""
 
+    def _expand_help(self, action: argparse.Action) -> str:
+        return super()._expand_help(action).replace("<class 'WholeNumbers'>", "whole numbers")
+
 
 class CommandParser(LightningArgumentParser):
     """A parser that takes old spellings too, and whose errors say which key may have been meant."""
 
-    def __init__(self, name: str = "", arguments: str = "", **settings: Any) -> None:
-        usage = f"probediff {name} {arguments} [--KEY VALUE ...]"
-        super().__init__(**{"prog": f"probediff {name}", "usage": usage, "formatter_class": _HelpFormatter} | settings)
+    def __init__(self, name: str = "", arguments: str = "", text: str | None = None, **settings: Any) -> None:
+        """Take the name of the command, what must be typed after it, and its help; the rest as jsonargparse does."""
+        description, examples = split_help(text)
+        merged: dict[str, Any] = {
+            "prog": f"probediff {name}",
+            "usage": f"probediff {name} {arguments} [--KEY VALUE ...]",
+            "description": description,
+            "epilog": examples,
+            "formatter_class": _HelpFormatter,
+        } | settings
+        super().__init__(**merged)
 
     def parse_args(self, args: Sequence[str], *others: Any, **settings: Any) -> Any:  # type: ignore[override]
         """Parse arguments in the spelling of today or of earlier versions."""

@@ -1,10 +1,20 @@
-"""``probediff probe``: the probes of training on any model, afterwards."""
+"""Run the probes of training on a model that is there already.
+
+MODEL is a run folder of probediff fit (all its checkpoints, with the settings of the run), one of its checkpoints, a
+state dict of OpenAI's improved-diffusion or guided-diffusion (.pt, .safetensors), or a diffusers pipeline (folder or
+hub id). A command that was interrupted goes on where it was when it is given again.
+
+Examples:
+  probediff probe runs/cifar10/RUN
+  probediff probe runs/cifar10/RUN --checkpoints last --num_steps 10,100,1000,4000
+  probediff probe cifar10_uncond_50M_500K.pt --num_steps 100 --settings.num_samples 256
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -19,52 +29,41 @@ from probediff.commands.options import CommandParser, WholeNumbers, available_pr
 from probediff.commands.runner import run_guarded
 from probediff.data import ImageFolder
 from probediff.models import ProbeModel, fit_gaussian, load_run_data
-from probediff.models.images import folder_images
+from probediff.models.images import Space, images_of_folder
 from probediff.models.source import ModelChoice, Source, find_source, published_convention
 from probediff.probing.afterwards import ProbeTask, probe_afterwards, same_numbers
 from probediff.probing.probe import Probe
 from probediff.probing.settings import PassSettings
-from probediff.runs.folder import RunFolder
+from probediff.runs.folder import RunFolder, probed_folder
 from probediff.runs.loggers import FailsafeWandbLogger, WandbSettings
 from probediff.runs.summary import probe_tables
 
-_DESCRIPTION = """Run the probes of training on a model that is there already.
 
-MODEL is a run folder of probediff fit (all its checkpoints, with the settings of the run), one of its checkpoints, a
-state dict of OpenAI's improved-diffusion or guided-diffusion (.pt, .safetensors), or a diffusers pipeline (folder or
-hub id). A command that was interrupted goes on where it was when it is given again."""
-_EXAMPLES = """examples:
-  probediff probe runs/cifar10/RUN
-  probediff probe runs/cifar10/RUN --checkpoints last --num_steps 10,100,1000,4000
-  probediff probe cifar10_uncond_50M_500K.pt --num_steps 100 --settings.num_samples 256"""
+@dataclass(frozen=True)
+class ProbeOptions:
+    """What is probed.
+
+    Args:
+        num_steps: DDIM steps, also several: 10,100,1000,4000 (There and Back Again, table 2).
+        samples: Invert each checkpoint's own samples, or those of the final one (There and Back Again, figure 4).
+        images: Invert the images of this folder instead of samples.
+        denoiser: Probe the network, or the exact denoiser of Gaussian data fitted to the images of the run.
+        reference: Folder of real images to compare with.
+        progress: Show progress bars.
+    """
+
+    num_steps: WholeNumbers = WholeNumbers([100])  # noqa: RUF009 (immutable)
+    samples: Literal["own", "final"] = "own"
+    images: str | None = None
+    denoiser: Literal["network", "gaussian"] = "network"
+    reference: str | None = None
+    progress: bool = True
 
 
 def build_parser() -> CommandParser:
     """All options of the command."""
-    parser = CommandParser(
-        "probe", "MODEL", description=_DESCRIPTION, epilog=_EXAMPLES, parser_mode="omegaconf+", default_env=False
-    )
-    parser.add_argument(
-        "--num_steps",
-        type=WholeNumbers,
-        default=WholeNumbers([PassSettings().num_steps]),
-        help="DDIM steps, also several: 10,100,1000,4000 (There and Back Again, table 2).",
-    )
-    parser.add_argument(
-        "--samples",
-        type=Literal["own", "final"],
-        default="own",
-        help="Invert each checkpoint's own samples, or those of the final one (There and Back Again, figure 4).",
-    )
-    parser.add_argument("--images", type=str | None, help="Invert the images of this folder instead of samples.")
-    parser.add_argument(
-        "--denoiser",
-        type=Literal["network", "gaussian"],
-        default="network",
-        help="Probe the network, or the exact denoiser of Gaussian data fitted to the images of the run.",
-    )
-    parser.add_argument("--reference", type=str | None, help="Folder of real images to compare with.")
-    parser.add_argument("--progress", type=bool, default=True, help="Show progress bars.")
+    parser = CommandParser("probe", "MODEL", __doc__, parser_mode="omegaconf+", default_env=False)
+    parser.add_class_arguments(ProbeOptions, as_group=True)
     parser.add_model_options("RUN/probes/<what>", PassSettings, skip={"num_steps"})
     parser.add_class_arguments(WandbSettings, "wandb")
     parser.set_defaults({"checkpoints": "all", "wandb.mode": "disabled"})
@@ -147,7 +146,7 @@ def build_tasks(source: Source, options: Any) -> list[ProbeTask]:
     if options.images is not None:
         if options.samples == "final":
             raise ValueError("--images and --samples final exclude each other: both say what is inverted")
-        images = folder_images(Path(options.images), load(steps[0]), num_samples)
+        images = images_of_folder(Path(options.images), Space.of(load(steps[0]))).first(num_samples)
         kind, num_samples = "images" if source.run is not None else f"{kind}-images", len(images)
         extra["images"] = Path(options.images).name
     elif options.samples == "final":
@@ -156,7 +155,7 @@ def build_tasks(source: Source, options: Any) -> list[ProbeTask]:
     model, out = load(steps[0]), Path(options.out) if options.out else source.out / kind
     tasks = [
         ProbeTask(
-            RunFolder(out / f"num_steps={num_steps:04d}"),
+            RunFolder(probed_folder(out, num_steps)),
             replace(options.settings, num_samples=num_samples, num_steps=num_steps),
             steps,
             load,

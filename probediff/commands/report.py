@@ -1,67 +1,30 @@
-"""The command ``probediff report``."""
+"""Redraw the tables and figures of P1 (There and Back Again) from the records of runs, beside the null,
+the Gaussian denoiser and the published values. Works on a run that is still training or was killed: what is missing is
+said on the page.
 
-from __future__ import annotations
-
-import argparse
-import importlib.util
-import sys
-from pathlib import Path
-
-_EXAMPLES = """examples:
+Examples:
   probediff report runs/cifar10 --out report
   probediff report runs/seed0 runs/seed10 runs/seed42 --out report      mean and spread over seeds
   probediff report runs/sweep --group_by model.learning_rate --out report
   probediff report runs/cifar10 --out report --watch                    while it trains
 
-OUT/index.html is one page that needs no network; OUT/tables and OUT/figures hold the same for papers."""
+OUT/index.html is one page that needs no network; OUT/tables and OUT/figures hold the same for papers.
+"""
 
-_DESCRIPTION = """Redraw the tables and figures of P1 (There and Back Again) from the records of runs, beside the null,
-the Gaussian denoiser and the published values. Works on a run that is still training or was killed: what is missing is
-said on the page."""
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from pathlib import Path
+
+from probediff.commands.runner import light_parser, run_command
 
 _DEFAULT_WATCH_SEC = 30
 
 
-def report(arguments: list[str]) -> int:
-    """``probediff report``: returns the exit status; an error that the user can cure is printed in one line."""
-    options = _parser().parse_args(arguments)
-    paths, out = [path.expanduser() for path in options.runs], options.out.expanduser()
-    try:
-        if importlib.util.find_spec("matplotlib") is None:
-            raise ImportError("figures need matplotlib: pip install matplotlib")
-        from probediff.report.watch import build, watch
-
-        if options.watch is not None:
-            watch(paths, out, options.group_by, options.watch)
-            print(f"All runs are finished. The page: {out / 'index.html'}")
-            return 0
-        written, _ = build(paths, out, options.group_by)
-        print(
-            f"{written.num_figures} figures, {written.num_tables} tables. The page: {written.page} "
-            f"({written.num_bytes / 1e6:.1f} MB)"
-        )
-    except KeyboardInterrupt:
-        print(f"\nStopped. The page: {out / 'index.html'}")
-        return 0 if options.watch is not None else 130
-    except (ValueError, OSError, ImportError) as error:
-        print(f"probediff report: error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _seconds(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of seconds, at least 1, got {text!r}")
-    return int(text)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="probediff report",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def build_parser() -> argparse.ArgumentParser:
+    """All options of the command."""
+    parser = light_parser("report", __doc__)
     parser.add_argument(
         "runs",
         metavar="RUN",
@@ -88,3 +51,33 @@ def _parser() -> argparse.ArgumentParser:
         f"runs are finished",
     )
     return parser
+
+
+def _seconds(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of seconds, at least 1, got {text!r}")
+    return int(text)
+
+
+def report(arguments: list[str]) -> int:
+    """``probediff report``: returns the exit status."""
+    return run_command(build_parser(), arguments, _report)
+
+
+def _report(options: argparse.Namespace) -> None:
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ImportError("figures need matplotlib: pip install matplotlib")
+    from probediff.report.watch import build, watch
+
+    paths, out = [path.expanduser() for path in options.runs], options.out.expanduser()
+    if options.watch is None:
+        written, _ = build(paths, out, options.group_by)
+        counts = f"{written.num_figures} figures, {written.num_tables} tables"
+        print(f"{counts}. The page: {written.page} ({written.num_bytes / 1e6:.1f} MB)")
+        return
+    try:
+        watch(paths, out, options.group_by, options.watch)
+        end = "All runs are finished"
+    except KeyboardInterrupt:
+        end = "\nStopped"
+    print(f"{end}. The page: {out / 'index.html'}")

@@ -65,11 +65,21 @@ def run_command(
     return run_guarded(parser.prog, lambda: work(options), stopped)
 
 
-def light_parser(name: str, description: str, examples: str = "") -> argparse.ArgumentParser:
-    """A parser for commands that start without torch; its texts are shown line by line as they are."""
+def split_help(text: str | None) -> tuple[str, str]:
+    """What a command does, and examples of it: the docstring of its module in two."""
+    description, heading, examples = (text or "").strip().partition("\n\nExamples:")
+    return description, (heading + examples).strip()
+
+
+def light_parser(name: str, text: str | None) -> argparse.ArgumentParser:
+    """A parser for commands that start without torch.
+
+    Args:
+        name: of the command.
+        text: what it does, and examples; shown line by line as it is.
+    """
+    description, examples = split_help(text)
+    style = argparse.RawDescriptionHelpFormatter
     return argparse.ArgumentParser(
-        prog=f"probediff {name}",
-        description=description,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog=f"probediff {name}", description=description, epilog=examples, formatter_class=style
     )

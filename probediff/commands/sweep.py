@@ -1,47 +1,72 @@
-"""The command ``probediff sweep``."""
+"""Run all trials of a sweep file, the same one that `wandb sweep` takes (method grid).
+
+With --local the trials run on this machine, without W&B. The command may be stopped at any time: Ctrl-C and SIGTERM
+let the trials save, and the same command goes on with what is left; finished trials are skipped. Without --local it
+prints the two commands that run the sweep through W&B.
+
+Examples:
+  probediff sweep sweeps/smoke.yaml --local
+  probediff sweep sweeps/seeds.yaml --local --num_parallel 3
+  probediff sweep sweeps/seeds.yaml
+
+Compare the trials: probediff report runs/sweep-seeds
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from probediff.commands.runner import light_parser, run_command
 from probediff.sweep.expand import expand
 from probediff.sweep.file import read_sweep
 
-_DESCRIPTION = """Run all trials of a sweep file, the same one that `wandb sweep` takes (method grid or random).
+_THROUGH_WANDB = """{path} has {trials}. Through W&B:
 
-With --local the trials run on this machine, without W&B. The command may be stopped at any time: Ctrl-C and SIGTERM
-let the trials save, and the same command goes on with what is left; finished trials are skipped. Without --local it
-prints the two commands that run the sweep through W&B."""
+  wandb sweep --project probediff {path}
+  wandb agent --forward-signals --term-timeout 600 ENTITY/PROJECT/SWEEP_ID
 
-_EXAMPLES = """examples:
-  probediff sweep sweeps/smoke.yaml --local
-  probediff sweep sweeps/seeds.yaml --local --num_parallel 3
-  probediff sweep sweeps/seeds.yaml
+The first command prints the id for the second one, which may run on several machines at once."""
+_WITHOUT_WANDB = """ Without W&B:
 
-Compare the trials: probediff report runs/sweep-seeds"""
+  probediff sweep {path} --local"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All options of the command."""
+    parser = light_parser("sweep", __doc__)
+    parser.add_argument("file", metavar="FILE", type=Path, help="sweep file, such as sweeps/seeds.yaml")
+    parser.add_argument("--local", action="store_true", help="run the trials here, without W&B")
+    parser.add_argument(
+        "--num_parallel", type=int, metavar="N", help="trials at a time (default: one for each GPU, else 1)"
+    )
+    parser.add_argument(
+        "--folder", type=Path, help="folder of the sweep, new or one to go on with (default: runs/sweep-<file name>)"
+    )
+    return parser
 
 
 def sweep(arguments: Sequence[str]) -> int:
-    """``probediff sweep``: returns the exit status; an error that the user can cure is printed in one line."""
-    options = _parser().parse_args(arguments)
-    try:
-        return _run_local(options) if options.local else _tell_commands(options.file)
-    except (ValueError, OSError) as error:
-        print(f"probediff sweep: error: {error}", file=sys.stderr)
-        return 1
+    """``probediff sweep``: returns the exit status."""
+    return run_command(build_parser(), arguments, _sweep)
 
 
-def _run_local(options: argparse.Namespace) -> int:
+def _sweep(options: argparse.Namespace) -> int:
+    description = read_sweep(options.file)
+    if not options.local:
+        is_grid = description.method == "grid"
+        count = len(expand(description)) if is_grid else description.run_cap
+        trials = "1 trial" if count == 1 else f"{count or 'no fixed number of'} trials"
+        text = _THROUGH_WANDB + (_WITHOUT_WANDB if is_grid else "")
+        print(text.format(path=options.file, trials=trials))
+        return 0
     from probediff.sweep.plan import settle_plan
     from probediff.sweep.progress import summary
     from probediff.sweep.runner import LocalSweep
 
-    description = read_sweep(options.file)
     gpus = visible_gpus()
     folder = options.folder or Path("runs") / f"sweep-{description.name}"
     num_parallel = max(1, len(gpus)) if options.num_parallel is None else options.num_parallel
@@ -53,46 +78,13 @@ def _run_local(options: argparse.Namespace) -> int:
     return status
 
 
-def _tell_commands(path: Path) -> int:
-    num_trials = len(expand(read_sweep(path)))
-    print(
-        f"""{path} has {num_trials} trial{"s" if num_trials != 1 else ""}. Through W&B:
-
-  wandb sweep --project probediff {path}
-  wandb agent --forward-signals --term-timeout 600 ENTITY/PROJECT/SWEEP_ID
-
-The first command prints the id for the second one, which may run on several machines at once. Without W&B:
-
-  probediff sweep {path} --local"""
-    )
-    return 0
-
-
 def visible_gpus() -> list[str]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return [name.strip() for name in given.split(",") if name.strip() not in ("", "-1")]
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is not None:
+        return [name.strip() for name in allowed.split(",") if name.strip() not in ("", "-1")]
     try:
         listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):
         return []
     return [str(number) for number in range(listed.stdout.count("GPU "))]
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="probediff sweep",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("file", metavar="FILE", type=Path, help="sweep file, such as sweeps/seeds.yaml")
-    parser.add_argument("--local", action="store_true", help="run the trials here, without W&B")
-    parser.add_argument(
-        "--num_parallel", type=int, metavar="N", help="trials at a time (default: one for each GPU, else 1)"
-    )
-    parser.add_argument(
-        "--folder", type=Path, help="folder of the sweep, new or one to go on with (default: runs/sweep-<file name>)"
-    )
-    return parser

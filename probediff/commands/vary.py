@@ -1,4 +1,10 @@
-"""``probediff vary``: what models make of found noises."""
+"""Images from the noises of `probediff search-noise` by one or several models, beside images from random
+noises, and whether they are nearer to the target images.
+
+Examples:
+  probediff vary probes/search_noise/noises.safetensors runs/cifar10/RUN gaussian:runs/cifar10/RUN
+  probediff vary noises.safetensors stabilityai/sd-turbo --prompt "a photograph" --guidance_scale 0 --num_steps 4
+"""
 
 from __future__ import annotations
 
@@ -11,9 +17,9 @@ from typing import Any
 from probediff.commands.editing import MODEL_HELP, add_sampling_options, load_sampler
 from probediff.commands.options import CommandParser, check_at_least, pick
 from probediff.commands.runner import run_command
+from probediff.editing.grids import labelled_grid
 from probediff.editing.models import Prompts
 from probediff.editing.noises import FoundNoises
-from probediff.editing.pictures import labelled_grid
 from probediff.editing.variation import Variations, compare_paired, vary_noises
 from probediff.files import write_json
 from probediff.runs.summary import format_table
@@ -21,16 +27,11 @@ from probediff.runs.summary import format_table
 _SHOWN_CHAINS = 2
 _MEASURES = {"distance": "distance to target", "ssim": "SSIM with target"}
 _AGAINST = {"random": "random noise", "another": "another target's"}
-_DESCRIPTION = """Images from the noises of `probediff search-noise` by one or several models, beside images from random
-noises, and whether they are nearer to the target images."""
-_EXAMPLES = """examples:
-  probediff vary probes/search_noise/noises.safetensors runs/cifar10/RUN gaussian:runs/cifar10/RUN
-  probediff vary noises.safetensors stabilityai/sd-turbo --prompt "a photograph" --guidance_scale 0 --num_steps 4"""
 
 
 def build_parser() -> CommandParser:
     """All options of the command."""
-    parser = CommandParser("vary", "NOISES MODEL ...", description=_DESCRIPTION, epilog=_EXAMPLES)
+    parser = CommandParser("vary", "NOISES MODEL ...", __doc__)
     parser.add_argument("noises", metavar="NOISES", help="noises.safetensors of probediff search-noise")
     parser.add_argument("model", metavar="MODEL", nargs="+", help=MODEL_HELP)
     add_sampling_options(parser, "probes/vary", takes_source_prompt=False)

@@ -112,7 +112,7 @@ def test_neither_lightning_nor_wandb_is_needed(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "for name in ('lightning', 'wandb', 'torchmetrics', 'jsonargparse'): sys.modules[name] = None\n"
-        "from probediff.report.command import report\n"
+        "from probediff.commands.report import report\n"
         f"status = report([{str(run)!r}, '--out', {str(tmp_path / 'out')!r}])\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
         "sys.exit(status)\n"
