@@ -53,7 +53,9 @@ def triangle_angles(noise: Tensor, x_0: Tensor, latent: Tensor) -> TriangleAngle
     of its digits. Aggregate afterwards: the mean of these angles is not `angle_of_mean_cosine`.
 
     Args:
-        noise, x_0, latent: (N, C, H, W) or (N, D). One shape; any floating dtype.
+        noise: (N, C, H, W) or (N, D). One shape; any floating dtype.
+        x_0: As `noise`.
+        latent: As `noise`.
 
     Raises:
         ValueError: Shapes differ, nothing in them, values not finite, or two vertices of a triangle coincide.
@@ -109,7 +111,9 @@ def triangle_distances(noise: Tensor, x_0: Tensor, latent: Tensor) -> TriangleDi
     """L2 length of the sides of each sample's noise-image-latent triangle (P1, figure 4).
 
     Args:
-        noise, x_0, latent: (N, C, H, W) or (N, D). One shape; any floating dtype.
+        noise: (N, C, H, W) or (N, D). One shape; any floating dtype.
+        x_0: As `noise`.
+        latent: As `noise`.
 
     Raises:
         ValueError: Shapes differ, nothing in them, or values not finite.
@@ -130,7 +134,8 @@ def angle_of_mean_cosine(a: Tensor, b: Tensor) -> float:
     the name; use `triangle_angles` for a mean and a standard deviation over samples.
 
     Args:
-        a, b: (N, C, H, W) or (N, D). Edge vectors, for instance `noise - x_0` and `latent - x_0`.
+        a: (N, C, H, W) or (N, D). Edge vectors, for instance `noise - x_0`.
+        b: As `a`, for instance `latent - x_0`.
 
     Raises:
         ValueError: Shapes differ, nothing in them, values not finite, or a vector is zero.

@@ -39,7 +39,8 @@ def assignment_accuracy(noise: Tensor, x_0: Tensor, chunk_size: int = 4096) -> A
     nearer: N equal images give 1 / N.
 
     Args:
-        noise, x_0: (N, C, H, W) or (N, D). One shape; `noise[i]` belongs to `x_0[i]`.
+        noise: (N, C, H, W) or (N, D). One shape; `noise[i]` belongs to `x_0[i]`.
+        x_0: As `noise`.
         chunk_size: Rows in a tile; it changes memory and speed.
 
     Raises:

@@ -18,7 +18,8 @@ def slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
     between nearly parallel vectors it is the straight line.
 
     Args:
-        a, b: (N, C, H, W) or (N, D). One shape; any floating dtype.
+        a: (N, C, H, W) or (N, D). One shape; any floating dtype.
+        b: As `a`.
         weight: 0..1.
 
     Returns:

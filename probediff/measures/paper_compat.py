@@ -23,7 +23,8 @@ def angle_of_std_cosine(a: Tensor, b: Tensor) -> float:
     a standard deviation of 0.02 gives 88.9. Ours: the standard deviation of `triangle_angles`.
 
     Args:
-        a, b: (N, C, H, W) or (N, D), N at least 2. Edge vectors.
+        a: (N, C, H, W) or (N, D), N at least 2. Edge vectors.
+        b: As `a`.
 
     Raises:
         ValueError: N under 2, or as `cosine_similarity`.
@@ -72,7 +73,8 @@ def ssim_min_max(x: Tensor, y: Tensor) -> float:
     """Mean SSIM of two sets, each min-max scaled as a whole, with a data range of 1. Ours: `ssim` of [-1, 1] images.
 
     Args:
-        x, y: (N, C, H, W). One shape, H and W at least 7.
+        x: (N, C, H, W). One shape, H and W at least 7.
+        y: As `x`.
 
     Raises:
         ValueError: As `min_max_scaled` and `ssim`.

@@ -59,7 +59,9 @@ def plain_area_errors(
     """The inversion error split by `plain_areas` of the image.
 
     Args:
-        noise, x_0, latent: (N, C, H, W) of one shape, N at least 2, H and W at least 2; x_0 in [-1, 1].
+        noise: (N, C, H, W) of one shape, N at least 2, H and W at least 2.
+        x_0: As `noise`, in [-1, 1].
+        latent: As `noise`.
         threshold: As for `plain_areas`.
 
     Raises:

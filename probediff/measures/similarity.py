@@ -26,7 +26,8 @@ def cosine_similarity(x: Tensor, y: Tensor) -> Tensor:
     """Cosine of the angle between x[i] and y[i], (N,) float64.
 
     Args:
-        x, y: (N, C, H, W) or (N, D). One shape; any floating dtype.
+        x: (N, C, H, W) or (N, D). One shape; any floating dtype.
+        y: As `x`.
 
     Raises:
         ValueError: Shapes differ, nothing in them, values not finite, or a vector is zero.
@@ -196,7 +197,8 @@ def ssim(x: Tensor, y: Tensor, data_range: float = 2.0) -> Tensor:
     defaults of scikit-image. Two equal images give 1, constant ones included. Computed in float64, in chunks over N.
 
     Args:
-        x, y: (N, C, H, W). One shape, H and W at least 7.
+        x: (N, C, H, W). One shape, H and W at least 7.
+        y: As `x`.
         data_range: Width of the range of pixel values; 2 for images in [-1, 1].
 
     Raises:

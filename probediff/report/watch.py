@@ -48,7 +48,9 @@ def watch(
     """Write the report again whenever records change, until all runs are finished.
 
     Args:
-        paths, out, group_by: as for ``build``.
+        paths: as for ``build``.
+        out: as for ``build``.
+        group_by: as for ``build``.
         interval_sec: how often to look, and how often the page reloads itself.
         sleep: waits so many seconds.
 
