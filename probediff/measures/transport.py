@@ -60,7 +60,8 @@ def optimal_transport(noise: Tensor, x_0: Tensor) -> Transport:
     a tenth of a second at N = 1000, seconds at 2000 to 4000, minutes beyond 10,000.
 
     Args:
-        noise, x_0: (N, C, H, W) or (N, D). One shape; `noise[i]` belongs to `x_0[i]`. N at least 2.
+        noise: (N, C, H, W) or (N, D). One shape; `noise[i]` belongs to `x_0[i]`. N at least 2.
+        x_0: As `noise`.
 
     Raises:
         ValueError: Shapes differ, N under 2, values not finite, all noises or all images equal (every assignment is
@@ -191,7 +192,8 @@ def reproducibility(x: Tensor, y: Tensor, threshold: float = SAME_IMAGE_SSIM) ->
     """Do two runs make the same images from the same noises? After Zhang et al. 2024, with SSIM as the score.
 
     Args:
-        x, y: (N, C, H, W) in [-1, 1], N at least 2, H and W at least 7; x[i] and y[i] come from the same noise.
+        x: (N, C, H, W) in [-1, 1], N at least 2, H and W at least 7; x[i] and y[i] come from the same noise.
+        y: As `x`.
         threshold: SSIM above which two images count as the same.
 
     Raises:
