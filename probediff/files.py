@@ -74,15 +74,26 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def writing_error(folder: Path, error: OSError) -> OSError:
-    """``error`` of writing to ``folder``, told with its cure."""
-    reason = error.strerror or str(error)
-    if error.errno in _NO_SPACE:
-        return OSError(
-            f"OUT: no space left to write {folder} ({reason}); free some or raise the quota, then start the same "
-            "command again: it goes on from the parts that are done"
-        )
-    return OSError(f"OUT must be a folder that can be written, got {folder} ({reason}); choose another")
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Tell errors of the file system in a block that writes to ``folder`` with their cure.
+
+    Raises:
+        OSError: There is no space left, or ``folder`` cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # it has its words already
+            raise
+        if error.errno in _NO_SPACE:
+            raise OSError(
+                f"OUT: no space left to write {folder} ({error.strerror}); free some or raise the quota, then start "
+                "the same command again: it goes on from the parts that are done"
+            ) from error
+        raise OSError(
+            f"OUT must be a folder that can be written, got {folder} ({error.strerror}); choose another"
+        ) from error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -46,7 +46,7 @@ def test_losses_equal_improved_diffusion(name: str, loss: Callable[..., Tensor],
 
 def test_hybrid_loss_of_the_published_network_equals_improved_diffusion() -> None:
     case = GOLDEN["unet_32"]
-    unet = UNet.for_image_size(32).eval()
+    unet = UNet(32).eval()
     unet.load_state_dict(formula_state_dict(unet.state_dict()))
     with torch.no_grad():
         ours = hybrid_loss(EpsModel(unet, 4000).output, SCHEDULE, *inputs(case))

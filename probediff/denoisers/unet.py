@@ -5,21 +5,17 @@ State-dict keys are those of the published checkpoints.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from probediff.denoisers.blocks import BlockFactory, Stage, group_norm, timestep_embedding, zeroed
 
-_PUBLISHED: dict[int, dict[str, Any]] = {
-    32: {"channel_mult": (1, 2, 2, 2), "dropout": 0.3},
-    64: {"channel_mult": (1, 2, 3, 4), "dropout": 0.0},
-}
-
 
 class UNet(nn.Module):
     """Network that predicts the noise and, with twice the output channels, the variance of a noised image.
+
+    The defaults are those of improved-diffusion's unconditional network for CIFAR-10, but for its dropout of 0.3;
+    `channel_mult` (1, 2, 3, 4) makes the one for ImageNet at 64 pixels.
 
     Group normalisation uses 32 groups; where 32 does not divide the channels, the largest divisor below 32.
 
@@ -97,19 +93,6 @@ class UNet(nn.Module):
         self.out = nn.Sequential(
             group_norm(widths[0]), nn.SiLU(), zeroed(nn.Conv2d(widths[0], out_channels, 3, padding=1))
         )
-
-    @classmethod
-    def for_image_size(cls, image_size: int, **overrides: Any) -> UNet:
-        """Make the published unconditional improved-diffusion network: CIFAR-10 at 32 px, ImageNet at 64 px.
-
-        52,546,438 parameters at 32 px and 121,063,942 at 64 px. `overrides` replace constructor arguments.
-        """
-        if image_size not in _PUBLISHED:
-            raise ValueError(
-                f"image_size must be one of {sorted(_PUBLISHED)}, got {image_size}: "
-                "for other sizes call UNet(...) with channel_mult and attention_resolutions"
-            )
-        return cls(image_size, **{**_PUBLISHED[image_size], **overrides})
 
     def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
         """Return the network's output for noised images.

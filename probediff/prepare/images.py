@@ -3,16 +3,15 @@
 import json
 import multiprocessing
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from tqdm import tqdm
 
-from probediff.files import locked, remove_partials, whole_file, write_json, writing_error
+from probediff.exceptions import WorkerDiedError
+from probediff.files import locked, remove_partials, whole_file, write_json, writing_to
 from probediff.prepare.manifest import MANIFEST, UNFINISHED, UNREADABLE, Identity, Manifest, Shard, read_manifest
 from probediff.prepare.shards import ShardTask, finished_shards, remove_records, start_worker, write_shard
 from probediff.prepare.sources import Entry, entries_digest, list_entries
@@ -43,12 +42,12 @@ def prepare_images(
         ValueError: An argument is out of its range, ``out`` lies in ``source`` or holds something else, or no image
             could be read.
         OSError: ``out`` cannot be written, or the disk is full.
-        RuntimeError: A worker process was killed.
+        WorkerDiedError: A worker process was killed.
     """
     _check_arguments(source, out, image_size, num_workers)
     entries = list_entries(source)
     identity = Identity(entries_digest(entries), len(entries), image_size, images_per_shard)
-    with _writing(out):
+    with writing_to(out):
         out.mkdir(parents=True, exist_ok=True)
         with locked(out):
             remove_partials(out)
@@ -77,28 +76,24 @@ def _check_arguments(source: Path, out: Path, image_size: int, num_workers: int)
 
 def _begin(out: Path, identity: Identity) -> dict[int, Shard]:
     """Make sure that ``out`` is for this set; return the shards that are whole already."""
-    begun = _begun_identity(out)
-    if begun is None:
-        if found := next(out.iterdir(), None):
-            raise ValueError(
-                f"OUT must be new, empty or begun by this command, got {out}, which holds {found.name}; name another"
-            )
+    shards: dict[int, Shard] = {}
+    if (out / MANIFEST).exists():
+        manifest = read_manifest(out)
+        begun, shards = manifest.identity, dict(enumerate(manifest.shards))
+    elif (out / UNFINISHED).exists():
+        begun = Identity(**json.loads((out / UNFINISHED).read_text(encoding="utf-8")))
+    elif entry := next(out.iterdir(), None):
+        raise ValueError(
+            f"OUT must be new, empty or begun by this command, got {out}, which holds {entry.name}; name another"
+        )
+    else:
         write_json(out / UNFINISHED, asdict(identity))
         return {}
     if begun != identity:
         raise ValueError(f"OUT must be for this SOURCE and size, got {out} with {_difference(begun, identity)}; {CURE}")
-    shards = dict(enumerate(read_manifest(out).shards)) if (out / MANIFEST).exists() else {}
     # A shard that was made anew after the manifest has a record of its own until the manifest is, too.
     shards |= finished_shards(out)
     return {index: shard for index, shard in shards.items() if shard.is_present(out, identity.image_size)}
-
-
-def _begun_identity(out: Path) -> Identity | None:
-    if (out / MANIFEST).exists():
-        return read_manifest(out).identity
-    if (out / UNFINISHED).exists():
-        return Identity(**json.loads((out / UNFINISHED).read_text(encoding="utf-8")))
-    return None
 
 
 def _difference(begun: Identity, identity: Identity) -> str:
@@ -135,7 +130,7 @@ def _write_all(tasks: list[ShardTask], num_workers: int, num_entries: int) -> di
                 shards[task.index] = future.result()
                 bar.update(len(task.entries))
         except BrokenProcessPool as error:
-            raise RuntimeError(
+            raise WorkerDiedError(
                 "a worker process was killed (out of memory?); start the same command again with a smaller "
                 "--num_workers: it goes on from the parts that are done"
             ) from error
@@ -163,14 +158,3 @@ def _finish(out: Path, manifest: Manifest, entries: list[Entry]) -> None:
 
 def _one_line(name: str) -> str:
     return name.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
-
-
-@contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    """Tell errors of the file system as errors of ``out``; reading errors of images never get here."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None:
-            raise
-        raise writing_error(out, error) from error

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from probediff.files import whole_file, write_json
 from probediff.prepare.decoding import failure_reason, square_pixels
@@ -31,9 +30,9 @@ class ShardTask:
     image_size: int
 
 
-def shard_name(index: int) -> str:
-    """File name of a shard."""
-    return f"images-{index:05}.npy"
+def shard_name(index: int, suffix: str = ".npy") -> str:
+    """File name of a shard, or of its record with the suffix .json."""
+    return f"images-{index:05}{suffix}"
 
 
 def write_shard(task: ShardTask) -> Shard:
@@ -49,9 +48,12 @@ def write_shard(task: ShardTask) -> Shard:
     with whole_file(task.folder / shard_name(task.index)) as file:
         file.write(_header(count, task.image_size))
         for entry in task.entries:
-            pixels = _decoded(task.source, entry, task.image_size)
-            if isinstance(pixels, str):
-                unreadable.append((entry.name, pixels))
+            try:
+                pixels = square_pixels(io.BytesIO(read_entry(task.source, entry)), task.image_size, channels=3)
+            except MemoryError:
+                raise
+            except Exception as error:  # decoders raise anything, SyntaxError included; each failure is reported
+                unreadable.append((entry.name, failure_reason(error)))
             else:
                 file.write(pixels.tobytes())
                 count += 1
@@ -60,7 +62,7 @@ def write_shard(task: ShardTask) -> Shard:
         file.seek(0)
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     shard = Shard(shard_name(task.index), count, sha256, tuple(unreadable))
-    write_json(_record_path(task.folder, task.index), asdict(shard))
+    write_json(task.folder / shard_name(task.index, ".json"), asdict(shard))
     return shard
 
 
@@ -90,16 +92,6 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _decoded(source: Path, entry: Entry, image_size: int) -> npt.NDArray[np.uint8] | str:
-    """Pixels (3, S, S) of one image, or why there are none."""
-    try:
-        return square_pixels(io.BytesIO(read_entry(source, entry)), image_size, channels=3)
-    except MemoryError:
-        raise
-    except Exception as error:  # decoders raise anything, SyntaxError included; each failure is reported
-        return failure_reason(error)
-
-
 def _header(count: int, image_size: int) -> bytes:
     """The .npy header of images (count, 3, S, S) uint8."""
     buffer = io.BytesIO()
@@ -109,7 +101,3 @@ def _header(count: int, image_size: int) -> bytes:
     if len(header) != HEADER_BYTES:
         raise RuntimeError(f"an .npy header must take {HEADER_BYTES} bytes, got {len(header)} from NumPy")
     return header
-
-
-def _record_path(folder: Path, index: int) -> Path:
-    return folder / f"images-{index:05}.json"

@@ -68,8 +68,8 @@ def list_entries(source: Path) -> list[Entry]:
     """
     if not source.exists():
         raise FileNotFoundError(f"SOURCE must be {ACCEPTED}, got {source}: there is no such file or folder")
-    found = _folder_entries(source) if source.is_dir() else _tar_entries(source, "")
-    entries = sorted(tqdm(found, desc=f"listing {source}", unit=" images", leave=False))
+    listing = _folder_entries(source) if source.is_dir() else _tar_entries(source, "")
+    entries = sorted(tqdm(listing, desc=f"listing {source}", unit=" images", leave=False))
     if not entries:
         raise FileNotFoundError(f"SOURCE must hold at least one image, got {source}: none found; give {ACCEPTED}")
     return entries
@@ -129,7 +129,7 @@ def _tar_entries(path: Path, prefix: str, nested: bool = True) -> Iterator[Entry
         with open(path, "rb") as file:
             for member, offset in _members(file, 0):
                 if _is_image(member.name):
-                    yield Entry(prefix + _clean(member.name), member.size, archive, offset)
+                    yield Entry(prefix + str(PurePosixPath(member.name)), member.size, archive, offset)
                 elif member.name.lower().endswith(".tar"):
                     if not nested:
                         raise ValueError(
@@ -149,7 +149,7 @@ def _class_entries(file: IO[bytes], member: tarfile.TarInfo, offset: int, archiv
         if inner_offset + inner.size > offset + member.size:
             raise tarfile.ReadError(f"{member.name} ends within {inner.name}")
         if _is_image(inner.name):
-            yield Entry(f"{label}/{_clean(inner.name)}", inner.size, archive, inner_offset)
+            yield Entry(f"{label}/{PurePosixPath(inner.name)}", inner.size, archive, inner_offset)
 
 
 def _members(file: IO[bytes], offset: int) -> Iterator[tuple[tarfile.TarInfo, int]]:
@@ -165,10 +165,6 @@ def _members(file: IO[bytes], offset: int) -> Iterator[tuple[tarfile.TarInfo, in
         file.seek(tar.offset)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError(f"damaged or cut off at byte {tar.offset}")
-
-
-def _clean(name: str) -> str:
-    return str(PurePosixPath(name))
 
 
 def _is_image(name: str) -> bool:

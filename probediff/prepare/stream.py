@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from probediff.files import PARTIAL, writing_error
+from probediff.files import PARTIAL, writing_to
 from probediff.prepare.manifest import Manifest, read_manifest
 
 MISSING_LITDATA = "litdata is not installed; install it with pip install 'probediff[stream]'"
@@ -50,12 +50,11 @@ def write_stream(prepared: Path, out: Path) -> Manifest:
         raise ValueError(f"OUT must be new or empty, got {out}; name another folder or delete it")
     partial = out.with_name(f".{out.name}{PARTIAL}")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        _write_chunks(prepared, manifest, partial)
-        partial.replace(out)
-    except OSError as error:
-        raise writing_error(out, error) from error
+        with writing_to(out):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            _write_chunks(prepared, manifest, partial)
+            partial.replace(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return manifest

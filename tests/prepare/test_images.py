@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from probediff.files import writing_error
+from probediff.files import writing_to
 from probediff.prepare.decoding import failure_reason, square_pixels
 from probediff.prepare.images import prepare_images
 from probediff.prepare.manifest import read_manifest, verify
@@ -294,9 +294,8 @@ def test_a_full_disk_leaves_nothing_half_written(source: Path, out: Path, tmp_pa
     assert list(target.glob(".*")) == []
     assert len(list(target.glob("*.npy"))) < 8
     assert contents(prepared(source, target)) == contents(out)
-    assert "no space left to write b (No space left on device)" in str(
-        writing_error(Path("b"), OSError(28, "No space left on device"))
-    )
+    with pytest.raises(OSError, match=r"no space left to write b \(No space left on device\)"), writing_to(Path("b")):
+        raise OSError(28, "No space left on device")
 
 
 def test_too_little_space_is_told_at_once(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -190,7 +190,7 @@ def loss_numbers() -> dict[str, Any]:
         "x_0, eps": "hashed_images('x_0', (B, C, H, W)) and hashed_normal('eps', (B, C, H, W)), cast to the dtype",
         "analytic_output": "network analytic_output(x_t, timestep * 1000 / 4000): 6 channels, L_hybrid = mse + vb",
         "analytic_eps": "network analytic_eps(x_t, timestep * 1000 / 4000): 3 channels, L_simple only",
-        "unet_32": "UNet.for_image_size(32) in eval mode with formula_state_dict weights, fed timestep * 1000 / 4000",
+        "unet_32": "UNet(32) in eval mode with formula_state_dict weights, fed timestep * 1000 / 4000",
         "float32, float64": "dtype of x_0 and eps; float32 is the authors' code as it is, float64 is the same with the "
         "cast of the schedule's coefficients to float32 removed",
         "schedule": "cosine, T = 4000; LEARNED_RANGE, RESCALED_MSE, rescale_timesteps",
