@@ -85,6 +85,23 @@ def check_at_least(name: str, value: int, smallest: int) -> None:
         raise ValueError(f"{name} must be at least {smallest}, got {value}; pass a larger one")
 
 
+def check_num_samples(name: str, count: int, least: int, purpose: str) -> None:
+    """Raise ValueError where `count` samples of `name` are too few for `purpose`."""
+    if count < least:
+        raise ValueError(f"{name} must hold at least {least} samples for {purpose}, got {count}; pass more")
+
+
+def check_no_zero_rows(quantity: str, **named: Tensor) -> None:
+    """Raise ValueError where a vector of one of the (N, D) sets is zero, so that `quantity` is undefined."""
+    for name, rows in named.items():
+        zero = ~rows.any(dim=1)
+        if bool(zero.any()):
+            raise ValueError(
+                f"{name} must have no zero vector, got {int(zero.sum())} of {len(zero)} (first indices: "
+                f"{first_indices(zero)}); {quantity} is undefined there, leave these samples out"
+            )
+
+
 def first_indices(flags: Tensor) -> str:
     """The first five indices where `flags`, (N,) bool, is true, for a message."""
     return ", ".join(str(index) for index in flags.nonzero().flatten()[:5].tolist())
@@ -120,6 +137,27 @@ def centred_columns(rows: Tensor) -> Tensor:
     centred -= centred.mean(dim=0)
     largest = torch.linalg.vector_norm(centred, ord=torch.inf)
     return centred.div_(largest) if largest > 0 else centred
+
+
+def standardised_columns(rows: Tensor) -> Tensor:
+    """(N, D) columns minus their mean, float64, each of norm 1; a constant column becomes exactly zero."""
+    low, high = (extreme.double() for extreme in torch.aminmax(rows, dim=0))
+    varies = high > low
+    # Mapped to 0..1 first: a column that varies by little around a large value keeps all of its digits.
+    columns = (rows.double() - low) / torch.where(varies, high - low, 1.0)
+    columns -= columns.mean(dim=0)
+    norms: Tensor = torch.linalg.vector_norm(columns, dim=0)
+    return columns / torch.where(varies, norms, 1.0)
+
+
+def angle_between(unit_a: Tensor, unit_b: Tensor) -> Tensor:
+    """(N,) radians between matching unit rows, by Kahan's formula, which is accurate near 0 and pi.
+
+    "How Futile are Mindless Assessments of Roundoff", section 12; acos loses half of its digits there.
+    """
+    across = torch.linalg.vector_norm(unit_a - unit_b, dim=1)
+    along = torch.linalg.vector_norm(unit_a + unit_b, dim=1)
+    return 2 * torch.atan2(across, along)
 
 
 def unit_rows(rows: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from probediff.measures._rows import first_indices, float64_chunks, same_shape_rows, unit_rows
+from probediff.measures._rows import angle_between, first_indices, float64_chunks, same_shape_rows, unit_rows
 from probediff.measures.similarity import cosine_similarity
 
 # Rounding moves the sum of three computed angles by 1e-13; more than this means that they are no triangle's.
@@ -48,9 +48,9 @@ class MostProbableTriangle:
 def triangle_angles(noise: Tensor, x_0: Tensor, latent: Tensor) -> TriangleAngles:
     """Angles of each sample's noise-image-latent triangle, in degrees (P1, section on the geometry of inversion).
 
-    Computed with Kahan's formula 2 atan2(|u - v|, |u + v|) for unit edges u and v ("How Futile are Mindless
-    Assessments of Roundoff", section 12), which keeps full accuracy near 0 and 180 degrees, where acos loses half
-    of its digits. Aggregate afterwards: the mean of these angles is not `angle_of_mean_cosine`.
+    Computed with Kahan's formula 2 atan2(|u - v|, |u + v|) for unit edges u and v, which keeps full accuracy near 0
+    and 180 degrees, where acos loses half of its digits. Aggregate afterwards: the mean of these angles is not
+    `angle_of_mean_cosine`.
 
     Args:
         noise: (N, C, H, W) or (N, D). One shape; any floating dtype.
@@ -74,19 +74,12 @@ def _chunk_angles(noise: Tensor, x_0: Tensor, latent: Tensor) -> Tensor:
         unit_rows(noise - latent),
     )
     # The sides run round the triangle, so at each vertex one of the two has to be turned to point away from it.
-    return torch.stack(
-        [
-            _angle_between(noise_to_image, -latent_to_noise),
-            _angle_between(-noise_to_image, image_to_latent),
-            _angle_between(-image_to_latent, latent_to_noise),
-        ]
-    )
-
-
-def _angle_between(unit_a: Tensor, unit_b: Tensor) -> Tensor:
-    across = torch.linalg.vector_norm(unit_a - unit_b, dim=1)
-    along = torch.linalg.vector_norm(unit_a + unit_b, dim=1)
-    return torch.rad2deg(2 * torch.atan2(across, along))
+    angles = [
+        angle_between(noise_to_image, -latent_to_noise),
+        angle_between(-noise_to_image, image_to_latent),
+        angle_between(-image_to_latent, latent_to_noise),
+    ]
+    return torch.rad2deg(torch.stack(angles))
 
 
 def _check_apart(**vertices: Tensor) -> None:

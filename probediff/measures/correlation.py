@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from probediff.measures._rows import as_rows, check_at_least
+from probediff.measures._rows import as_rows, check_at_least, check_num_samples, standardised_columns
 
 # A block of 2048 x 2048 float64 correlations is 32 MiB.
 _BLOCK = 2048
@@ -28,8 +28,7 @@ def top_k_correlation(images: Tensor, k: int = 10) -> float:
     """
     rows = as_rows("images", images)
     check_at_least("k", k, 1)
-    if len(rows) < 2:
-        raise ValueError(f"images must hold at least 2 samples for a correlation, got {len(rows)}; pass more images")
+    check_num_samples("images", len(rows), 2, "a correlation")
     varying = _varying_columns(rows, k)
     best = varying.new_empty(0, dtype=torch.float64)
     for block in _upper_correlations(varying):
@@ -56,22 +55,13 @@ def _varying_columns(rows: Tensor, k: int) -> Tensor:
 
 def _upper_correlations(rows: Tensor) -> Iterator[Tensor]:
     """Every correlation between two different columns once, as flat float64 blocks."""
-    blocks = [_unit_columns(columns) for columns in torch.split(rows, _BLOCK, dim=1)]
+    blocks = [standardised_columns(columns) for columns in torch.split(rows, _BLOCK, dim=1)]
     for i, left in enumerate(blocks):
         own = left.T @ left
         above = torch.ones_like(own, dtype=torch.bool).triu(diagonal=1)
         yield own[above]
         for right in blocks[i + 1 :]:
             yield (left.T @ right).flatten()
-
-
-def _unit_columns(columns: Tensor) -> Tensor:
-    # Mapped to 0..1 first: a pixel that varies by little around a large value keeps all of its digits.
-    low, high = (extreme.double() for extreme in torch.aminmax(columns, dim=0))
-    scaled = (columns.double() - low) / (high - low)
-    scaled -= scaled.mean(dim=0)
-    norms: Tensor = torch.linalg.vector_norm(scaled, dim=0)
-    return scaled / norms
 
 
 def null_top_k_correlation(num_images: int, num_pixels: int, k: int = 10) -> float:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from probediff.measures._rows import as_rows, float64_chunks, same_length_rows
+from probediff.measures._rows import as_rows, check_num_samples, float64_chunks, same_length_rows
 
 # Only tiles of the upper triangle are computed; of this side they keep the matrix product at full speed.
 _TILE = 2048
@@ -134,8 +134,7 @@ class _CrossScatter:
 
     def covariance(self) -> Tensor:
         """(D, E), unbiased. Uses up the sum."""
-        if self.count < 2:
-            raise ValueError(f"batches must hold at least 2 samples for a covariance, got {self.count}; pass more")
+        check_num_samples("batches", self.count, 2, "a covariance")
         covariance = self._scatter.div_(self.count - 1)
         for start in range(0, len(covariance) if self._symmetric else 0, _TILE):
             rows, after = slice(start, start + _TILE), slice(start + _TILE, None)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from probediff.measures._rows import first_indices, same_shape_rows, unit_rows
+from probediff.measures._rows import angle_between, check_no_zero_rows, first_indices, same_shape_rows, unit_rows
 from probediff.measures.assignment import pixel_variance
 
 # Below this angle (radians) sin(angle) has lost so many digits that the straight line is the better arc.
@@ -32,11 +32,8 @@ def slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
     a_rows, b_rows = (rows.double() for rows in same_shape_rows(a=a, b=b))
     if not 0 <= weight <= 1:
         raise ValueError(f"weight must be in 0..1, got {weight}; 0 is a, 1 is b")
-    for name, rows in (("a", a_rows), ("b", b_rows)):
-        if bool((~rows.any(dim=1)).any()):
-            zero = first_indices(~rows.any(dim=1))
-            raise ValueError(f"{name} must have no zero vector, got some (first indices: {zero}); leave them out")
-    angle = _angles(a_rows, b_rows)[:, None]
+    check_no_zero_rows("a direction", a=a_rows, b=b_rows)
+    angle = angle_between(unit_rows(a_rows), unit_rows(b_rows))[:, None]
     opposite = (angle > torch.pi - _PARALLEL).flatten()
     if bool(opposite.any()):
         raise ValueError(
@@ -48,13 +45,6 @@ def slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
     of_a = torch.where(parallel, 1 - weight, torch.sin((1 - weight) * angle) / torch.sin(angle))
     of_b = torch.where(parallel, weight, torch.sin(weight * angle) / torch.sin(angle))
     return (of_a * a_rows + of_b * b_rows).reshape(a.shape).to(a.dtype)
-
-
-def _angles(a: Tensor, b: Tensor) -> Tensor:
-    """(N,) radians by Kahan's formula, which is accurate near 0 and pi."""
-    unit_a, unit_b = unit_rows(a), unit_rows(b)
-    across, along = (torch.linalg.vector_norm(side, dim=1) for side in (unit_a - unit_b, unit_a + unit_b))
-    return 2 * torch.atan2(across, along)
 
 
 def slerp_path(a: Tensor, b: Tensor, num_points: int) -> Tensor:

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from probediff.measures._rows import as_rows, check_at_least, same_length_rows
+from probediff.measures._rows import as_rows, check_at_least, check_num_samples, same_length_rows
 from probediff.measures.angles import MostProbableTriangle, TriangleAngles
 from probediff.measures.plain_areas import PLAIN_THRESHOLD
 from probediff.measures.similarity import cosine_similarity, ssim
@@ -30,10 +30,7 @@ def angle_of_std_cosine(a: Tensor, b: Tensor) -> float:
         ValueError: N under 2, or as `cosine_similarity`.
     """
     cosines = cosine_similarity(a, b)
-    if len(cosines) < 2:
-        raise ValueError(
-            f"a and b must hold at least 2 samples for a standard deviation, got {len(cosines)}; pass more"
-        )
+    check_num_samples("a and b", len(cosines), 2, "a standard deviation")
     return math.degrees(math.acos(min(1.0, float(cosines.std()))))
 
 
@@ -97,8 +94,8 @@ def cka_min_max(x: Tensor, y: Tensor, unbiased: bool = False) -> float:
         ValueError: Different N, N < 4 with `unbiased`, or as `min_max_scaled`.
     """
     x, y = (min_max_scaled(rows.double()) for rows in same_length_rows(x=x, y=y))
-    if unbiased and len(x) < 4:
-        raise ValueError(f"x and y must hold at least 4 samples for unbiased CKA, got {len(x)}; pass more samples")
+    if unbiased:
+        check_num_samples("x and y", len(x), 4, "unbiased CKA")
     k, l_ = x @ x.T, y @ y.T
     hsic = _hsic_unbiased if unbiased else _hsic_biased
     return float(hsic(k, l_) / ((hsic(k, k) * hsic(l_, l_)).sqrt() + _CKA_EPSILON))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from probediff.measures._rows import as_rows, same_shape_rows
+from probediff.measures._rows import as_rows, check_num_samples, same_shape_rows
 
 #: P1's authors' threshold. Here it is in units of pixels in [-1, 1]: 3.2 of 256 grey levels.
 PLAIN_THRESHOLD = 0.025
@@ -68,8 +68,7 @@ def plain_area_errors(
         ValueError: Shapes differ, N under 2, values not finite, or as `plain_areas`.
     """
     same_shape_rows(noise=noise, x_0=x_0, latent=latent)
-    if len(x_0) < 2:
-        raise ValueError(f"x_0 must hold at least 2 samples for the null, got {len(x_0)}; pass more")
+    check_num_samples("x_0", len(x_0), 2, "the null")
     plain = plain_areas(x_0, threshold)
     error = (latent - noise).abs().double().mean(dim=1)
     inside, outside = _split(error, plain)

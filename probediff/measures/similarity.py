@@ -10,10 +10,12 @@ from probediff.measures._rows import (
     CHUNK_ELEMENTS,
     centred_columns,
     check_at_least,
-    first_indices,
+    check_no_zero_rows,
+    check_num_samples,
     float64_chunks,
     same_length_rows,
     same_shape_rows,
+    standardised_columns,
     unit_rows,
 )
 
@@ -33,13 +35,7 @@ def cosine_similarity(x: Tensor, y: Tensor) -> Tensor:
         ValueError: Shapes differ, nothing in them, values not finite, or a vector is zero.
     """
     x_rows, y_rows = same_shape_rows(x=x, y=y)
-    for name, rows in (("x", x_rows), ("y", y_rows)):
-        zero = ~rows.any(dim=1)
-        if zero.any():
-            raise ValueError(
-                f"{name} must have no zero vector, got {int(zero.sum())} of {len(zero)} "
-                f"(first indices: {first_indices(zero)}); a cosine is undefined there, leave these samples out"
-            )
+    check_no_zero_rows("a cosine", x=x_rows, y=y_rows)
     chunks = float64_chunks(x_rows, y_rows)
     cosines = torch.cat([(unit_rows(a) * unit_rows(b)).sum(dim=1) for a, b in chunks])
     return cosines.clamp(-1.0, 1.0)
@@ -64,8 +60,8 @@ def cka(x: Tensor, y: Tensor, debiased: bool = False) -> float:
             `debiased`.
     """
     x, y = same_length_rows(x=x, y=y)
-    if debiased and len(x) < 4:
-        raise ValueError(f"x and y must hold at least 4 samples for debiased CKA, got {len(x)}; pass more samples")
+    if debiased:
+        check_num_samples("x and y", len(x), 4, "debiased CKA")
     x, y = centred_columns(x), centred_columns(y)
     for name, rows in (("x", x), ("y", y)):
         if not rows.any():
@@ -162,7 +158,7 @@ def svcca(x: Tensor, y: Tensor, num_directions: int = 10) -> float:
 
 def _leading_directions(name: str, rows: Tensor, num_directions: int) -> Tensor:
     """The leading left singular vectors of the standardised columns, (N, num_directions) float64."""
-    columns = _standardised_columns(rows)
+    columns = standardised_columns(rows)
     narrow = columns.shape[1] <= columns.shape[0]
     eigenvalues, vectors = torch.linalg.eigh(columns.T @ columns if narrow else columns @ columns.T)
     floor = max(columns.shape) * torch.finfo(torch.float64).eps * eigenvalues[-1]
@@ -178,16 +174,6 @@ def _leading_directions(name: str, rows: Tensor, num_directions: int) -> Tensor:
     # The product with small singular values loses orthogonality to rounding; QR restores it within the same subspace.
     basis: Tensor = torch.linalg.qr(columns @ leading).Q
     return basis
-
-
-def _standardised_columns(rows: Tensor) -> Tensor:
-    low, high = (extreme.double() for extreme in torch.aminmax(rows, dim=0))
-    varies = high > low
-    # Mapped to 0..1 first: a column that varies by little around a large value keeps all of its digits.
-    columns = (rows.double() - low) / torch.where(varies, high - low, 1.0)
-    columns -= columns.mean(dim=0)
-    norms: Tensor = torch.linalg.vector_norm(columns, dim=0)
-    return columns / torch.where(varies, norms, 1.0)
 
 
 def ssim(x: Tensor, y: Tensor, data_range: float = 2.0) -> Tensor:

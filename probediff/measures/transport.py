@@ -9,6 +9,7 @@ from torch import Tensor
 from probediff.measures._rows import (
     CHUNK_ELEMENTS,
     check_at_least,
+    check_num_samples,
     column_mean,
     float64_chunks,
     same_length_rows,
@@ -70,8 +71,7 @@ def optimal_transport(noise: Tensor, x_0: Tensor) -> Transport:
     from scipy.optimize import linear_sum_assignment
 
     noise, x_0 = same_shape_rows(noise=noise, x_0=x_0)
-    if len(noise) < 2:
-        raise ValueError(f"noise and x_0 must hold at least 2 samples, got {len(noise)}; one has nothing to choose")
+    check_num_samples("noise and x_0", len(noise), 2, "an assignment with a choice")
     for name, rows in (("noise", noise), ("x_0", x_0)):
         if bool((rows == rows[0]).all()):
             raise ValueError(
@@ -202,8 +202,7 @@ def reproducibility(x: Tensor, y: Tensor, threshold: float = SAME_IMAGE_SSIM) ->
     if not -1 <= threshold <= 1:
         raise ValueError(f"threshold must be an SSIM in -1..1, got {threshold}; the default is {SAME_IMAGE_SSIM}")
     rows = same_length_rows(x=x, y=y)[0]
-    if len(rows) < 2:
-        raise ValueError(f"x and y must hold at least 2 images for mismatched pairs, got {len(rows)}; pass more")
+    check_num_samples("x and y", len(rows), 2, "mismatched pairs")
     paired, shifted = _scores(x, y, threshold), _scores(x, y.roll(-1, dims=0), threshold)
     found = assignment_accuracy(noise=x, x_0=y)
     x_finds_y, y_finds_x = found.noise_to_image, found.image_to_noise

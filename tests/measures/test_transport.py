@@ -112,7 +112,7 @@ def test_neighbours_are_those_of_the_assignment() -> None:
     ("noise", "x_0", "message"),
     [
         (normal(3, 4), normal(3, 5), "noise and x_0 must agree in shape"),
-        (normal(1, 4), normal(1, 4), "at least 2 samples, got 1"),
+        (normal(1, 4), normal(1, 4), "at least 2 samples for an assignment with a choice, got 1"),
         (normal(3, 4), torch.full((3, 4), 0.3), "x_0 must hold different samples, got 3 equal ones"),
         (torch.full((3, 4), 0.3), normal(3, 4), "noise must hold different samples, got 3 equal ones"),
         (torch.eye(3), torch.eye(3), "must be different sets, got the same one"),
@@ -200,7 +200,7 @@ def test_identical_and_unrelated_runs() -> None:
     [
         (normal(3, 1, 8, 8), normal(4, 1, 8, 8), 0.6, "x and y must agree in number of samples"),
         (normal(3, 1, 6, 8), normal(3, 1, 6, 8), 0.6, "H and W at least 7"),
-        (normal(1, 1, 8, 8), normal(1, 1, 8, 8), 0.6, "at least 2 images for mismatched pairs, got 1"),
+        (normal(1, 1, 8, 8), normal(1, 1, 8, 8), 0.6, "at least 2 samples for mismatched pairs, got 1"),
         (normal(3, 1, 8, 8), normal(3, 1, 8, 8), 1.5, "threshold must be an SSIM in -1..1, got 1.5"),
     ],
 )
