@@ -6,6 +6,7 @@ import os
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -46,22 +47,24 @@ class ChunkStore:
     def __init__(self, url: str, cache_dir: Path, max_bytes: int) -> None:
         self.url = url.rstrip("/")
         self.max_bytes = max_bytes
-        self.chunks: list[Chunk] = []
-        self._downloader: Any = None
-        if self.is_remote(url):
-            index = self._remote_index(cache_dir)
+        self.chunks: tuple[Chunk, ...] = ()
+        if is_remote(url):
+            cache_dir.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=cache_dir) as folder:
+                self._download(Path(folder) / INDEX, CURE)
+                index = (Path(folder) / INDEX).read_bytes()
             # A set that was written anew has another index, and so another cache.
             self.folder = cache_dir / f"chunks-{hashlib.sha256(self.url.encode() + index).hexdigest()[:32]}"
             self.folder.mkdir(parents=True, exist_ok=True)
         else:
             self.folder = Path(url).expanduser()
-            index = self._local_index()
+            try:
+                index = (self.folder / INDEX).read_bytes()
+            except OSError as error:
+                raise FileNotFoundError(
+                    f"url must hold litdata's {INDEX}, got {self.folder}: none there; {CURE}"
+                ) from error
         self.chunks = _chunks(index, url)
-
-    @staticmethod
-    def is_remote(url: str) -> bool:
-        """Whether litdata has to fetch from ``url``."""
-        return "://" in url or url.startswith("local:")
 
     def path(self, chunk: Chunk) -> Path:
         """The file of one chunk, fetched if it is not there.
@@ -70,7 +73,7 @@ class ChunkStore:
             OSError: It cannot be fetched, or is not as long as the index says.
         """
         path = self.folder / chunk.name
-        if self.is_remote(self.url):
+        if is_remote(self.url):
             if not path.exists():
                 self._fetch(chunk, path)
             with suppress(FileNotFoundError):
@@ -90,12 +93,16 @@ class ChunkStore:
             if path.exists():
                 return
             self._make_room(chunk.num_bytes)
-            try:
-                self._remote(self.folder).download_file(f"{self.url}/{chunk.name}", str(path))
-            except Exception as error:  # each provider has its own classes
-                raise OSError(f"url: {self.url}/{chunk.name} cannot be fetched ({error}); check the network") from error
+            self._download(path, "check the network")
         if not path.exists():
             raise OSError(f"url: {self.url}/{chunk.name} cannot be fetched; check the network and the cache's disk")
+
+    def _download(self, target: Path, cure: str) -> None:
+        try:
+            downloader = _downloader(self.url, target.parent, self.chunks, os.getpid())
+            downloader.download_file(f"{self.url}/{target.name}", str(target))
+        except Exception as error:  # each provider has its own classes
+            raise OSError(f"url: {self.url}/{target.name} cannot be fetched ({error}); {cure}") from error
 
     def _make_room(self, num_bytes: int) -> None:
         """Remove the chunks opened longest ago. A process that still has one mapped can go on reading it."""
@@ -110,38 +117,18 @@ class ChunkStore:
             path.unlink(missing_ok=True)
             excess -= size
 
-    def _remote(self, folder: Path) -> Any:
-        """The downloader of litdata; made in the process that uses it, because its threads do not survive a fork."""
-        if self._downloader is None or self._downloader[0] != os.getpid():
-            from litdata.streaming.downloader import get_downloader
 
-            chunks = [{"filename": c.name, "chunk_bytes": c.num_bytes} for c in self.chunks]
-            self._downloader = (os.getpid(), get_downloader(self.url, str(folder), chunks))
-        return self._downloader[1]
+def is_remote(url: str) -> bool:
+    """Whether litdata has to fetch from ``url``."""
+    return "://" in url or url.startswith("local:")
 
-    def _remote_index(self, cache_dir: Path) -> bytes:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache_dir) as folder:
-            target = Path(folder) / INDEX
-            try:
-                self._remote(Path(folder)).download_file(f"{self.url}/{INDEX}", str(target))
-                return target.read_bytes()
-            except Exception as error:  # each provider has its own classes
-                raise OSError(f"url: {self.url}/{INDEX} cannot be fetched ({error}); {CURE}") from error
-            finally:
-                self._downloader = None
 
-    def _local_index(self) -> bytes:
-        try:
-            return (self.folder / INDEX).read_bytes()
-        except OSError as error:
-            raise FileNotFoundError(
-                f"url must hold litdata's {INDEX}, got {self.folder}: none there; {CURE}"
-            ) from error
+@lru_cache(maxsize=2)
+def _downloader(url: str, folder: Path, chunks: tuple[Chunk, ...], process: int) -> Any:
+    """The downloader of litdata, made in the process that uses it, because its threads do not survive a fork."""
+    from litdata.streaming.downloader import get_downloader
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the downloader, which belongs to one process."""
-        return self.__dict__ | {"_downloader": None}
+    return get_downloader(url, str(folder), [{"filename": c.name, "chunk_bytes": c.num_bytes} for c in chunks])
 
 
 class LitdataImages(ImagePieces):
@@ -160,7 +147,7 @@ class LitdataImages(ImagePieces):
         super().__init__([chunk.count for chunk in store.chunks], image_shape, max_open)
         largest = max(chunk.num_bytes for chunk in store.chunks)
         needed = min(max_open, len(store.chunks)) * largest
-        if store.is_remote(store.url) and needed > store.max_bytes:
+        if is_remote(store.url) and needed > store.max_bytes:
             raise ValueError(
                 f"max_cache_gb must be at least {needed / 1e9:.3g} for this set, got {store.max_bytes / 1e9:.3g}; "
                 "or chunks would be fetched again and again"
@@ -192,26 +179,21 @@ def chunk_view(path: Path, count: int, image_shape: tuple[int, ...]) -> npt.NDAr
     header = np.array([20 + pixels, UINT8, 3, *image_shape], np.uint32)
     begin, stride = 4 * (count + 2), header.nbytes + pixels
     offsets = np.append(np.uint32(count), begin + stride * np.arange(count + 1)).astype(np.uint32)
-    if len(raw) != begin + stride * count or not np.array_equal(raw[:begin].view(np.uint32), offsets):
-        raise _wrong_images(path, image_shape)
-    items = raw[begin:].reshape(count, stride)
-    if (items[:, : header.nbytes] != header.view(np.uint8)).any():
-        raise _wrong_images(path, image_shape)
-    return items[:, header.nbytes :].reshape(count, *image_shape)
-
-
-def _wrong_images(path: Path, image_shape: tuple[int, ...]) -> ValueError:
-    return ValueError(
+    if len(raw) == begin + stride * count and np.array_equal(raw[:begin].view(np.uint32), offsets):
+        items = raw[begin:].reshape(count, stride)
+        if (items[:, : header.nbytes] == header.view(np.uint8)).all():
+            return items[:, header.nbytes :].reshape(count, *image_shape)
+    raise ValueError(
         f"url must hold uint8 arrays {image_shape}, got others in {path}; set image_size and channels to those of the "
         f"set, or {CURE}"
     )
 
 
-def _chunks(index: bytes, url: str) -> list[Chunk]:
+def _chunks(index: bytes, url: str) -> tuple[Chunk, ...]:
     try:
         content = json.loads(index)
         config = content["config"]
-        chunks = [Chunk(c["filename"], int(c["chunk_bytes"]), int(c["chunk_size"])) for c in content["chunks"]]
+        chunks = tuple(Chunk(c["filename"], int(c["chunk_bytes"]), int(c["chunk_size"])) for c in content["chunks"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"url must hold litdata's {INDEX}, got a damaged one at {url} ({error}); {CURE}") from error
     if config.get("data_format") != ["numpy"] or config.get("compression") or config.get("encryption"):

@@ -4,7 +4,7 @@ from typing import cast
 
 from probediff.data.base import ImageDataModule, cache_folder, check_image_shape
 from probediff.data.chunked import CHUNKS_PER_BLOCK, ChunkedBatchSampler
-from probediff.data.litdata_chunks import ChunkStore, LitdataImages
+from probediff.data.litdata_chunks import ChunkStore, LitdataImages, is_remote
 from probediff.prepare.stream import require_litdata
 
 
@@ -49,7 +49,7 @@ class StreamedImages(ImageDataModule):
         self.channels = channels
         self.cache_dir = cache_folder(cache_dir)
         self.max_cache_gb = max_cache_gb
-        if ChunkStore.is_remote(url):
+        if is_remote(url):
             require_litdata()
 
     def load(self) -> LitdataImages:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from probediff.models.base import ProbeModel
+from probediff.models.base import ProbeModel, Weights
 from probediff.models.published import load_published
-from probediff.models.run import Weights, load_checkpoint_model
+from probediff.models.run import load_checkpoint_model
 from probediff.runs.folder import RunFolder
 from probediff.schedule import Convention, ScheduleName
 
