@@ -1,7 +1,7 @@
 """The noise-sample-latent triangle."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -147,7 +147,7 @@ def test_angle_of_mean_cosine_is_not_the_mean_angle() -> None:
     ],
 )
 @pytest.mark.parametrize("measure", [triangle_angles, triangle_distances])
-def test_bad_input_is_refused(measure, bad: torch.Tensor, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_bad_input_is_refused(measure: Callable[..., object], bad: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         measure(normal(4, 6), normal(4, 6, seed=1), bad)
 

@@ -207,7 +207,7 @@ def test_hub_counts_are_a_histogram() -> None:
         (torch.tensor([0]), 0, ValueError, "num_candidates must be at least 1, got 0"),
     ],
 )
-def test_hub_counts_refuse(nearest, num_candidates: int, error: type[Exception], message: str) -> None:  # type: ignore[no-untyped-def]
+def test_hub_counts_refuse(nearest: torch.Tensor, num_candidates: int, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         hub_counts(nearest, num_candidates)
 

@@ -1,5 +1,7 @@
 """Normality of latents: against scipy and loops, and the nulls against simulation."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -176,7 +178,7 @@ def test_half_precision_and_global_random_state() -> None:
         (kolmogorov_smirnov, torch.zeros(0, 4), "at least one sample"),
     ],
 )
-def test_bad_input_is_refused(measure, latents: torch.Tensor, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_bad_input_is_refused(measure: Callable[..., object], latents: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         measure(latents)
 
