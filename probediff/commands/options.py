@@ -20,7 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from probediff import callbacks
 from probediff.callbacks import Probe
 from probediff.commands.runner import split_help
-from probediff.models.run import Weights
+from probediff.models.base import Weights
 from probediff.models.source import ModelChoice
 from probediff.schedule import Convention
 
