@@ -25,10 +25,6 @@ class ImageArray(Protocol):
         """(N, C, H, W)."""
 
     @property
-    def ndim(self) -> int:
-        """4."""
-
-    @property
     def dtype(self) -> np.dtype[Any]:
         """The type uint8."""
 
@@ -109,7 +105,7 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
             ValueError: There is no image, or size, channels or dtype are not what the module promises.
         """
         if self._images is None:
-            self._images = _checked(self.load(), self.channels, self.image_size)
+            self._images = _check_images(self.load(), self.channels, self.image_size)
 
     @property
     def images(self) -> ImageArray:
@@ -150,7 +146,13 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         trainer = self.trainer
         if trainer is None:
             return self.order(seed=0)
-        sampler = self.order(_seed_of(trainer.lightning_module), trainer.global_rank, trainer.world_size)
+        module = trainer.lightning_module
+        if not isinstance(seed := getattr(module, "seed", None), int):
+            raise TypeError(
+                f"{type(module).__name__}.seed must be an int that keys the order of the images, got {seed!r}; "
+                "set self.seed in the LightningModule"
+            )
+        sampler = self.order(seed, trainer.global_rank, trainer.world_size)
         # Not Lightning's epochs: one that max_steps or limit_train_batches cut short counts whole, and a resumed run
         # would skip images. The count of batches also keys the noise.
         sampler.follow(lambda: trainer.fit_loop.total_batch_idx + 1)
@@ -172,22 +174,12 @@ def cache_folder(cache_dir: str | None = None) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "probediff"
 
 
-def _seed_of(module: lightning.LightningModule) -> int:
-    seed = getattr(module, "seed", None)
-    if not isinstance(seed, int):
-        raise TypeError(
-            f"{type(module).__name__}.seed must be an int that keys the order of the images, got {seed!r}; "
-            "set self.seed in the LightningModule"
-        )
-    return seed
-
-
-def _checked(images: ImageArray | torch.Tensor, channels: int, image_size: int) -> ImageArray:
+def _check_images(images: ImageArray | torch.Tensor, channels: int, image_size: int) -> ImageArray:
     array: ImageArray = images.numpy() if isinstance(images, torch.Tensor) else images
     expected = (channels, image_size, image_size)
     if array.dtype != np.uint8:
         raise ValueError(f"images must be uint8 (0..255), got {array.dtype}; scale and convert them before saving")
-    if array.ndim != 4 or array.shape[1:] != expected:
+    if len(array.shape) != 4 or array.shape[1:] != expected:
         raise ValueError(
             f"images must have shape (N, {channels}, {image_size}, {image_size}), got {tuple(array.shape)}; "
             "set image_size and channels to those of the data, or give other data"

@@ -87,25 +87,25 @@ def _torchvision_images(root: str | None, download: bool = False) -> npt.NDArray
 
 
 def _array_images(arrays: str | list[str]) -> npt.NDArray[np.uint8]:
-    image_path, label_path = _array_paths(arrays)
-    images = _channels_first(_open_array(image_path), image_path)
-    if label_path is not None and len(labels := _open_array(label_path)) != len(images):
-        raise ValueError(
-            f"arrays: images and labels must be as many, got {len(images)} images in {image_path} and "
-            f"{len(labels)} labels in {label_path}; give the two files of one set"
-        )
-    return images
-
-
-def _array_paths(arrays: str | list[str]) -> tuple[Path, Path | None]:
-    """Paths of images and labels; the latter may be absent."""
     paths = [Path(entry) for entry in ([arrays] if isinstance(arrays, (str, Path)) else arrays)]
     if len(paths) == 1 and paths[0].is_dir():
         labels = paths[0] / "train_labels.npy"
         paths = [paths[0] / "train_images.npy", *([labels] if labels.exists() else [])]
     if not 1 <= len(paths) <= 2:
         raise ValueError(f"arrays must name one or two .npy files, images and labels, got {len(paths)}; {CURES}")
-    return paths[0], paths[1] if len(paths) == 2 else None
+    images = _open_array(paths[0])
+    shape = images.shape
+    if images.dtype != np.uint8 or len(shape) != 4 or (shape[1:] != (3, 32, 32) and shape[1:] != (32, 32, 3)):
+        raise ValueError(
+            f"arrays must hold uint8 images (N, 3, 32, 32) or (N, 32, 32, 3), got {images.dtype} {shape} in "
+            f"{paths[0]}; convert the file, or list images before labels"
+        )
+    if len(paths) == 2 and (num_labels := len(_open_array(paths[1]))) != len(images):
+        raise ValueError(
+            f"arrays: images and labels must be as many, got {len(images)} images in {paths[0]} and {num_labels} "
+            f"labels in {paths[1]}; give the two files of one set"
+        )
+    return images if shape[1] == 3 else images.transpose(0, 3, 1, 2)
 
 
 def _open_array(path: Path) -> npt.NDArray[Any]:
@@ -116,13 +116,3 @@ def _open_array(path: Path) -> npt.NDArray[Any]:
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(f"arrays must name .npy files of numbers, got {path} ({error}); {CURES}") from error
     return array
-
-
-def _channels_first(images: npt.NDArray[Any], path: Path) -> npt.NDArray[np.uint8]:
-    shape = images.shape
-    if images.dtype != np.uint8 or len(shape) != 4 or (shape[1:] != (3, 32, 32) and shape[1:] != (32, 32, 3)):
-        raise ValueError(
-            f"arrays must hold uint8 images (N, 3, 32, 32) or (N, 32, 32, 3), got {images.dtype} {shape} in {path}; "
-            "convert the file, or list images before labels"
-        )
-    return images if shape[1] == 3 else images.transpose(0, 3, 1, 2)

@@ -110,10 +110,16 @@ def decode_folder(folder: Path, files: list[ImageFile], target: Path, image_size
 
 def _decode_all(folder: Path, files: list[ImageFile], images: npt.NDArray[np.uint8]) -> list[str]:
     """Fill ``images`` (N, C, H, W); return one line for each file that failed, in order."""
+    _, channels, image_size, _ = images.shape
 
     def decode_some(start: int) -> list[str]:
-        stop = min(start + FILES_PER_TASK, len(files))
-        return [line for index in range(start, stop) if (line := _decode_into(folder, files[index], images[index]))]
+        failures = []
+        for index, file in enumerate(files[start : start + FILES_PER_TASK], start):
+            try:
+                images[index] = square_pixels(folder / file.relative_path, image_size, channels)
+            except Exception as error:  # decoders raise anything, SyntaxError included; each failure is reported
+                failures.append(f"{file.relative_path}: {error}")
+        return failures
 
     failures: list[str] = []
     # Threads suffice: Pillow decodes and resizes outside the interpreter lock.
@@ -122,12 +128,3 @@ def _decode_all(folder: Path, files: list[ImageFile], images: npt.NDArray[np.uin
             failures += lines
             bar.update(min(FILES_PER_TASK, len(files) - bar.n))
     return failures
-
-
-def _decode_into(folder: Path, file: ImageFile, pixels: npt.NDArray[np.uint8]) -> str | None:
-    """Decode one file into ``pixels`` (C, H, W); return the reason if that fails."""
-    try:
-        pixels[:] = square_pixels(folder / file.relative_path, pixels.shape[-1], pixels.shape[0])
-    except Exception as error:  # decoders raise anything, SyntaxError included; each failure is reported
-        return f"{file.relative_path}: {error}"
-    return None

@@ -22,7 +22,6 @@ class ImagePieces(ABC):
     """
 
     dtype = np.dtype(np.uint8)
-    ndim = 4
 
     def __init__(self, counts: Sequence[int], image_shape: tuple[int, int, int], max_open: int | None = None) -> None:
         self.counts = np.asarray(counts, dtype=np.int64)

@@ -118,7 +118,7 @@ def load_pipeline(spec: str) -> Pipeline:
         if scheduler.config.get(name, ours) != ours and (name != "clip_sample_range" or scheduler.config.clip_sample)
     }
     return Pipeline(
-        eps_model=PredictionModel(_Network(unet), schedule, scheduler.config.prediction_type).eval(),
+        eps_model=PredictionModel(PlainUNet(unet), schedule, scheduler.config.prediction_type).eval(),
         schedule=schedule,
         schedule_name=schedule_name(scheduler.config),
         image_shape=unet_image_shape(spec, unet.config),
@@ -128,8 +128,8 @@ def load_pipeline(spec: str) -> Pipeline:
     )
 
 
-class _Network(nn.Module):
-    """A UNet2DModel as the plain function of tensors that `PredictionModel` wants."""
+class PlainUNet(nn.Module):
+    """A U-Net of diffusers as the plain function of tensors that `PredictionModel` wants."""
 
     def __init__(self, unet: Any) -> None:
         super().__init__()
@@ -137,6 +137,7 @@ class _Network(nn.Module):
         self.in_channels, self.out_channels = int(unet.config.in_channels), int(unet.config.out_channels)
 
     def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+        """(B, C, H, W), (B,) -> the network's output, (B, C or 2 C, H, W)."""
         return cast(Tensor, self.unet(x, timestep).sample)
 
 

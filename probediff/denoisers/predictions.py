@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, cast, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +10,6 @@ from torch import Tensor, nn
 from probediff.schedule import NoiseSchedule
 
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
-
-
-class _Network(Protocol):
-    in_channels: int
-    out_channels: int
 
 
 class EpsModel(nn.Module):
@@ -35,7 +30,7 @@ class EpsModel(nn.Module):
             raise ValueError(
                 f"num_train_timesteps must be at least 1, got {num_train_timesteps}: give the schedule's length"
             )
-        network = cast(_Network, unet)
+        network: Any = unet
         self.in_channels = network.in_channels
         if network.out_channels not in (self.in_channels, 2 * self.in_channels):
             raise ValueError(

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from probediff.ddim import DDIMPath
 from probediff.denoisers.pipelines import (
     Autoencoder,
+    PlainUNet,
     convert_schedule,
     find_pipeline,
     import_library,
@@ -137,14 +138,11 @@ class TextToImage:
         return text, {"text_embeds": pooled, "time_ids": time_ids.contiguous()}
 
 
-class _PromptedUNet(nn.Module):
-    """A UNet2DConditionModel under one prompt as a plain function `(x, timestep) -> output`, guidance inside."""
+class _PromptedUNet(PlainUNet):
+    """A UNet2DConditionModel under one prompt, guidance inside."""
 
-    def __init__(self, unet: nn.Module, guidance_scale: float, text: Tensor, added: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.unet = unet
-        config = cast(Any, unet).config
-        self.in_channels, self.out_channels = int(config.in_channels), int(config.out_channels)
+    def __init__(self, unet: Any, guidance_scale: float, text: Tensor, added: dict[str, Tensor]) -> None:
+        super().__init__(unet)
         self.guidance_scale = guidance_scale
         self.register_buffer("text", text)
         self._added = tuple(added)
@@ -152,6 +150,7 @@ class _PromptedUNet(nn.Module):
             self.register_buffer(name, values)
 
     def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
+        """Arguments and result as of `PlainUNet`."""
         times = len(cast(Tensor, self.text))
         rows = {name: getattr(self, name).repeat_interleave(len(x), dim=0) for name in ("text", *self._added)}
         output = self.unet(

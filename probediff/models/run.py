@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from probediff.data import ImageDataModule
 from probediff.denoisers import EpsModel, UNet
@@ -49,7 +49,7 @@ def load_checkpoint_model(
     if not checkpoints:
         raise FileNotFoundError(f"{run / 'checkpoints'} must hold step=*.ckpt, got none: copy the checkpoints there")
     if step is None:
-        return _newest(recipe, list(reversed(checkpoints.values())))
+        return _newest(recipe, list(checkpoints.values()))
     if step not in checkpoints:
         raise FileNotFoundError(f"step must be one of the checkpoints of {run}, {list(checkpoints)}, got {step}")
     return recipe.load(checkpoints[step])
@@ -78,14 +78,10 @@ def read_run_config(run: str | Path) -> dict[str, Any]:
     path = Path(run) / "config.yaml"
     if not path.is_file():
         raise FileNotFoundError(f"{run} must be the folder of a run of `probediff fit`, got no config.yaml in it")
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{path} must be a YAML file, got one that cannot be read: {error}") from error
-    missing = [key for key in ("model", "network", "data") if not isinstance(config, dict) or key not in config]
-    if missing:
+    config = RunFolder(run).config()
+    if missing := [key for key in ("model", "network", "data") if key not in config]:
         raise ValueError(f"{path} must be written by `probediff fit`, got a file without {', '.join(missing)}")
-    return dict(config)
+    return config
 
 
 def schedule_of(config: dict[str, Any]) -> tuple[str, NoiseSchedule]:
@@ -125,7 +121,7 @@ class _Recipe:
         config = read_run_config(run)
         name, schedule = schedule_of(config)
         shape = _image_shape(run, config)
-        prefix, rate = _selected(run, config["model"]["ema_rates"], weights, ema_rate)
+        prefix, rate = _select(run, config["model"]["ema_rates"], weights, ema_rate)
         try:
             # On the meta device nothing is initialised, so the global random state stays as it is.
             with torch.device("meta"):
@@ -159,18 +155,18 @@ class _Recipe:
         return ProbeModel(self.skeleton, self.schedule, self.image_shape, step, conventions)
 
 
-def _newest(recipe: _Recipe, paths: list[Path]) -> ProbeModel:
-    """The model of the first checkpoint that loads; the others are passed over with a warning."""
-    for path in paths:
+def _newest(recipe: _Recipe, paths: Sequence[Path]) -> ProbeModel:
+    """The model of the last checkpoint that loads; others are passed over with a warning."""
+    for path in reversed(paths):
         try:
             return recipe.load(path)
         except ValueError as error:
             warnings.warn(f"passing over a checkpoint: {error}", stacklevel=3)
-            last = error
-    raise ValueError(f"none of the {len(paths)} checkpoints loads; the oldest one: {last}") from last
+            oldest = error
+    raise ValueError(f"none of the {len(paths)} checkpoints loads; the oldest one: {oldest}") from oldest
 
 
-def _selected(run: Path, rates: list[float], weights: Weights, ema_rate: float | None) -> tuple[str, float | None]:
+def _select(run: Path, rates: list[float], weights: Weights, ema_rate: float | None) -> tuple[str, float | None]:
     """Prefix of the chosen weights in a state dict of ``DiffusionModule``, and their averaging rate."""
     if weights not in ("ema", "raw"):
         raise ValueError(f"weights must be 'ema' or 'raw', got {weights!r}")

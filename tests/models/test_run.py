@@ -198,7 +198,7 @@ def test_what_is_not_there(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"config.yaml must be written by `probediff fit`, got a file without network"):
         load_checkpoint_model(run)
     (run / "config.yaml").write_text("a: [")
-    with pytest.raises(ValueError, match=r"config.yaml must be a YAML file"):
+    with pytest.raises(ValueError, match=r"config.yaml cannot be read"):
         load_run_data(run)
     (run / "config.yaml").unlink()
     with pytest.raises(FileNotFoundError, match=r"must be the folder of a run .*no config.yaml"):
