@@ -94,5 +94,5 @@ class Whitening(Probe):
         numbers |= iterates.progress(count) | {"num_images": num_images, "num_fixed_points": len(images)}
         numbers |= {"num_iterations": count, "ridge": self.ridge, "timestep": timestep}
         values = {name: float(value) for name, value in numbers.items() if value is not None}
-        arrays = {"eigenvalues": whitening.eigenvalues, "gain": network.gains.gain, "gain_gaussian": gain}
+        arrays = {"eigenvalues": whitening.eigenvalues, "gain": network.gain, "gain_gaussian": gain}
         return ProbeResult(values, arrays)

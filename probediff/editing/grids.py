@@ -30,7 +30,7 @@ def labelled_grid(rows: Sequence[Sequence[Tensor]], columns: Sequence[str], labe
     """
     size = _tile_size(rows[0][0].shape[-1])
     font = ImageFont.load_default(_FONT_PX)
-    words = [_fitted(word, size, font) for word in columns]
+    words = [_wrap(word, size, font) for word in columns]
     margin = max(int(font.getlength(label)) for label in labels) + 2 * _GAP_PX
     height = (_FONT_PX + 3) * max(word.count("\n") + 1 for word in words) + _GAP_PX
     step = size + _GAP_PX
@@ -55,7 +55,7 @@ def _tile(image: Tensor, size: int) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels)).resize((size, size), kind)
 
 
-def _fitted(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
     """The text with line breaks, so that its lines fit into a column; a long word is cut."""
     lines: list[str] = []
     for word in text.split():

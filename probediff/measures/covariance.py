@@ -85,27 +85,6 @@ class LinearFit:
     histogram_counts: Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class DirectionalGains:
-    """How strongly z follows x along each of K directions u: the regression of u.z on u.x.
-
-    Attributes:
-        variance: (K,) float64, of u.x; the eigenvalue where u is an eigenvector of the covariance.
-        gain: (K,) float64.
-        standard_error: (K,) float64, of the gain.
-    """
-
-    variance: Tensor
-    gain: Tensor
-    standard_error: Tensor
-
-    @property
-    def weights(self) -> Tensor:
-        """(K,) inverse variance of log gain, for `gain_slope`; errors under 1e-6 of the gain count as 1e-6."""
-        relative = self.standard_error / self.gain.abs()
-        return relative.nan_to_num(nan=float("inf")).clamp(min=1e-6) ** -2
-
-
 class _CrossScatter:
     """Sum of (x - mean)(z - mean)^T, merged chunk by chunk (Chan, Golub & LeVeque 1983), so that no digits cancel."""
 
@@ -207,7 +186,7 @@ def paired_moments(batches: Pairs) -> PairedMoments:
     """
     own, cross = _CrossScatter(symmetric=True), _CrossScatter(symmetric=False)
     squares = torch.zeros(0, dtype=torch.float64)
-    for x, z in _checked_pairs(batches):
+    for x, z in _pair_chunks(batches):
         own.add(x, x)
         squares = squares if cross.count else z.new_zeros(z.shape[1])
         # Of the same form as the scatter's own update, for the diagonal only.
@@ -238,7 +217,7 @@ def linear_fit(batches: Pairs, matrix: Tensor, pairs: PairedMoments) -> LinearFi
     weight = matrix.double().T
     powers, products = pairs.z_mean.new_zeros(4), pairs.z_mean.new_zeros(3)
     counts, edges, num_values = pairs.z_mean.new_zeros(_BINS), pairs.z_mean.new_zeros(0), 0
-    for x, z in _checked_pairs(batches, pairs):
+    for x, z in _pair_chunks(batches, pairs):
         predicted, target = (x - pairs.x.mean) @ weight, z - pairs.z_mean
         residual = target - predicted
         powers += torch.stack([residual.pow(k).sum() for k in (1, 2, 3, 4)])
@@ -278,7 +257,7 @@ def _histogram_edges(residual: Tensor) -> Tensor:
     return torch.linspace(-reach, reach, _BINS + 1, dtype=torch.float64, device=residual.device)
 
 
-def _checked_pairs(batches: Pairs, pairs: PairedMoments | None = None) -> Iterator[tuple[Tensor, ...]]:
+def _pair_chunks(batches: Pairs, pairs: PairedMoments | None = None) -> Iterator[tuple[Tensor, ...]]:
     """Matching float64 chunks of each batch, flattened, of one width throughout: that of `pairs`."""
     first = (pairs.x.mean, pairs.z_mean) if pairs is not None else None
     for x, z in batches:

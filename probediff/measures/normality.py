@@ -80,7 +80,7 @@ def latent_normality(latents: Tensor, shapiro_samples: int = 1000) -> Normality:
     Raises:
         ValueError: Another shape, or values not finite.
     """
-    rows = _checked(latents)
+    rows = _latent_rows(latents)
     total = rows.numel()
     kolmogorov, power = kolmogorov_smirnov(latents), radial_power(latents)
     per_value, outside = squared_norms(latents)
@@ -100,7 +100,7 @@ def latent_normality(latents: Tensor, shapiro_samples: int = 1000) -> Normality:
     )
 
 
-def _checked(latents: Tensor) -> Tensor:
+def _latent_rows(latents: Tensor) -> Tensor:
     rows = as_rows("latents", latents)
     if len(rows) < 2 or rows.shape[1] < 3:
         raise ValueError(
@@ -134,7 +134,7 @@ def pixel_divergence(latents: Tensor) -> BesideNull:
     Raises:
         ValueError: As `latent_normality`.
     """
-    rows = _checked(latents)
+    rows = _latent_rows(latents)
     num = len(rows)
     mean = torch.stack([chunk.sum(dim=0) for (chunk,) in float64_chunks(rows)]).sum(dim=0) / num
     variance = torch.stack([(chunk - mean).square().sum(dim=0) for (chunk,) in float64_chunks(rows)]).sum(dim=0)
@@ -152,7 +152,7 @@ def kolmogorov_smirnov(latents: Tensor) -> KolmogorovSmirnov:
     """
     from scipy.stats import kstwo
 
-    rows = _checked(latents)
+    rows = _latent_rows(latents)
     num_values = rows.shape[1]
     upper = torch.arange(1, num_values + 1, dtype=torch.float64, device=rows.device) / num_values
     chunks = []
@@ -185,7 +185,7 @@ def shapiro_rejected_share(latents: Tensor, max_samples: int = 1000) -> BesideNu
     from scipy.stats import shapiro
 
     check_at_least("max_samples", max_samples, 1)
-    rows = _checked(latents)[:max_samples]
+    rows = _latent_rows(latents)[:max_samples]
     if rows.shape[1] > _SHAPIRO_LARGEST:
         order = torch.randperm(rows.shape[1], generator=torch.Generator().manual_seed(0))
         rows = rows[:, order[:_SHAPIRO_LARGEST].to(rows.device)]
@@ -206,7 +206,7 @@ def squared_norms(latents: Tensor) -> tuple[BesideNull, BesideNull]:
     """
     from scipy.stats import chi2
 
-    rows = _checked(latents)
+    rows = _latent_rows(latents)
     squares = torch.cat([chunk.square().sum(dim=1) for (chunk,) in float64_chunks(rows)])
     low, high = (float(chi2.ppf(p, rows.shape[1])) for p in (_LEVEL / 2, 1 - _LEVEL / 2))
     outside = float(((squares < low) | (squares > high)).double().mean())
@@ -222,7 +222,7 @@ def radial_power(latents: Tensor) -> RadialPower:
     Raises:
         ValueError: As `latent_normality`, or not (N, C, H, W).
     """
-    rows = _checked(latents)
+    rows = _latent_rows(latents)
     if latents.ndim != 4 or max(latents.shape[2:]) < 2:
         raise ValueError(
             f"latents must be (N, C, H, W) with H or W at least 2, got shape {tuple(latents.shape)}; a spectrum needs "
@@ -258,7 +258,7 @@ def patch_correlation(latents: Tensor) -> BesideNull:
     Raises:
         ValueError: As `latent_normality`, not (N, C, H, W), or no two pixels of a patch that vary.
     """
-    num = len(_checked(latents))
+    num = len(_latent_rows(latents))
     if latents.ndim != 4:
         raise ValueError(f"latents must be (N, C, H, W), got shape {tuple(latents.shape)}; reshape them")
     total, pairs = 0.0, 0

@@ -204,9 +204,8 @@ def reproducibility(x: Tensor, y: Tensor, threshold: float = SAME_IMAGE_SSIM) ->
     rows = same_length_rows(x=x, y=y)[0]
     check_num_samples("x and y", len(rows), 2, "mismatched pairs")
     paired, shifted = _scores(x, y, threshold), _scores(x, y.roll(-1, dims=0), threshold)
-    found = assignment_accuracy(noise=x, x_0=y)
-    x_finds_y, y_finds_x = found.noise_to_image, found.image_to_noise
-    return Reproducibility(*paired, *shifted, x_finds_y, y_finds_x, 1 / len(rows))
+    retrieval = assignment_accuracy(noise=x, x_0=y)
+    return Reproducibility(*paired, *shifted, retrieval.noise_to_image, retrieval.image_to_noise, 1 / len(rows))
 
 
 def _scores(x: Tensor, y: Tensor, threshold: float) -> tuple[float, float, float]:

@@ -70,8 +70,8 @@ def gain_slope(eigenvalues: Tensor, gain: Tensor, weights: Tensor | None = None)
 
     Args:
         eigenvalues: (D,).
-        gain: (D,) of a map along the eigenvectors, such as `gaussian_gain` or `DirectionalGains.gain`.
-        weights: (D,) such as `DirectionalGains.weights`; by default all 1.
+        gain: (D,) of a map along the eigenvectors, such as `gaussian_gain` or `SpectralFit.gain`.
+        weights: (D,) such as `SpectralFit.weights`; by default all 1.
 
     Raises:
         ValueError: Shapes that differ, or fewer than three directions to use.

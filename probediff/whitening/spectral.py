@@ -13,7 +13,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from probediff.measures.covariance import DirectionalGains
 from probediff.measures.whitening import WhiteningTransform
 from probediff.whitening.gains import GainSlope, gain_slope
 
@@ -62,17 +61,27 @@ class CurvePoint:
 
 @dataclass(frozen=True, eq=False)
 class SpectralFit:
-    """How z = f(x) follows x along each eigenvector.
+    """How z = f(x) follows x along each of the D eigenvectors u: the regression of u.z on u.x.
 
     Attributes:
         eigenvalues: (D,) of the images' covariance.
-        gains: regression of z on x along each of the D eigenvectors.
-        z_power: sum over them of the variance of z.
+        variance: (D,) of u.x.
+        gain: (D,).
+        standard_error: (D,) of the gain.
+        z_power: sum over the eigenvectors of the variance of u.z.
     """
 
     eigenvalues: Tensor
-    gains: DirectionalGains
+    variance: Tensor
+    gain: Tensor
+    standard_error: Tensor
     z_power: float
+
+    @property
+    def weights(self) -> Tensor:
+        """(D,) inverse variance of log gain, for `gain_slope`; errors under 1e-6 of the gain count as 1e-6."""
+        relative = self.standard_error / self.gain.abs()
+        return relative.nan_to_num(nan=float("inf")).clamp(min=1e-6) ** -2
 
     def r2(self, power_gain: Tensor) -> float:
         """P2's R² of the map that multiplies by ``power_gain`` (D,), without any further scale."""
@@ -85,8 +94,8 @@ class SpectralFit:
         return with_z**2 / (own * self.z_power) if own > 0 and self.z_power > 0 else 0.0
 
     def _products(self, power_gain: Tensor) -> tuple[float, float]:
-        variance, gain = self.gains.variance, self.gains.gain.nan_to_num()
-        return float((power_gain * gain * variance).sum()), float((power_gain.square() * variance).sum())
+        with_z = float((power_gain * self.gain.nan_to_num() * self.variance).sum())
+        return with_z, float((power_gain.square() * self.variance).sum())
 
     def point(self, weights: Tensor | None = None) -> CurvePoint:
         """The numbers of the curves.
@@ -94,9 +103,9 @@ class SpectralFit:
         Args:
             weights: (D,) of the slope; by default the inverse variances of the logarithms of the own gains.
         """
-        weighted = self._slope(self.gains.weights if weights is None else weights)
+        weighted = self._slope(self.weights if weights is None else weights)
         plain = self._slope(None)
-        known = self.gains.gain > SIGNIFICANT_ERRORS * self.gains.standard_error
+        known = self.gain > SIGNIFICANT_ERRORS * self.standard_error
         return CurvePoint(
             slope=None if weighted is None else weighted.slope,
             slope_standard_error=None if weighted is None else weighted.standard_error,
@@ -113,7 +122,7 @@ class SpectralFit:
 
     def _slope(self, weights: Tensor | None) -> GainSlope | None:
         try:
-            return gain_slope(self.eigenvalues, self.gains.gain, weights)
+            return gain_slope(self.eigenvalues, self.gain, weights)
         except ValueError:
             return None
 
@@ -142,8 +151,8 @@ def spectral_fit(along_x: Tensor, along_z: Tensor, eigenvalues: Tensor) -> Spect
     squares_z = along_z.square().sum(dim=0)
     gain = products / squares_x
     unexplained = (squares_z - gain * products).clamp(min=0)
-    gains = DirectionalGains(squares_x / (count - 1), gain, (unexplained / ((count - 2) * squares_x)).sqrt())
-    return SpectralFit(eigenvalues, gains, float(squares_z.sum()) / (count - 1))
+    error = (unexplained / ((count - 2) * squares_x)).sqrt()
+    return SpectralFit(eigenvalues, squares_x / (count - 1), gain, error, float(squares_z.sum()) / (count - 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +179,7 @@ class ComparedMap:
         A curve that is no straight line has the slope of the directions that weigh most.
         """
         model = self.network or self.gaussian
-        return model.point(), self.gaussian.point(model.gains.weights)
+        return model.point(), self.gaussian.point(model.weights)
 
     def record(self) -> dict[str, Any]:
         """Both points as plain types."""
@@ -180,6 +189,6 @@ class ComparedMap:
     def arrays(self) -> dict[str, Tensor]:
         """The gains behind them."""
         name = f"{'iterations' if self.counts == 'iterations' else 'ddim'}_{self.count}"
-        gains = (self.network or self.gaussian).gains
-        arrays = {f"gain_{name}": gains.gain, f"gain_error_{name}": gains.standard_error}
-        return arrays if self.network is None else arrays | {f"gaussian_gain_{name}": self.gaussian.gains.gain}
+        model = self.network or self.gaussian
+        arrays = {f"gain_{name}": model.gain, f"gain_error_{name}": model.standard_error}
+        return arrays if self.network is None else arrays | {f"gaussian_gain_{name}": self.gaussian.gain}

@@ -128,6 +128,23 @@ def test_does_not_keep_the_callers_tensors() -> None:
     assert {"mean", "eigenvalues", "eigenvectors"} <= set(denoiser.state_dict())
 
 
+def test_a_decomposed_covariance_gives_the_same_denoiser() -> None:
+    mean, covariance = hashed_normal("mean", (12,)), covariance_of("cov", 12)
+    values, vectors = np.linalg.eigh(covariance.numpy())
+    order = np.argsort(values)[::-1].copy()
+    denoiser = GaussianDenoiser.from_eigenbasis(
+        mean, torch.from_numpy(values[order]), torch.from_numpy(vectors[:, order]), COSINE
+    )
+    x, timestep = hashed_normal("x", (3, 3, 2, 2)), torch.tensor([5, 1800, 3500])
+    torch.testing.assert_close(
+        denoiser(x, timestep), GaussianDenoiser(mean, covariance, COSINE)(x, timestep), rtol=1e-8, atol=1e-10
+    )
+    with pytest.raises(ValueError, match=r"\(D,\), \(D,\) and \(D, D\), got \(12,\), \(3,\), \(12, 12\)"):
+        GaussianDenoiser.from_eigenbasis(mean, torch.ones(3), torch.eye(12), COSINE)
+    with pytest.raises(ValueError, match="eigenvalues must be 0 or more, got -1"):
+        GaussianDenoiser.from_eigenbasis(torch.zeros(2), torch.tensor([1.0, -1.0]), torch.eye(2), COSINE)
+
+
 @pytest.mark.parametrize(
     ("mean", "covariance", "message"),
     [

@@ -132,7 +132,7 @@ def test_w_diff_of_gaussian_pairs_has_the_closed_forms_slope() -> None:
     expected = gaussian_gain(denoiser.eigenvalues, float(SCHEDULE.alpha_bar[LATE]), 300)
     torch.testing.assert_close(gain, expected, rtol=1e-6, atol=0)
     along_x, along_z = ((rows - rows.mean(dim=0)) @ denoiser.eigenvectors for rows in (x, z))
-    gains = spectral_fit(along_x, along_z, denoiser.eigenvalues).gains
+    gains = spectral_fit(along_x, along_z, denoiser.eigenvalues)
     weighted = gain_slope(denoiser.eigenvalues, gains.gain, gains.weights)
     assert weighted.slope == pytest.approx(gain_slope(denoiser.eigenvalues, expected).slope, abs=0.05)
 

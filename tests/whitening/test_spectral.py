@@ -18,14 +18,14 @@ def test_gains_are_the_regression_lines() -> None:
     z = (x - 1) @ hashed_normal("matrix", (12, 12)).T + 0.5 * hashed_normal("noise", x.shape)
     transform = WhiteningTransform.from_covariance(x.mean(dim=0), torch.cov(x.T))
     along_x, along_z = along_eigenvectors(x, transform), along_eigenvectors(z, transform)
-    gains = spectral_fit(along_x, along_z, transform.eigenvalues).gains
+    gains = spectral_fit(along_x, along_z, transform.eigenvalues)
     torch.testing.assert_close(gains.variance, transform.eigenvalues, rtol=1e-10, atol=0)
     plain_x, plain_z = (x @ transform.eigenvectors).numpy(), (z @ transform.eigenvectors).numpy()
     lines = [stats.linregress(plain_x[:, i], plain_z[:, i]) for i in range(12)]
     np.testing.assert_allclose(gains.gain, [line.slope for line in lines], rtol=1e-9)
     np.testing.assert_allclose(gains.standard_error, [line.stderr for line in lines], rtol=1e-9)
     torch.testing.assert_close(gains.weights, (gains.standard_error / gains.gain) ** -2, rtol=1e-10, atol=0)
-    exact = spectral_fit(along_x, 2 * along_x, transform.eigenvalues).gains
+    exact = spectral_fit(along_x, 2 * along_x, transform.eigenvalues)
     assert float(exact.weights.max()) <= 1.0000001e12
 
 
@@ -79,7 +79,7 @@ def test_a_compared_map_serialises_itself_and_weighs_both_slopes_alike() -> None
     record = both.record()
     assert (record["iterations"], record["model"]["residual_rms"]) == (7, 0.5)
     assert record["model"]["slope"] == network.point().slope
-    assert record["gaussian"]["slope"] == gaussian.point(network.gains.weights).slope
+    assert record["gaussian"]["slope"] == gaussian.point(network.weights).slope
     assert set(both.arrays()) == {"gain_iterations_7", "gain_error_iterations_7", "gaussian_gain_iterations_7"}
     alone = ComparedMap("num_steps", 8, gaussian)
     assert alone.record()["model"] == alone.record()["gaussian"]
