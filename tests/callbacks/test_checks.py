@@ -8,19 +8,10 @@ from typing import Any
 
 import pytest
 
-from probediff.callbacks import (
-    LatentInterpolation,
-    LatentNormality,
-    NoiseImageMap,
-    SampleQuality,
-    TrajectoryHeatmap,
-)
+from probediff.callbacks import LatentInterpolation, LatentNormality, NoiseImageMap, SampleQuality, TrajectoryHeatmap
 from probediff.probing.probe import Probe
 from probediff.runs.folder import RunFolder
-from tests.callbacks.passes import (
-    context,
-    draw,
-)
+from tests.callbacks.passes import context, draw
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from probediff.callbacks import (
-    LatentInterpolation,
-)
-from probediff.measures import (
-    slerp,
-    ssim,
-)
+from probediff.callbacks import LatentInterpolation
+from probediff.measures import slerp, ssim
 from tests.callbacks.passes import (
     SHAPE,
     BlackPass,

@@ -7,19 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from probediff.callbacks import (
-    NoiseImageMap,
-)
-from probediff.measures import (
-    hubness,
-    optimal_transport,
-)
+from probediff.callbacks import NoiseImageMap
+from probediff.measures import hubness, optimal_transport
 from probediff.probing import ProbePass
-from tests.callbacks.passes import (
-    build_pass,
-    context,
-    finite,
-)
+from tests.callbacks.passes import build_pass, context, finite
 
 
 @pytest.mark.parametrize("max_samples", [1000, 9])

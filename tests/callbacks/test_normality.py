@@ -7,22 +7,10 @@ from typing import Any
 
 import pytest
 
-from probediff.callbacks import (
-    LatentNormality,
-)
-from probediff.measures import (
-    latent_normality,
-    patch_correlation,
-    plain_area_errors,
-)
+from probediff.callbacks import LatentNormality
+from probediff.measures import latent_normality, patch_correlation, plain_area_errors
 from probediff.probing import ProbePass
-from tests.callbacks.passes import (
-    SHAPE,
-    build_pass,
-    context,
-    finite,
-    latent_model,
-)
+from tests.callbacks.passes import SHAPE, build_pass, context, finite, latent_model
 
 
 @pytest.mark.parametrize("shape", [SHAPE, (3, 12, 10)])

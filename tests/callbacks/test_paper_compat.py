@@ -8,17 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from probediff.callbacks import (
-    PaperCompat,
-)
+from probediff.callbacks import PaperCompat
 from probediff.measures.paper_compat import ssim_min_max
 from probediff.probing import PassSettings
 from probediff.probing.probe import ProbeContext
 from probediff.runs.folder import RunFolder
-from tests.callbacks.passes import (
-    build_pass,
-    context,
-)
+from tests.callbacks.passes import build_pass, context
 
 
 def test_paper_compat(tmp_path: Path) -> None:

@@ -9,16 +9,10 @@ import timm
 import torch
 from torch import Tensor
 
-from probediff.callbacks import (
-    SampleQuality,
-)
+from probediff.callbacks import SampleQuality
 from probediff.features.distances import feature_distances
 from probediff.features.networks import extract, load_features
-from tests.callbacks.passes import (
-    build_pass,
-    context,
-    draw,
-)
+from tests.callbacks.passes import build_pass, context, draw
 
 TINY_NETWORK = "test_vit.r160_in1k"
 

@@ -8,17 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from probediff.callbacks import (
-    TrajectoryHeatmap,
-)
-from probediff.measures import (
-    TrajectoryRecorder,
-)
-from tests.callbacks.passes import (
-    SHAPE,
-    build_pass,
-    context,
-)
+from probediff.callbacks import TrajectoryHeatmap
+from probediff.measures import TrajectoryRecorder
+from tests.callbacks.passes import SHAPE, build_pass, context
 
 
 def test_trajectory_heatmap(tmp_path: Path) -> None:
