@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
 from typing import Any
 
 import yaml
 from jsonargparse import get_loader, set_loader
+from lightning.pytorch.utilities import rank_zero_only
 
 from probediff import callbacks
 
@@ -29,8 +31,10 @@ def rename_callbacks(value: Any) -> Any:
 
 
 @functools.cache
+@rank_zero_only
 def _announce(old: str) -> None:
-    print(f"{old} is called probediff.{old} now: please change it in the configuration", flush=True)
+    # Not among what --print_config prints.
+    print(f"{old} is called probediff.{old} now: please change it in the configuration", file=sys.stderr)
 
 
 def accept_old_names(parser_mode: str) -> None:

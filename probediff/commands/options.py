@@ -89,6 +89,7 @@ class CommandParser(LightningArgumentParser):
             "description": description,
             "epilog": examples,
             "formatter_class": _HelpFormatter,
+            "allow_abbrev": True,
         } | settings
         super().__init__(**merged)
 

@@ -1,0 +1,65 @@
+"""Configurations of earlier versions, whose callbacks had another import name."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from probediff.commands.old_names import rename_callbacks
+from probediff.runs.folder import RunFolder
+
+ROOT = Path(__file__).parents[2]
+TINY = [
+    *("--config", str(ROOT / "configs" / "digits.yaml"), "--trainer.accelerator=cpu", "--trainer.max_steps=1"),
+    *("--network.channels=8", "--model.num_train_timesteps=40", "--wandb.mode=disabled", "--probing.progress=false"),
+    *("--probing.settings.num_samples=17", "--probing.settings.num_steps=2", "--trainer.enable_progress_bar=false"),
+    *("--probing.schedule.steps=[]", "--probing.schedule.every_n_steps=null", "--trainer.enable_model_summary=false"),
+]
+
+
+def fit(folder: Path, *options: str) -> tuple[str, dict[str, object]]:
+    """What `fit` says in a folder, and the configuration that it stores."""
+    command = [sys.executable, "-m", "probediff", "fit", *TINY, "--run_dir", "run", *options]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stderr, yaml.safe_load((folder / "run" / "config.yaml").read_text())
+
+
+def test_a_configuration_with_the_old_name(tmp_path: Path) -> None:
+    listed = [{"class_path": "callbacks.InversionAngles", "init_args": {"num_shown": 3}}]
+    (tmp_path / "old.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": listed}}))
+    output, config = fit(tmp_path, "--config", "old.yaml", "--inversion_angles.enabled=false")
+    line = "callbacks.InversionAngles is called probediff.callbacks.InversionAngles now"
+    assert output.count(line) == 1
+    (stored,) = config["trainer"]["callbacks"]  # type: ignore[index]
+    assert stored["class_path"] == "probediff.callbacks.InversionAngles"
+    assert stored["init_args"]["num_shown"] == 3
+    assert any(r["probe"] == "inversion_angles" for r in RunFolder(tmp_path / "run").records())
+
+
+def test_the_old_name_as_an_option(tmp_path: Path) -> None:
+    options = ["--trainer.callbacks=callbacks.PixelCorrelation", "--trainer.callbacks+=callbacks.PaperCompat"]
+    output, config = fit(tmp_path, *options, "--pixel_correlation.enabled=false")
+    assert "callbacks.PaperCompat is called probediff.callbacks.PaperCompat now" in output
+    paths = [callback["class_path"] for callback in config["trainer"]["callbacks"]]  # type: ignore[index]
+    assert paths == ["probediff.callbacks.PixelCorrelation", "probediff.callbacks.PaperCompat"]
+
+
+def test_only_names_of_ours_change(capsys: pytest.CaptureFixture[str]) -> None:
+    kept = {
+        "class_path": "callbacks.MyOwn",
+        "paths": ["runs/callbacks.Probing", "my.callbacks.Probing", "probediff.callbacks.Probing", "callbacks"],
+        "num": [1, None, True],
+    }
+    assert rename_callbacks(kept) == kept
+    assert capsys.readouterr().err == ""
+    assert rename_callbacks(["--x", {"y": "callbacks.angles.InversionAngles"}]) == [
+        "--x",
+        {"y": "probediff.callbacks.angles.InversionAngles"},
+    ]
