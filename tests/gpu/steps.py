@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from probediff.commands.cpu import set_up_cpu
 from tests.benchmarks.contenders import (
     NETWORKS,
     Contender,
@@ -30,7 +31,7 @@ from tests.benchmarks.contenders import (
     probediff,
 )
 from tests.benchmarks.harness import pace
-from tests.benchmarks.machine import Product, describe, matrix_rate
+from tests.benchmarks.machine import describe, matrix_rate
 
 BATCH_SIZE = 128
 #: A backward pass costs two forward ones.
@@ -82,7 +83,9 @@ def images(batch_size: int, size: int, device: torch.device) -> torch.Tensor:
     return (torch.rand(batch_size, 3, size, size, generator=generator) * 2 - 1).to(device)
 
 
-def figures(variant: Variant, sizes: Network, x_0: torch.Tensor, rate: float, rounds: int) -> dict[str, Any]:
+def figures(
+    variant: Variant, sizes: Network, x_0: torch.Tensor, precision: str, rate: float, rounds: int
+) -> dict[str, Any]:
     """Of one variant; ``rate`` in GFLOP/s is the limit."""
     device = x_0.device
     torch.compiler.reset()
@@ -90,7 +93,7 @@ def figures(variant: Variant, sizes: Network, x_0: torch.Tensor, rate: float, ro
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
-    contender = variant.build(sizes, x_0, "bfloat16")
+    contender = variant.build(sizes, x_0, precision)
     contender.step()
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -109,15 +112,12 @@ def figures(variant: Variant, sizes: Network, x_0: torch.Tensor, rate: float, ro
 def measure(device: torch.device, seconds: float, miniature: bool, write: Callable[[dict[str, Any]], None]) -> bool:
     """Measure what there is time for; returns whether all that was measured worked."""
     end = time.perf_counter() + seconds
-    batch_size, rounds, sizes = (4, 2, NETWORKS["small"]) if miniature else (BATCH_SIZE, 16, NETWORKS["32 px"])
-    rate = matrix_rate(device, torch.bfloat16)
-    write(
-        {
-            "machine": describe(device.type),
-            "bfloat16_tflops": rate / 1e3,
-            "side": Product.make(device, torch.bfloat16).a.shape[0],
-        }
-    )
+    set_up_cpu()
+    batch_size, rounds, sizes = (2, 2, NETWORKS["small"]) if miniature else (BATCH_SIZE, 16, NETWORKS["32 px"])
+    # A CPU without instructions for bfloat16 would take minutes for one product.
+    precision = "bfloat16" if device.type == "cuda" else "float32"
+    rate = matrix_rate(device, getattr(torch, precision))
+    write({"machine": describe(device.type), "precision": precision, "tflops_of_products": rate / 1e3})
     x_0, whole = images(batch_size, sizes.image_size, device), True
     for variant in VARIANTS:
         if miniature and not variant.on_cpu:
@@ -126,7 +126,8 @@ def measure(device: torch.device, seconds: float, miniature: bool, write: Callab
             write({"variant": variant.name, "left_out": "no time left"})
         else:
             try:
-                write({"variant": variant.name, "batch_size": batch_size, **figures(variant, sizes, x_0, rate, rounds)})
+                measured = figures(variant, sizes, x_0, precision, rate, rounds)
+                write({"variant": variant.name, "batch_size": batch_size, **measured})
             except Exception as error:  # whatever one variant runs into, the others are measured
                 whole = False
                 lines = traceback.format_exc().splitlines()[-6:]

@@ -43,7 +43,7 @@ def test_limits_leave_the_training_its_share(total: float, tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_the_whole_proof_in_miniature(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.gpu.proof", "--out", str(tmp_path), "--minutes", "4"]
+    command = [sys.executable, "-m", "tests.gpu.proof", "--out", str(tmp_path), "--minutes", "9"]
     environment = {name: value for name, value in os.environ.items() if name != "PROBEDIFF_DATA"}
     done = subprocess.run(
         [*command, "--device", "cpu", "--miniature"], cwd=ROOT, env=environment, capture_output=True, text=True
