@@ -1,4 +1,4 @@
-"""Folders of images: what is decoded, how it is resized, what is refused, and when the cache is used."""
+"""Folders of images: what is decoded, what is refused, and when the cache is used."""
 
 import io
 import os
@@ -7,13 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional
 from PIL import Image
 
 from probediff.data import ImageFolder, ImageNet64
 from probediff.data.base import cache_folder
-from probediff.prepare.decoding import resize_and_crop
 
 
 def random_pixels(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -69,30 +66,6 @@ def test_one_channel(folder: Path) -> None:
     images = loaded(a_module(folder, channels=1))
     assert images.shape == (1, 1, 8, 8)
     assert (images == 124).all()
-
-
-def test_powers_of_two_are_box_averages() -> None:
-    """A crop apart, two halvings are the mean of 4 x 4 blocks up to four roundings; no bicubic step follows."""
-    pixels = random_pixels(32, 64)
-    small = np.asarray(resize_and_crop(Image.fromarray(pixels), 8)).astype(float)
-    blocks = pixels.reshape(8, 4, 16, 4, 3).mean(axis=(1, 3))
-    np.testing.assert_allclose(small, blocks[:, 4:12], atol=2.01)
-
-
-def test_other_sizes_are_bicubic_after_the_halves() -> None:
-    """41 x 60 -> box 20 x 30 -> bicubic 12 x 18 -> centre 12 x 12, against torch's antialiased bicubic."""
-    pixels = random_pixels(41, 60)
-    half = np.asarray(Image.fromarray(pixels).resize((30, 20), Image.Resampling.BOX))
-    tensor = torch.from_numpy(half.copy()).permute(2, 0, 1)[None].float()
-    resized = torch.nn.functional.interpolate(tensor, (12, 18), mode="bicubic", antialias=True).clamp(0, 255)
-    expected = resized[0, :, :, 3:15].permute(1, 2, 0).numpy()
-    actual = np.asarray(resize_and_crop(Image.fromarray(pixels), 12)).astype(float)
-    np.testing.assert_allclose(actual, expected, atol=1.5)
-
-
-@pytest.mark.parametrize("size", [(8, 8), (15, 8), (16, 17), (100, 9), (9, 31)])
-def test_every_shape_becomes_a_square(size: tuple[int, int]) -> None:
-    assert resize_and_crop(Image.new("RGB", size), 8).size == (8, 8)
 
 
 def test_the_cache_is_used_until_something_changes(folder: Path) -> None:
