@@ -1,8 +1,11 @@
-"""The triangle of noise, sample and latent: its angles, its sides and its most probable shape (P1, figures 2 and 4)."""
+"""The triangle of noise, sample and latent: its angles, its sides and its most probable shape (P1, figures 2 and 4).
+
+P1 is *There and Back Again*.
+"""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,17 +35,13 @@ class TriangleDistances:
     noise_latent: Tensor
 
 
-@dataclass(frozen=True)
-class MostProbableTriangle:
-    """Whole degrees that sum to 180, and the product of their three marginal probabilities; unpacks as a tuple."""
+class MostProbableTriangle(NamedTuple):
+    """Whole degrees that sum to 180, and the product of their three marginal probabilities."""
 
     at_noise_deg: int
     at_image_deg: int
     at_latent_deg: int
     probability: float
-
-    def __iter__(self) -> Iterator[int | float]:
-        return iter((self.at_noise_deg, self.at_image_deg, self.at_latent_deg, self.probability))
 
 
 def triangle_angles(noise: Tensor, x_0: Tensor, latent: Tensor) -> TriangleAngles:

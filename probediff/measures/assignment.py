@@ -1,4 +1,7 @@
-"""Which noise lies nearest to which image, and back (P1, table 2, figures 5, 7 and 8)."""
+"""Which noise lies nearest to which image, and back (P1, table 2, figures 5, 7 and 8).
+
+P1 is *There and Back Again*.
+"""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""How strongly pixels are correlated over a set of images, and how strongly pure noise would be (P1, table 1)."""
+"""How strongly pixels are correlated over a set of images, and how strongly pure noise would be (P1, table 1).
+
+P1 is *There and Back Again*.
+"""
 
 import math
 from collections.abc import Iterator

@@ -3,6 +3,8 @@
 Every function takes an iterable of batches and reads it once, so that neither all images nor anything of size N x N is
 held. Batches of some hundred images are fast; larger ones are split. The D x D side is the one that is kept: a
 whitening needs N > D, where the N x N Gram matrix would be the larger one.
+
+P2 is *First-step inference in diffusion models learns image de-whitening*.
 """
 
 from __future__ import annotations

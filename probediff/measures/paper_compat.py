@@ -1,6 +1,8 @@
 """P1's authors' own way of computing, where it differs from ours: only to compare with the published numbers.
 
 `angle_of_mean_cosine`, the one such number that has a use of its own, lives with the angles.
+
+P1 is *There and Back Again*.
 """
 
 import math

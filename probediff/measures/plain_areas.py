@@ -1,4 +1,7 @@
-"""Is the inversion error larger where the image is flat? (P1, figure 1)"""
+"""Is the inversion error larger where the image is flat? (P1, figure 1)
+
+P1 is *There and Back Again*.
+"""
 
 import math
 from dataclasses import dataclass

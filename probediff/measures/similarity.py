@@ -1,4 +1,7 @@
-"""How alike two sets of samples are: CKA, SVCCA, SSIM and cosine similarity (P1, figure 6)."""
+"""How alike two sets of samples are: CKA, SVCCA, SSIM and cosine similarity (P1, figure 6).
+
+P1 is *There and Back Again*.
+"""
 
 import math
 

@@ -1,4 +1,7 @@
-"""Where the sampling trajectory passes the latent: distances of x_t to the noise-latent segment (P1, figure 3)."""
+"""Where the sampling trajectory passes the latent: distances of x_t to the noise-latent segment (P1, figure 3).
+
+P1 is *There and Back Again*.
+"""
 
 import math
 from collections.abc import Sequence

@@ -11,6 +11,8 @@ the correlations P = G T G^T:
 
 Eigenvectors have a positive diagonal, U_ii >= 0 (as Kessy et al. choose), because PCA whitening fixes no signs.
 P2 prints the factor of S for Cholesky; only the factor of S^-1 whitens.
+
+P2 is *First-step inference in diffusion models learns image de-whitening*.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Noises of images by a network: P2's iteration after several numbers of iterations, and DDIM latents."""
+"""Noises of images by a network: P2's iteration after several numbers of iterations, and DDIM latents.
+
+P2 is *First-step inference in diffusion models learns image de-whitening*.
+"""
 
 from __future__ import annotations
 
