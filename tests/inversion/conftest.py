@@ -43,3 +43,8 @@ def network(digits: Tensor) -> nn.Module:
 @pytest.fixture(scope="session")
 def network_float64(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network).double()
+
+
+@pytest.fixture(scope="session")
+def digits_noise() -> Tensor:
+    return torch.randn(12, 1, 8, 8, generator=torch.Generator().manual_seed(5))
