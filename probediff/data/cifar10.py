@@ -45,8 +45,8 @@ class CIFAR10(ImageDataModule):
     ) -> None:
         super().__init__(batch_size, num_workers)
         if (root is None) == (arrays is None):
-            given = "neither" if root is None else "both"
-            raise ValueError(f"exactly one of root and arrays must be given, got {given}; {CURES}")
+            count = "neither" if root is None else "both"
+            raise ValueError(f"exactly one of root and arrays must be given, got {count}; {CURES}")
         if download and root is None:
             raise ValueError("download=true needs root, got arrays; name the folder to download to in root")
         if num_images is not None and num_images < 1:

@@ -38,7 +38,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels)
 
 
-def zeroed(module: ModuleT) -> ModuleT:
+def zero_parameters(module: ModuleT) -> ModuleT:
     """Set every parameter of `module` to zero, so that the branch it ends starts as the identity."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
@@ -89,7 +89,7 @@ class ResidualBlock(nn.Module):
         )
         modulation_channels = 2 * out_channels if use_scale_shift_norm else out_channels
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embedding_channels, modulation_channels))
-        last_convolution = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        last_convolution = zero_parameters(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.out_layers = nn.Sequential(group_norm(out_channels), nn.SiLU(), nn.Dropout(dropout), last_convolution)
         same = in_channels == out_channels
         self.skip_connection = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
@@ -131,7 +131,7 @@ class AttentionBlock(nn.Module):
         self.new_attention_order = new_attention_order
         self.norm = group_norm(channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
-        self.proj_out = zeroed(nn.Conv1d(channels, channels, 1))
+        self.proj_out = zero_parameters(nn.Conv1d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""

@@ -1,6 +1,7 @@
-"""Text-to-image pipelines of diffusers with DDIM: Stable Diffusion 1.5 and 2.1, SD-Turbo, SDXL-Turbo (P2).
+"""Text-to-image pipelines of diffusers with DDIM: Stable Diffusion 1.5 and 2.1, SD-Turbo, SDXL-Turbo.
 
-Whatever sampler a pipeline comes with, P2 samples it with DDIM; so here its scheduler's settings (betas, spacing of the
+They are the models of *First-step inference in diffusion models learns image de-whitening* (P2). Whatever sampler a
+pipeline comes with, P2 samples it with DDIM; so here its scheduler's settings (betas, spacing of the
 timesteps, offset, prediction type) go into a DDIMScheduler, as diffusers itself does when schedulers are exchanged.
 Only JSON, tokenizer tables and safetensors are read, see `probediff.denoisers.pipelines`.
 """

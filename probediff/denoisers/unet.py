@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from probediff.denoisers.blocks import BlockFactory, Stage, group_norm, timestep_embedding, zeroed
+from probediff.denoisers.blocks import BlockFactory, Stage, group_norm, timestep_embedding, zero_parameters
 
 
 class UNet(nn.Module):
@@ -91,7 +91,7 @@ class UNet(nn.Module):
         self.middle_block = Stage(make.residual(middle, middle), make.attention(middle), make.residual(middle, middle))
         self.output_blocks = _output_blocks(make, skip_widths, widths, num_res_blocks, has_attention)
         self.out = nn.Sequential(
-            group_norm(widths[0]), nn.SiLU(), zeroed(nn.Conv2d(widths[0], out_channels, 3, padding=1))
+            group_norm(widths[0]), nn.SiLU(), zero_parameters(nn.Conv2d(widths[0], out_channels, 3, padding=1))
         )
 
     def forward(self, x: Tensor, timestep: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ _CHUNK_ROWS = 1024
 _KID_SUBSETS = 100
 
 
-class _Extracted(nn.Module):
+class _PassThrough(nn.Module):
     """Takes the place of torchmetrics' network for features that are extracted already."""
 
     def __init__(self, num_features: int) -> None:
@@ -67,7 +67,7 @@ def feature_distances(real: Tensor, fake: Tensor, kid_subset_size: int) -> Featu
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save all")
         torch.manual_seed(0)
-        extracted = _Extracted(real.shape[1])
+        extracted = _PassThrough(real.shape[1])
         # Probes measure on the first process alone: a metric that waited for the others would wait for ever.
         frechet = FrechetInceptionDistance(feature=extracted, sync_on_compute=False)
         kernel = KernelInceptionDistance(

@@ -37,8 +37,8 @@ def load_published(
     path = Path(spec).expanduser()
     if is_checkpoint_file(path):
         return _from_openai(path, schedule, num_train_timesteps, num_heads)
-    given = {"schedule": schedule, "num_train_timesteps": num_train_timesteps, "num_heads": num_heads}
-    for name, value in given.items():
+    options = {"schedule": schedule, "num_train_timesteps": num_train_timesteps, "num_heads": num_heads}
+    for name, value in options.items():
         if value is not None:
             raise ValueError(f"{name} must be left out for a pipeline, which says it itself, got {value!r} for {spec}")
     return _from_pipeline(spec)

@@ -103,20 +103,21 @@ def read_manifest(folder: Path) -> Manifest:
     """
     try:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise ValueError(f"its format is not {FORMAT!r}")
+        return Manifest(Identity(**content["identity"]), tuple(shard_from(record) for record in content["shards"]))
     except (FileNotFoundError, NotADirectoryError):
         if (folder / UNFINISHED).exists():
             cure = "its preparation has not ended: start the same `probediff prepare` command again"
         else:
             cure = "make one with `probediff prepare imagenet64 SOURCE OUT`"
         raise FileNotFoundError(f"path must be a prepared folder, got {folder} without {MANIFEST}; {cure}") from None
-    except ValueError as error:
-        raise _damaged(folder, str(error)) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise _damaged(folder, f"its format is not {FORMAT!r}")
-    try:
-        return Manifest(Identity(**content["identity"]), tuple(shard_from(record) for record in content["shards"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(folder, f"{type(error).__name__}: {error}") from error
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise ValueError(
+            f"path must be a prepared folder, got {folder} whose {MANIFEST} cannot be used ({reason}); delete the "
+            "folder and prepare it again"
+        ) from error
 
 
 def verify(folder: Path) -> Manifest:
@@ -148,10 +149,3 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _damaged(folder: Path, reason: str) -> ValueError:
-    return ValueError(
-        f"path must be a prepared folder, got {folder} whose {MANIFEST} cannot be used ({reason}); delete the folder "
-        "and prepare it again"
-    )

@@ -43,14 +43,14 @@ def save_checkpoint(trainer: L.Trainer, path: Path) -> None:
     Raises:
         OSError: when it cannot be written (on the first process only).
     """
-    usual, whole = trainer.strategy.checkpoint_io, _WholeFileIO()
-    trainer.strategy.checkpoint_io = whole
+    lightnings_io, whole_file_io = trainer.strategy.checkpoint_io, _WholeFileIO()
+    trainer.strategy.checkpoint_io = whole_file_io
     try:
         trainer.save_checkpoint(path, weights_only=False)
     finally:
-        trainer.strategy.checkpoint_io = usual
-    if whole.failure is not None:
-        raise OSError(f"the checkpoint {path} could not be written: {whole.failure}") from whole.failure
+        trainer.strategy.checkpoint_io = lightnings_io
+    if whole_file_io.failure is not None:
+        raise OSError(f"the checkpoint {path} could not be written: {whole_file_io.failure}") from whole_file_io.failure
 
 
 def load_checkpoint(path: Path, keys: Collection[str]) -> dict[str, Any]:

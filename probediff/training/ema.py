@@ -43,8 +43,8 @@ class AveragedWeights(nn.Module):
             weight = 1 - self.rate_at(rate, step)
             averages: list[Tensor] = list(averaged.parameters())
             torch._foreach_lerp_(averages, list(model.parameters()), weight)
-            for mine, theirs in zip(averaged.buffers(), model.buffers(), strict=True):
-                mine.copy_(theirs)
+            for averaged_buffer, buffer in zip(averaged.buffers(), model.buffers(), strict=True):
+                averaged_buffer.copy_(buffer)
 
     def model(self, rate: float | None = None) -> nn.Module:
         """The averaged copy for ``rate`` (the first one when None).

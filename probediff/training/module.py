@@ -24,7 +24,7 @@ _CHECK_EVERY_N_STEPS = 50
 
 
 class DiffusionModule(L.LightningModule):
-    """A DDPM in training (P1-train: the recipe of Nichol & Dhariwal 2021).
+    """A DDPM in training, by the recipe of Nichol & Dhariwal (2021), as in *There and Back Again*.
 
     Args:
         network: the U-Net, with twice as many output as input channels (noise and variance).
