@@ -1,7 +1,5 @@
 """The noise-sample-latent triangle and pictures of latents (*There and Back Again*, figures 1, 2, 4)."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import ClassVar
 

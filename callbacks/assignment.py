@@ -1,7 +1,5 @@
 """Can a noise be told from its image, and an image from its noise? (*There and Back Again*, T2, F5, F7, F8)"""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

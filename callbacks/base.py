@@ -1,7 +1,5 @@
 """The base class of probes that are handed to a Lightning trainer."""
 
-from __future__ import annotations
-
 import lightning as L
 
 from probediff import probing

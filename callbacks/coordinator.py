@@ -1,7 +1,5 @@
 """The schedule and the shared pass: at due steps save a checkpoint, generate, invert, and ask every probe."""
 
-from __future__ import annotations
-
 import math
 import time
 import warnings

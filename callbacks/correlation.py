@@ -1,7 +1,5 @@
 """Correlated pixels: how far from white noise are the latents? (*There and Back Again*, table 1)"""
 
-from __future__ import annotations
-
 import math
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """When probes run: at which training steps, also by the lists of *There and Back Again*."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

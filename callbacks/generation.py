@@ -1,7 +1,5 @@
 """Pictures of the samples: the same noises in the same places at every step."""
 
-from __future__ import annotations
-
 import math
 
 import torch

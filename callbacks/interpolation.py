@@ -1,7 +1,5 @@
 """Do latents interpolate like the noises they stand for? Images on the way between pairs of both."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

@@ -1,7 +1,5 @@
 """Is the map from noise to image an optimal transport, and which images and noises are hubs?"""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from probediff.callbacks.base import Probe

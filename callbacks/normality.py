@@ -1,7 +1,5 @@
 """How far are latents from white noise? Is the inversion error larger in flat areas? (*There and Back Again*, F1)"""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import ClassVar
 

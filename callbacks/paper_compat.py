@@ -1,7 +1,5 @@
 """Published numbers of *There and Back Again* computed as its authors did, beside those of the other probes."""
 
-from __future__ import annotations
-
 import math
 from typing import ClassVar
 

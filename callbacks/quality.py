@@ -1,7 +1,5 @@
 """How near are the samples to real images? FID and KID in the features of any network."""
 
-from __future__ import annotations
-
 import warnings
 
 import torch

@@ -1,7 +1,5 @@
 """When does the map from noise to image settle? (*There and Back Again*, figure 6)"""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

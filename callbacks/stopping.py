@@ -1,7 +1,5 @@
 """Stopping cleanly on a signal: schedulers and people get the step saved before the process ends."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from types import FrameType

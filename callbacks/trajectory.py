@@ -1,7 +1,5 @@
 """Where does the sampling trajectory pass the latent? (P1-F3)"""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import ClassVar
 

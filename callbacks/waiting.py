@@ -1,7 +1,5 @@
 """Work of the first process that may take longer than the others are allowed to wait for it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 

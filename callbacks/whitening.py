@@ -3,8 +3,6 @@
 P2: *First-step inference in diffusion models learns image de-whitening*.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict
 

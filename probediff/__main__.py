@@ -1,7 +1,5 @@
 """The command ``probediff``: help and dispatch, without importing anything heavy."""
 
-from __future__ import annotations
-
 import difflib
 import importlib
 import sys

@@ -3,8 +3,6 @@
 Equation numbers refer to Nichol & Dhariwal 2021 (arXiv:2102.09672) and Ho et al. 2020 (arXiv:2006.11239).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Every error class of the project; nothing heavy is imported."""
 
-from __future__ import annotations
-
 
 class StoppedBySignalError(Exception):
     """The run was asked to stop and has saved where it is."""

@@ -4,8 +4,6 @@ Probe noise is counter-based (Philox), so noise number i is the same at any batc
 on any device. Training randomness is drawn from generators that are keyed by (seed, step, purpose).
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Settings of this process that make a CPU fast."""
 
-from __future__ import annotations
-
 import ctypes
 import sys
 

@@ -11,8 +11,6 @@ Examples:
   probediff dashboard my-team/probediff --dry_run --json
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Sequence

@@ -7,8 +7,6 @@ Examples:
   probediff edit cat.png --model stabilityai/sd-turbo --prompt "a dog" --source_prompt "a cat" --noises random,ddim
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

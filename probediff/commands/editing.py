@@ -1,7 +1,5 @@
 """What the commands that make images from noises share: options and loading of a model."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from probediff.commands.options import CommandParser, WholeNumbers, device_of, pick

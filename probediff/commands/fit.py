@@ -9,8 +9,6 @@ Examples:
   probediff fit --config configs/cifar10.yaml --run_dir runs/cifar10/mine --resume auto
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import traceback

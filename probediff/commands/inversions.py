@@ -6,8 +6,6 @@ Examples:
   probediff inversions runs/digits/RUN --methods ddim fixed_point --set fixed_point.iterations=10
 """
 
-from __future__ import annotations
-
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path

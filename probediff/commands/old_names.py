@@ -1,7 +1,5 @@
 """Names of earlier versions in configurations."""
 
-from __future__ import annotations
-
 import functools
 import re
 import sys

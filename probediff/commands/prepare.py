@@ -10,8 +10,6 @@ Train on the result:
   probediff fit --config configs/imagenet64.yaml --data.path ~/imagenet64
 """
 
-from __future__ import annotations
-
 import argparse
 import inspect
 import os

@@ -10,8 +10,6 @@ Examples:
   probediff probe cifar10_uncond_50M_500K.pt --num_steps 100 --settings.num_samples 256
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

@@ -11,8 +11,6 @@ Examples:
 OUT/index.html is one page that needs no network; OUT/tables and OUT/figures hold the same for papers.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib.util
 from pathlib import Path

@@ -1,7 +1,5 @@
 """How every command is run: what is printed on an error or on Ctrl-C, and the exit status."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Callable, Sequence

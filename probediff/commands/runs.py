@@ -14,8 +14,6 @@ Examples:
   probediff runs runs/sweep-seeds --json
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import time

@@ -7,8 +7,6 @@ Examples:
   probediff search-noise images --images ~/photographs --image_size 64 --save_statistics photographs.safetensors
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path

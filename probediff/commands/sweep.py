@@ -12,8 +12,6 @@ Examples:
 Compare the trials: probediff report runs/sweep-seeds
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import subprocess

@@ -6,8 +6,6 @@ Examples:
   probediff vary noises.safetensors stabilityai/sd-turbo --prompt "a photograph" --guidance_scale 0 --num_steps 4
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict

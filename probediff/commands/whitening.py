@@ -10,8 +10,6 @@ Examples:
   probediff whitening MODEL --reference ~/images --num_fixed_points 4000 --ridge 1e-4
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """Building blocks of the U-Net of Nichol & Dhariwal (2021) and Dhariwal & Nichol (2021)."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Literal, TypeVar

@@ -1,7 +1,5 @@
 """Read the checkpoints that OpenAI published with improved-diffusion and guided-diffusion."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

@@ -3,8 +3,6 @@
 Only JSON files and safetensors are read: no pickle, and no code that lies beside the weights.
 """
 
-from __future__ import annotations
-
 import importlib
 import json
 import re

@@ -1,7 +1,5 @@
 """The wrappers that turn a network, whatever it predicts, into an `eps_model` of integer timesteps."""
 
-from __future__ import annotations
-
 from typing import Any, Literal, get_args
 
 import torch

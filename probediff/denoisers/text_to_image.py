@@ -6,8 +6,6 @@ timesteps, offset, prediction type) go into a DDIMScheduler, as diffusers itself
 Only JSON, tokenizer tables and safetensors are read, see `probediff.denoisers.pipelines`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast

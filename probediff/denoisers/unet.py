@@ -3,8 +3,6 @@
 State-dict keys are those of the published checkpoints.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

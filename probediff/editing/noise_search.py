@@ -14,8 +14,6 @@ lower it is, the nearer the target and the further from N(0, I). P2 gives no tem
 `probediff.measures.in_distribution` shows what they did.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor

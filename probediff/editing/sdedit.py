@@ -12,8 +12,6 @@ noise that is the whitened image l (sqrt(p) + sqrt(1 - p) - 1)^2, which is less 
 inversion none but that of its steps. So the three keep ever more of the image and change it ever less.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal, get_args
 

@@ -3,8 +3,6 @@
 After section 6 of P2 (*First-step inference in diffusion models learns image de-whitening*).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

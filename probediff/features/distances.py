@@ -1,7 +1,5 @@
 """How near samples are to real images in the features of a frozen network: FID and KID by torchmetrics."""
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Where the weights of a feature network are: in the hub's cache on this machine, or else on the hub."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from probediff.exceptions import FeatureLoadError

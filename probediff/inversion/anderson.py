@@ -1,7 +1,5 @@
 """Anderson acceleration: a fixed-point iteration that looks back at its last steps (Walker & Ni 2011, eq. 2.1)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 

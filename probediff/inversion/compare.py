@@ -1,7 +1,5 @@
 """All methods on the same noises, or on the same images: one row of figures a method."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """DDIM inversion (Song et al. 2020, eq. 13; *There and Back Again*, eq. 3 and 4), in the problem's convention."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from probediff.ddim import OnStep, State, walk

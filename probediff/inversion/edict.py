@@ -8,8 +8,6 @@ the authors compute in float64, and so should you, see ``Problem.network_dtype``
 image's partner is wrong by: with p = 0.93 latents of bare images are useless beyond about 100 steps, even in float64.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -7,8 +7,6 @@ residuals cancel. num_steps * iterations evaluations. The number of iterations i
 others of its batch.
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from probediff.inversion.anderson import anderson_step

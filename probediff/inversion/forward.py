@@ -5,8 +5,6 @@ inverted by DDIM from there: num_steps - num_replaced evaluations. Row i depends
 authors draw from one generator a process).
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

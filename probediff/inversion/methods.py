@@ -1,7 +1,5 @@
 """The methods by name, with one signature: sample, invert, resample."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 

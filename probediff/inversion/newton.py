@@ -12,8 +12,6 @@ guidance is another). num_steps * newton_iterations evaluations, each but a step
 network, which costs about two more.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """What is inverted: the model, how it is sampled, and walks that ask it at the sampler's levels."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property

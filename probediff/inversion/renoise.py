@@ -7,8 +7,6 @@ losses, which move the prediction towards uncorrelated noise, their correction o
 other averages they take below timestep 250 are left out. num_steps * (renoise_iterations + 1) evaluations.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

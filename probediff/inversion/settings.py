@@ -1,7 +1,5 @@
 """Which inversion method, and the few options that methods have."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Literal, get_args

@@ -5,8 +5,6 @@ An experiment rather than a method for users' images: it says how much of DDIM i
 re-derived one), and swapped steps are never clipped, as in the authors' code. num_steps - num_replaced evaluations.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

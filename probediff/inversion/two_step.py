@@ -10,8 +10,6 @@ of the user's, x_1 comes from one step of DDIM inversion (as in the authors' cod
 Sampling takes n evaluations, n - 1 from a pair; inversion n - 1, and n for a bare image.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

@@ -7,8 +7,6 @@ whitening needs N > D, where the N x N Gram matrix would be the larger one.
 P2 is *First-step inference in diffusion models learns image de-whitening*.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Whether found noises could be white Gaussian noise: four checks, each with its law under N(0, I)."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, fields
 

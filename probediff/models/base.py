@@ -1,7 +1,5 @@
 """What probing needs to know of a model, wherever it comes from."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

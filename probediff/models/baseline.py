@@ -1,7 +1,5 @@
 """The Gaussian with the mean and covariance of a run's training images: what second-order statistics explain."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

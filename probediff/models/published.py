@@ -1,7 +1,5 @@
 """Published models: OpenAI's checkpoints and pipelines of diffusers."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 

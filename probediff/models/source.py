@@ -1,7 +1,5 @@
 """Find a model by what a user names: a run, a checkpoint, a published file, a pipeline."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Probes without training: any model, through the same pass, the same probes and the same records."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

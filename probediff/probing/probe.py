@@ -1,7 +1,5 @@
 """What every probe is."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import dataclass

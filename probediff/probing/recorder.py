@@ -1,7 +1,5 @@
 """What happens at a checkpoint, while training and afterwards: each probe measures the pass, all is recorded."""
 
-from __future__ import annotations
-
 import time
 import warnings
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """What a probe pass is told and what it gives, and how a model is looked at without leaving traces."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

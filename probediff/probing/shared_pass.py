@@ -1,7 +1,5 @@
 """The pass that all probes share: fixed noise -> samples -> latents, once per checkpoint, sharded over processes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """From a sweep file to trials and their command lines, in W&B's order and words."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

@@ -1,7 +1,5 @@
 """Reading a sweep file, the same one that ``wandb sweep`` takes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ W&B cannot resume a run inside a sweep: a trial that is started again is a new r
 trial's values, so that the new run finds the checkpoints of the old one, and ``lineage.json`` says so.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

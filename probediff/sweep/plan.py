@@ -1,7 +1,5 @@
 """The plan of a local sweep: which trials there are, settled once and kept in the sweep's folder."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """Running the trials of a plan on this machine, several at a time, each in a process of its own."""
 
-from __future__ import annotations
-
 import os
 import secrets
 import signal

@@ -1,7 +1,5 @@
 """Checkpoints that appear only when they are whole, and the newest one that loads."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Collection
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Exponentially averaged weights, kept as ready-to-use copies of the model."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Training of a denoising diffusion model; knows no probe."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, cast

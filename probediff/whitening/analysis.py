@@ -4,8 +4,6 @@ These are figures 2 to 5 and the table of P2 (*First-step inference in diffusion
 and slope and R² against the number of iterations.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial

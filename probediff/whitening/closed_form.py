@@ -1,7 +1,5 @@
 """Noises of images by the exact denoiser of Gaussian data: every map is linear and costs two matrix products."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

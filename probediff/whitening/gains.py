@@ -12,8 +12,6 @@ mean a near limit either: the distance left is up to rho / (1 - rho) times the r
 iteration count.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ This is equation 7 of P2 (*First-step inference in diffusion models learns image
 Gaussian data, and why every result carries its iteration count: `probediff.whitening.gains`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 P2 is *First-step inference in diffusion models learns image de-whitening*.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 P2: *First-step inference in diffusion models learns image de-whitening*.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

@@ -5,8 +5,6 @@ limit on Gaussian data of the iteration in P2 (*First-step inference in diffusio
 s^0 for the image itself; and R² of any of them costs O(D).
 """
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 

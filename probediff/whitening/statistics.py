@@ -1,7 +1,5 @@
 """Whitening statistics: of which images they are, and the file that keeps them."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from os import PathLike

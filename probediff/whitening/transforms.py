@@ -3,8 +3,6 @@
 P2: *First-step inference in diffusion models learns image de-whitening*. W_diff is its equation 9.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
