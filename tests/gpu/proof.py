@@ -32,9 +32,9 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 #: Of the time, what the training gets at least, and how much of the rest the first two stages may take, in seconds.
-TRAINING_SHARE = 0.35
-LONGEST_SEC = {"checks": 110.0, "resume": 100.0}
-SHARES = {"checks": 0.26, "resume": 0.2}
+TRAINING_SHARE = 0.33
+LONGEST_SEC = {"checks": 110.0, "resume": 110.0}
+SHARES = {"checks": 0.26, "resume": 0.24}
 #: Longest training of a miniature.
 MINIATURE_SEC = 100.0
 #: Status of a stage that reached its limit, as of the command `timeout`.
@@ -63,11 +63,12 @@ class Stage:
 def stages(out: Path, images: Path, total: float, device: str, miniature: bool) -> list[Stage]:
     """All of them, in order."""
     # Killing a run over and over takes minutes.
-    checks, resume, workers = "not proof", "not random_moments", (4, 6)
+    checks, resume, workers = "not proof", "not random_moments", (4, 10)
     if miniature:  # a part of each: the usual tests do them all on the CPU
         checks, resume, workers = "noise or evaluation", "do_not_change_training", (0, 0)
+    check_workers, resume_workers = (min(number, os.cpu_count() or 1) for number in workers)
     marker = "gpu" if device == "cuda" else "slow"
-    check = [*PYTEST, f"-n{workers[0]}", "--dist=worksteal", "-m", marker, "tests/gpu", "-k", checks]
+    check = [*PYTEST, f"-n{check_workers}", "--dist=worksteal", "-m", marker, "tests/gpu", "-k", checks]
     on_device = ["--device", device, *(["--miniature"] if miniature else [])]
 
     def steps(seconds: float) -> list[str]:
@@ -86,13 +87,19 @@ def stages(out: Path, images: Path, total: float, device: str, miniature: bool) 
         ),
         Stage(
             "resume",
-            lambda _: [*PYTEST, f"-n{workers[1]}", *RESUME_TESTS, "-k", resume],
+            lambda _: [*PYTEST, f"-n{resume_workers}", *RESUME_TESTS, "-k", resume],
             lambda left: min(left, LONGEST_SEC["resume"], SHARES["resume"] * total),
             {"PROBEDIFF_TEST_ACCELERATOR": device},
         ),
         Stage("steps", steps, lambda left: left - TRAINING_SHARE * total),
         Stage("training", training, lambda left: min(left, MINIATURE_SEC) if miniature else left),
     ]
+
+
+def has_gpu() -> bool:
+    """Whether torch finds a CUDA device; asked in another process, for this one imports nothing heavy."""
+    code = "import sys, torch; sys.exit(not torch.cuda.is_available())"
+    return subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
@@ -191,6 +198,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
+    if options.device == "cuda" and not has_gpu():
+        print("torch finds no CUDA device here; a miniature on the CPU: --device cpu --miniature", file=sys.stderr)
+        return 1
     proven = prove(out, options.minutes, options.device, options.miniature, options.wheels)
     print(f"results: {out}", flush=True)
     return 0 if proven else 1
