@@ -44,6 +44,8 @@ def test_a_triangle_is_drawn_with_its_angles() -> None:
     assert angle(noise, sample, latent) == pytest.approx(40)
     assert angle(sample, noise, latent) == pytest.approx(30)
     assert angle(latent, noise, sample) == pytest.approx(110)
+    with pytest.raises(ValueError, match="angles must sum to 180"):
+        triangle_corners(40, 30, 100)
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 20])

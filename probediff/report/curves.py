@@ -1,12 +1,22 @@
-"""Curves against training step: thin runs, bold means, nulls, baselines and published values."""
+"""Curves against training step: thin runs, bold means, nulls, the Gaussian denoiser and published values."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from probediff.report.groups import Comparison, Estimate, Select, estimate, last_estimate, mean_curve
+from probediff.report.drawings import draw_axes, plain_axes
+from probediff.report.groups import (
+    Comparison,
+    Select,
+    all_series,
+    estimate,
+    last_estimate,
+    mean_curve,
+    of_kind,
+    own,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -15,10 +25,36 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _NULL_COLOUR = "#6B6B6B"
-_MOST_COLUMNS = 3
 _PANEL_INCHES = (3.5, 2.75)
 
 Role = Literal["run", "mean", "single", "null", "baseline", "published"]
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number of a probe that is shown as a panel of curves.
+
+    Attributes:
+        probe, key: where it is recorded.
+        title, y_label: words of the panel.
+        scale: what it is multiplied with.
+        published: a level.
+        y_range: ends of the vertical axis; as the values need it by default.
+        is_described: whether the text that stands for the figure tells its values.
+    """
+
+    probe: str
+    key: str
+    title: str
+    y_label: str = "value"
+    scale: float = 1.0
+    published: float | None = None
+    y_range: tuple[float, float] | None = None
+    is_described: bool = True
+
+    def select(self, kind: str = "own") -> Select:
+        """Its values in the folders of ``kind``."""
+        return of_kind(kind, self.probe, self.key, self.scale)
 
 
 @dataclass(frozen=True)
@@ -66,50 +102,37 @@ class Panel:
         return any(len(line.points) > 1 for line in self.lines if line.role in ("run", "mean", "single"))
 
 
-def panel(
-    comparison: Comparison,
-    title: str,
-    y_label: str,
-    select: Select,
-    null: Select | None = None,
-    baseline: Select | None = None,
-    published: float | None = None,
-) -> Panel:
-    """The curves of all groups, with the null, the Gaussian denoiser and the published value where they exist.
-
-    Args:
-        comparison: the groups.
-        title, y_label: words of the panel.
-        select: what is drawn.
-        null: what chance gives.
-        baseline: the same quantity of the Gaussian denoiser.
-        published: a level.
-    """
-    lines = [line for index in range(len(comparison.groups)) for line in _group_lines(comparison, index, select)]
-    if null is not None:
-        lines += _null_lines(comparison, null)
-    if baseline is not None:
-        lines += _baseline_lines(comparison, baseline)
-    if published is not None and lines:
-        lines.append(Line("published (P1)", "published", {-1: published}, {}))
-    return Panel(title, y_label, tuple(lines))
+def panel(comparison: Comparison, quantity: Quantity, kind: str = "own") -> Panel:
+    """The curves of all groups, with the null, the Gaussian denoiser and the published value where they exist."""
+    probe, key, scale = quantity.probe, quantity.key, quantity.scale
+    keys, description = comparison.keys(probe), comparison.describe(probe)
+    lines: list[Line] = []
+    for index in range(len(comparison.groups)):
+        lines += _group_lines(comparison, index, quantity.select(kind))
+    if null := description.null_of(key, keys):
+        lines += _null_lines(comparison, own(probe, null, scale * description.column(key).null_factor))
+    beside = f"{key}_gaussian"
+    lines += _baseline_lines(comparison, own(probe, beside, scale) if beside in keys else quantity.select("gaussian"))
+    if quantity.published is not None and lines:
+        lines.append(Line("published (P1)", "published", {-1: quantity.published}, {}))
+    return Panel(quantity.title, quantity.y_label, tuple(lines), quantity.y_range)
 
 
 def same_range(panels: list[Panel], share: float = 0.05) -> list[Panel]:
     """The panels with one vertical axis for all, a share of its length free at both ends."""
-    values = [value for one in panels for line in one.lines for value in line.points.values()]
+    values = [value for panel in panels for line in panel.lines for value in line.points.values()]
     if not values:
         return panels
     free = share * (max(values) - min(values)) or 0.5
-    return [replace(one, y_range=(min(values) - free, max(values) + free)) for one in panels]
+    return [replace(panel, y_range=(min(values) - free, max(values) + free)) for panel in panels]
 
 
 def _group_lines(comparison: Comparison, index: int, select: Select) -> list[Line]:
     group = comparison.groups[index]
-    found = [series for run in group.runs if (series := select(run))]
-    if len(found) < 2:
-        return [Line(group.label, "single", series, {}, index) for series in found]
-    runs = [Line("", "run", series, {}, index) for series in found]
+    every = all_series(group, select)
+    if len(every) < 2:
+        return [Line(group.label, "single", series, {}, index) for series in every]
+    runs = [Line("", "run", series, {}, index) for series in every]
     mean = mean_curve(group, select)
     points = {step: value.mean for step, value in mean.items()}
     std = {step: value.std or 0.0 for step, value in mean.items()}
@@ -120,7 +143,7 @@ def _null_lines(comparison: Comparison, null: Select) -> list[Line]:
     """One level for all runs where they agree, otherwise one in each group's colour; a null may change by step."""
     lines: dict[str, Line] = {}
     for index, group in enumerate(comparison.groups):
-        for series in (found for run in group.runs if (found := null(run))):
+        for series in all_series(group, null):
             values = {f"{value:.3g}" for value in series.values()}
             points = {-1: next(iter(series.values()))} if len(values) == 1 else series
             lines.setdefault(",".join(sorted(values)), Line(f"null, {group.label}", "null", points, {}, index))
@@ -132,55 +155,40 @@ def _null_lines(comparison: Comparison, null: Select) -> list[Line]:
 def _baseline_lines(comparison: Comparison, baseline: Select) -> list[Line]:
     lines = []
     for index, group in enumerate(comparison.groups):
-        found = [series for run in group.runs if (series := baseline(run))]
-        if not found:
+        every = all_series(group, baseline)
+        if not every:
             continue
-        colour = index if len(comparison.groups) > 1 else None
-        label = "Gaussian denoiser" + (f", {group.label}" if colour is not None else "")
-        if all(len(series) == 1 for series in found):
-            level = estimate(value for series in found for value in series.values())
+        if all(len(series) == 1 for series in every):
+            level = estimate(value for series in every for value in series.values())
             points = {-1: level.mean} if level else {}
         else:
             points = {step: value.mean for step, value in mean_curve(group, baseline).items()}
-        lines.append(Line(label, "baseline", points, {}, colour))
+        colour = index if len(comparison.groups) > 1 else None
+        lines.append(Line(comparison.gaussian_label(group), "baseline", points, {}, colour))
     return lines
 
 
-def draw(panels: list[Panel]) -> Drawing:
+def draw(panels: Sequence[Panel]) -> Drawing:
     """All panels that hold anything, with one legend below them."""
-    from matplotlib.figure import Figure
-
-    shown = [one for one in panels if one.lines]
-    columns = min(_MOST_COLUMNS, len(shown)) if len(shown) != 4 else 2
-    rows = -(-len(shown) // columns)
-    width, height = _PANEL_INCHES
-    figure = Figure(figsize=(width * columns, height * rows + 0.45), layout="constrained", facecolor="white")
+    shown = [panel for panel in panels if panel.lines]
+    figure, axes = draw_axes(len(shown), _PANEL_INCHES, legend_inches=0.45, most_columns=2 if len(shown) == 4 else 3)
     engine: Any = figure.get_layout_engine()
     engine.set(h_pad=0.09, w_pad=0.06)
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     handles: dict[str, Any] = {}
-    for axis, one in zip(axes, shown, strict=False):
-        for line in one.lines:
+    for axis, panel in zip(axes, shown, strict=True):
+        for line in panel.lines:
             handle = _draw_line(axis, line)
             if line.label:
                 handles.setdefault(line.label, handle)
-        axis.set_title(one.title, fontsize=10)
-        axis.set_ylabel(one.y_label, fontsize=9)
-        if one.y_range is not None:
-            axis.set_ylim(*one.y_range)
-        _step_axis(axis, one)
-    for axis in axes[len(shown) :]:
-        axis.set_visible(False)
+        axis.set_title(panel.title, fontsize=10)
+        axis.set_ylabel(panel.y_label, fontsize=9)
+        if panel.y_range is not None:
+            axis.set_ylim(*panel.y_range)
+        _step_axis(axis, panel)
     if handles:
-        columns_of_legend = max(1, min(len(handles), int(width * columns / 2.1)))
-        figure.legend(
-            handles.values(),
-            handles.keys(),
-            loc="outside lower center",
-            ncols=columns_of_legend,
-            fontsize=8.5,
-            frameon=False,
-        )
+        columns = max(1, min(len(handles), int(figure.get_figwidth() / 2.1)))
+        labels = {"handles": list(handles.values()), "labels": list(handles)}
+        figure.legend(**labels, loc="outside lower center", ncols=columns, fontsize=8.5, frameon=False)
     return figure
 
 
@@ -206,18 +214,14 @@ def _draw_line(axis: Any, line: Line) -> Any:
     return axis.plot(steps, values, **style)[0]
 
 
-def _step_axis(axis: Any, one: Panel) -> None:
+def _step_axis(axis: Any, panel: Panel) -> None:
     """Logarithmic, with step 0 at the left end: most happens early."""
     from matplotlib.ticker import FixedLocator, FuncFormatter
 
-    steps = sorted({step for line in one.lines for step in line.points if step >= 0})
+    steps = sorted({step for line in panel.lines for step in line.points if step >= 0})
     positive = [step for step in steps if step > 0]
     axis.set_xlabel("training step (0, then logarithmic)" if 0 in steps else "training step (logarithmic)", fontsize=9)
-    axis.tick_params(labelsize=8)
-    axis.grid(visible=True, linewidth=0.5, color="#DDDDDD")
-    axis.set_axisbelow(True)
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)
+    plain_axes(axis)
     if not positive:
         axis.set_xticks([0])
         axis.set_xlabel("training step", fontsize=9)
@@ -242,17 +246,15 @@ def short_number(value: float) -> str:
     return f"{value:.4g}"
 
 
-def in_words(comparison: Comparison, told: list[tuple[str, Select]], show: Callable[[Estimate], str] = str) -> str:
+def in_words(comparison: Comparison, quantities: Sequence[Quantity], kind: str = "own") -> str:
     """First and last value of each quantity and group, as the text that stands for a figure."""
     parts = []
-    for title, select in told:
+    for quantity in (quantity for quantity in quantities if quantity.is_described):
         for group in comparison.groups:
-            curve = mean_curve(group, select)
-            last = last_estimate(group, select, 3)
+            curve = mean_curve(group, quantity.select(kind))
+            last = last_estimate(group, quantity.select(kind), 3)
             if curve and last is not None:
                 step, first = next(iter(curve.items()))
-                name = f" of {group.label}" if len(comparison.groups) > 1 else ""
-                parts.append(
-                    f"{title}{name} goes from {first.mean:.3g} at step {step} to {show(last)} at the last step"
-                )
+                title = quantity.title + (f" of {group.label}" if len(comparison.groups) > 1 else "")
+                parts.append(f"{title} goes from {first.mean:.3g} at step {step} to {last} at the last step")
     return "; ".join(parts) or "no values"

@@ -2,116 +2,75 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from probediff.pictures import draw_heat_map, draw_triangle
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
-_MOST_COLUMNS = 3
 _PICTURE_DPI = 100
 _MOST_PICTURE_PX = 1100
 _ROW_LABEL_PX = 120
 
+#: (S, L) mean distances, (S,) shares of sampling steps and (L,) lambdas.
+HeatMap = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def draw_axes(
+    count: int, inches: tuple[float, float], legend_inches: float = 0.0, most_columns: int = 3
+) -> tuple[Drawing, list[Any]]:
+    """A white figure with so many pairs of axes in rows, and room for a legend below them."""
+    from matplotlib.figure import Figure
+
+    columns = min(most_columns, count)
+    rows = -(-count // columns)
+    size = inches[0] * columns, inches[1] * rows + legend_inches
+    figure = Figure(figsize=size, layout="constrained", facecolor="white")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes[count:]:
+        axis.set_visible(False)
+    return figure, axes[:count]
+
+
+def plain_axes(axis: Any) -> None:
+    """A light grid, small numbers, and lines on two sides only."""
+    axis.tick_params(labelsize=8)
+    axis.grid(visible=True, linewidth=0.5, color="#DDDDDD")
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+
 
 def draw_triangles(triangles: dict[str, tuple[float, float, float]]) -> Drawing:
-    """Noise-sample-latent triangles to scale; the sides between noise and sample are drawn equally long.
-
-    Args:
-        triangles: angles at noise, sample and latent in degrees, summing to 180, by title.
-    """
-    from matplotlib.figure import Figure
-
-    columns = min(_MOST_COLUMNS, len(triangles))
-    rows = -(-len(triangles) // columns)
-    figure = Figure(figsize=(3.6 * columns, 2.9 * rows), layout="constrained", facecolor="white")
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axis in axes:
-        axis.set_axis_off()
-    for axis, (title, angles) in zip(axes, triangles.items(), strict=False):
-        corners = triangle_corners(*angles)
-        axis.fill(*zip(*corners, strict=True), facecolor="#0072B222", edgecolor="#0072B2", linewidth=1.8)
-        for (x, y), name, angle in zip(corners, ("noise", "sample", "latent"), angles, strict=True):
-            up = name == "latent"
-            axis.plot(x, y, "o", color="black", markersize=4)
-            axis.annotate(
-                f"{name}\n{angle:.1f}°",
-                (x, y),
-                textcoords="offset points",
-                xytext=(0, 7 if up else -7),
-                ha="center",
-                va="bottom" if up else "top",
-                fontsize=9,
-            )
-        _room_for_labels(axis, corners)
+    """Noise-sample-latent triangles to scale, by title; the sides between noise and sample are equally long."""
+    figure, axes = draw_axes(len(triangles), (3.6, 2.9))
+    for axis, (title, angles) in zip(axes, triangles.items(), strict=True):
+        draw_triangle(axis, angles)
         axis.set_title(title, fontsize=10)
     return figure
 
 
-def _room_for_labels(axis: Any, corners: tuple[tuple[float, float], ...]) -> None:
-    xs, ys = zip(*corners, strict=True)
-    width, height = max(xs) - min(xs), max(ys) - min(ys)
-    half = 0.62 * max(width, 1.5 * height)
-    middle_x, middle_y = (max(xs) + min(xs)) / 2, (max(ys) + min(ys)) / 2
-    axis.set_xlim(middle_x - half, middle_x + half)
-    axis.set_ylim(middle_y - 0.8 * half, middle_y + 0.8 * half)
-    axis.set_aspect("equal")
-
-
-def triangle_corners(
-    at_noise_deg: float, at_sample_deg: float, at_latent_deg: float
-) -> tuple[tuple[float, float], tuple[float, float], tuple[float, float]]:
-    """Noise at (0, 0), sample at (1, 0), and where the latent then lies.
-
-    Raises:
-        ValueError: the angles do not sum to 180 degrees.
-    """
-    if abs(at_noise_deg + at_sample_deg + at_latent_deg - 180) > 0.5:
-        raise ValueError(f"angles must sum to 180, got {at_noise_deg}, {at_sample_deg}, {at_latent_deg}")
-    side = math.sin(math.radians(at_sample_deg)) / max(math.sin(math.radians(at_latent_deg)), 1e-6)
-    direction = math.radians(at_noise_deg)
-    return (0.0, 0.0), (1.0, 0.0), (side * math.cos(direction), side * math.sin(direction))
-
-
-def draw_heat_maps(maps: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Drawing:
-    """Mean distances over share of sampling steps and lambda, light where close; the closest lambda of each step.
-
-    Args:
-        maps: (S, L) distances, (S,) shares and (L,) lambdas by title.
-    """
-    from matplotlib.figure import Figure
-
-    columns = min(_MOST_COLUMNS, len(maps))
-    rows = -(-len(maps) // columns)
-    figure = Figure(figsize=(4.4 * columns, 3.5 * rows + 0.4), layout="constrained", facecolor="white")
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axis in axes[len(maps) :]:
-        axis.set_visible(False)
-    for axis, (title, (distance, share, lambdas)) in zip(axes, maps.items(), strict=False):
-        drawn = axis.pcolormesh(share, lambdas, distance.T, cmap="cividis_r", shading="nearest", rasterized=True)
-        closest = lambdas[distance.argmin(axis=1)]
-        axis.plot(share, closest, color="white", linewidth=3.5)
-        axis.plot(share, closest, color="#D55E00", linewidth=1.8, label="closest point at each step")
-        axis.set_xlabel("share of sampling steps done", fontsize=9)
-        axis.set_ylabel("λ  (0: noise, 1: latent)", fontsize=9)
+def draw_heat_maps(maps: dict[str, HeatMap]) -> Drawing:
+    """Mean distances over share of sampling steps and lambda, by title."""
+    figure, axes = draw_axes(len(maps), (4.4, 3.5), legend_inches=0.4)
+    for axis, (title, arrays) in zip(axes, maps.items(), strict=True):
+        draw_heat_map(axis, *arrays)
         axis.set_title(title, fontsize=10)
-        axis.tick_params(labelsize=8)
-        figure.colorbar(drawn, ax=axis, label="mean L2 distance").ax.tick_params(labelsize=8)
-    handles, labels = axes[0].get_legend_handles_labels() if maps else ([], [])
-    figure.legend(handles, labels, loc="outside lower center", fontsize=8.5, frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", fontsize=8.5, frameon=False)
     return figure
 
 
-def draw_picture(pixels: np.ndarray, row_labels: list[str]) -> Drawing:
+def draw_picture(pixels: np.ndarray, row_labels: Sequence[str] = ()) -> Drawing:
     """A picture pixel by pixel, with a word beside each of its equally high rows.
 
     Args:
         pixels: (H, W, 3) uint8.
-        row_labels: from top to bottom; [] for none.
+        row_labels: from top to bottom; none by default.
     """
     from matplotlib.figure import Figure
 

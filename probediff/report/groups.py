@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from probediff.report.sources import Run, config_value
-from probediff.runs.grouping import LEFT_OUT
+from probediff.report.sources import Run
+from probediff.runs.catalogue import Description
+from probediff.runs.grouping import LEFT_OUT, config_value
 
-_MOST_LABEL_KEYS = 3
+_MOST_LABEL_KEYS, _MOST_PICTURES = 3, 4
 
 #: The value of a run by training step.
 Select = Callable[[Run], dict[int, float]]
@@ -44,8 +45,26 @@ class Comparison:
     @property
     def data(self) -> str | None:
         """The data set that published figures exist for, where all runs share it."""
-        found = {run.data for run in self.runs}
-        return found.pop() if len(found) == 1 else None
+        data = {run.data for run in self.runs}
+        return data.pop() if len(data) == 1 else None
+
+    def keys(self, probe: str, kind: str = "own") -> list[str]:
+        """Keys of all runs' values of a probe, in the order of the records."""
+        folders = [records for run in self.runs if (records := run.like_own(kind))]
+        return list(dict.fromkeys(key for r in folders for values in r.values(probe).values() for key in values))
+
+    def describe(self, probe: str) -> Description:
+        """What is known of a probe, by the first run that has records of it."""
+        runs = [run for run in self.runs if probe in run.own.probe_names()] or self.runs
+        return runs[0].own.describe(probe)
+
+    def first_runs(self) -> list[tuple[int, Group, Run]]:
+        """The first run of each of the first groups, whose pictures are shown; index from 1."""
+        return [(index, group, group.runs[0]) for index, group in enumerate(self.groups[:_MOST_PICTURES], start=1)]
+
+    def gaussian_label(self, group: Group) -> str:
+        """How the Gaussian denoiser of a group is called."""
+        return "Gaussian denoiser" + (f", {group.label}" if len(self.groups) > 1 else "")
 
 
 @dataclass(frozen=True)
@@ -81,32 +100,38 @@ class Estimate:
 
 def estimate(values: Iterable[float], digits: int | None = None) -> Estimate | None:
     """Mean and sample standard deviation; None without values."""
-    found = [value for value in values if math.isfinite(value)]
-    if not found:
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
         return None
-    return Estimate(statistics.fmean(found), statistics.stdev(found) if len(found) > 1 else None, len(found), digits)
+    std = statistics.stdev(finite) if len(finite) > 1 else None
+    return Estimate(statistics.fmean(finite), std, len(finite), digits)
+
+
+def all_series(group: Group, select: Select) -> list[dict[int, float]]:
+    """The values of the runs of a group that have any."""
+    return [series for run in group.runs if (series := select(run))]
 
 
 def last_values(group: Group, select: Select) -> tuple[int, list[float]] | None:
     """The last step that any run of the group has, and the values of the runs that have it."""
-    found = [series for run in group.runs if (series := select(run))]
-    if not found:
+    every = all_series(group, select)
+    if not every:
         return None
-    step = max(max(series) for series in found)
-    return step, [series[step] for series in found if step in series]
+    step = max(max(series) for series in every)
+    return step, [series[step] for series in every if step in series]
 
 
 def last_estimate(group: Group, select: Select, digits: int | None = None) -> Estimate | None:
     """Mean and spread at the last step of the group."""
-    found = last_values(group, select)
-    return estimate(found[1], digits) if found else None
+    last = last_values(group, select)
+    return estimate(last[1], digits) if last else None
 
 
 def mean_curve(group: Group, select: Select) -> dict[int, Estimate]:
     """Mean and spread at every step that all runs with any values share."""
-    found = [series for run in group.runs if (series := select(run))]
-    shared = sorted(set.intersection(*(set(series) for series in found))) if found else []
-    means = {step: estimate(series[step] for series in found) for step in shared}
+    every = all_series(group, select)
+    shared = sorted(set.intersection(*(set(series) for series in every))) if every else []
+    means = {step: estimate(series[step] for series in every) for step in shared}
     return {step: mean for step, mean in means.items() if mean is not None}
 
 
@@ -139,13 +164,12 @@ def group_runs(runs: list[Run], group_by: str | None = None) -> Comparison:
     members: dict[Any, list[Run]] = {}
     for run in runs:
         members.setdefault(_group_key(run, group_by), []).append(run)
+    groups = list(members.values())
     if group_by is not None:
-        labels = [
-            f"{group_by.rpartition('.')[2]}={config_value(found[0].config, group_by)}" for found in members.values()
-        ]
+        labels = [f"{group_by.rpartition('.')[2]}={config_value(group[0].config, group_by)}" for group in groups]
     else:
-        labels = _labels(list(members.values()))
-    return Comparison(tuple(Group(label, tuple(found)) for label, found in zip(labels, members.values(), strict=True)))
+        labels = _labels(groups)
+    return Comparison(tuple(Group(label, tuple(group)) for label, group in zip(labels, groups, strict=True)))
 
 
 def _group_key(run: Run, group_by: str | None) -> Any:
@@ -164,19 +188,16 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _runs(found: list[Run]) -> str:
-    return found[0].name if len(found) == 1 else f"{len(found)} runs"
-
-
-def _labels(members: list[list[Run]]) -> list[str]:
+def _labels(groups: list[list[Run]]) -> list[str]:
     """What sets the groups apart: a few keys that differ, otherwise the names of their first runs."""
-    names = [found[0].name if len(found) == 1 else f"{found[0].name} and {len(found) - 1} more" for found in members]
-    if len(members) == 1:
-        return names if len(members[0]) == 1 else [_runs(members[0])]
-    flats = [_flat(found[0].config) for found in members]
+    counts = [group[0].name if len(group) == 1 else f"{len(group)} runs" for group in groups]
+    if len(groups) == 1:
+        return counts
+    names = [group[0].name + (f" and {len(group) - 1} more" if len(group) > 1 else "") for group in groups]
+    flats = [_flat(group[0].config) for group in groups]
     differing = [key for key in dict.fromkeys(k for f in flats for k in f) if len({f.get(key) for f in flats}) > 1]
     if not (0 < len(differing) <= _MOST_LABEL_KEYS and all(flats)):
-        data = [found[0].data or found[0].data_class or "" for found in members]
-        labels = [f"{d}, {_runs(found)}" for d, found in zip(data, members, strict=True)]
+        data = [group[0].data or group[0].data_class or "" for group in groups]
+        labels = [f"{name}, {count}" for name, count in zip(data, counts, strict=True)]
         return labels if all(data) and len(set(data)) == len(data) else names
     return [", ".join(f"{key.rpartition('.')[2]}={flat.get(key, 'unset')}" for key in differing) for flat in flats]

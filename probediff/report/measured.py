@@ -1,95 +1,150 @@
-"""Any probe's values: at the last step beside their nulls, against the training step, and step by step."""
+"""What sections are made of: curves, tables and pictures of any probe."""
 
 from __future__ import annotations
 
-from probediff.report.curves import draw, in_words, panel
-from probediff.report.groups import Comparison, Group, Select, last_estimate, last_values, mean_curve, of_kind, own
-from probediff.report.parts import Figure, how_computed, joined
+from collections.abc import Sequence
+from typing import Any
+
+from probediff.report.curves import Quantity, draw, in_words, panel, same_range
+from probediff.report.drawings import draw_picture, read_picture
+from probediff.report.groups import Comparison, Group, last_estimate, mean_curve, of_kind, own
+from probediff.report.parts import Figure, Section, how_computed, joined, missing_from
 from probediff.report.tables import Cell, Table
 
 _NULL = "_null"
 _MOST_PANELS = 12
-#: Values that say how something was measured; they are in the tables and need no curve.
-_SETTINGS = ("num_", "kid_subset_size", "threshold", "shapiro_samples", "full_rank", "previous_step", "final_step")
 
 
-def value_keys(comparison: Comparison, probe: str, kind: str = "own") -> list[str]:
-    """Keys of all runs' values of a probe, in the order of the records."""
-    folders = [probes for run in comparison.runs if (probes := run.like_own(kind))]
-    return list(dict.fromkeys(key for p in folders for values in p.values(probe).values() for key in values))
+def over_training(
+    comparison: Comparison,
+    name: str,
+    quantities: Sequence[Quantity],
+    text: str,
+    kind: str = "own",
+    alt: str = "Curves against training step",
+    num_alike: int = 0,
+) -> tuple[Figure, ...]:
+    """One figure with a panel for every quantity that changes with the training step; none where nothing does.
 
-
-def null_key(keys: list[str], key: str) -> str:
-    """``<key>_null``, or the null that several values share: ``hubness_null`` of ``image_hubness``."""
-    shared = key.partition("_")[2] + _NULL
-    return shared if key + _NULL not in keys and shared in keys else key + _NULL
-
-
-def last_table(comparison: Comparison, probe: str, name: str, caption: str) -> Table | None:
-    """Every value at the last step, its null, and what the Gaussian denoiser gives."""
-    keys = value_keys(comparison, probe)
-    rows: list[tuple[Cell, ...]] = []
-    kinds = ["own"] + ["gaussian"] * any(value_keys(comparison, probe, "gaussian"))
-    for key in (k for k in keys if not (k.endswith(_NULL) and k.removesuffix(_NULL) in keys)):
-        cells: list[Cell] = []
-        for kind in kinds:
-            for group in comparison.groups:
-                cells.append(last_estimate(group, of_kind(kind, probe, key)))
-        cells += [last_estimate(group, own(probe, null_key(keys, key))) for group in comparison.groups]
-        rows.append((key, *cells))
-    if not rows:
-        return None
-    labels = [group.label for group in comparison.groups]
-    gaussian = [f"Gaussian denoiser, {label}" if len(labels) > 1 else "Gaussian denoiser" for label in labels]
-    nulls = [f"null, {label}" if len(labels) > 1 else "null" for label in labels]
-    header = ("", *labels, *(gaussian if len(kinds) > 1 else []), *nulls)
-    return Table(name, caption + " " + _steps_in_words(comparison, probe), header, tuple(rows))
-
-
-def _steps_in_words(comparison: Comparison, probe: str) -> str:
-    found = [last_values(group, _any_value(probe)) for group in comparison.groups]
-    steps = sorted({last[0] for last in found if last})
-    return f"At step {', '.join(map(str, steps))}; mean ± std over runs (number of runs)."
-
-
-def _any_value(probe: str) -> Select:
-    return lambda run: dict.fromkeys(run.own.values(probe), 1.0)
-
-
-def curves(comparison: Comparison, probe: str, name: str, text: str) -> Figure | None:
-    """One panel a value, with null and Gaussian denoiser; None where nothing changes with the step."""
-    keys = value_keys(comparison, probe)
-    chosen = [k for k in keys if not k.endswith(_NULL) and not any(part in k for part in _SETTINGS)][:_MOST_PANELS]
-    panels = [
-        panel(
-            comparison,
-            key.replace("_", " "),
-            _unit(key),
-            own(probe, key),
-            own(probe, null_key(keys, key)),
-            of_kind("gaussian", probe, key),
-        )
-        for key in chosen
-    ]
-    panels = [one for one in panels if one.has_curves]
+    Args:
+        comparison: the groups.
+        name: stem of the figure's files.
+        quantities: of one probe.
+        text: what the caption says before it says how the numbers were computed.
+        kind: folders of records.
+        alt: how the text that stands for the figure begins.
+        num_alike: so many of the first panels have the same vertical axis.
+    """
+    panels = [panel(comparison, quantity, kind) for quantity in quantities]
+    panels = [panel for panel in same_range(panels[:num_alike]) + panels[num_alike:] if panel.has_curves]
     if not panels:
-        return None
-    alt = in_words(comparison, [(key.replace("_", " "), own(probe, key)) for key in chosen])
-    caption = joined([text, "Dashed: the null.", how_computed(comparison, probe)])
-    return Figure(name, draw(panels), caption, f"Curves against training step: {alt}.")
+        return ()
+    caption = joined([text, how_computed(comparison, quantities[0].probe, kind)])
+    return (Figure(name, draw(panels), caption, f"{alt}: {in_words(comparison, quantities, kind)}."),)
 
 
-def _unit(key: str) -> str:
-    if key.endswith("_deg"):
-        return "degrees"
-    if key.endswith("_seconds"):
-        return "seconds"
-    return "share" if key.endswith("_share") else "value"
+def newest_pictures(
+    comparison: Comparison, picture: str, name: str, caption: str, alt: str, row_labels: Sequence[str] = ()
+) -> list[Figure]:
+    """The last picture ``<probe>.<name>`` of the first run of each group, where there is one that can be read."""
+    figures = []
+    for index, group, run in comparison.first_runs():
+        step, path = run.own.folder.newest_picture(picture) or (None, None)
+        pixels = read_picture(path) if path else None
+        if pixels is not None:
+            words = f"{run.name}, step {step}{caption}", alt.format(group.label)
+            figures.append(Figure(f"{name}_{index}", draw_picture(pixels, row_labels), *words, is_picture=True))
+    return figures
 
 
-def by_step(comparison: Comparison, probe: str, name: str, kind: str = "own") -> Table | None:
+def evenly(steps: list[int], most: int) -> list[int]:
+    """At most so many of the steps, the first and the last among them."""
+    return sorted({steps[round(k * (len(steps) - 1) / (most - 1))] for k in range(most)}) if steps else []
+
+
+def measured_groups(comparison: Comparison, probe: str) -> list[tuple[str, str, Group]]:
+    """Title, kind and group of each column: every group, and its Gaussian denoiser where the probe measured that."""
+    columns = [(group.label, "own", group) for group in comparison.groups]
+    for group in comparison.groups:
+        folders = [folder for run in group.runs if (folder := run.like_own("gaussian"))]
+        if any(folder.values(probe) for folder in folders):
+            columns.append((comparison.gaussian_label(group), "gaussian", group))
+    return columns
+
+
+def last_table(
+    comparison: Comparison,
+    probe: str,
+    name: str,
+    caption: str,
+    rows: Sequence[tuple[Any, ...]],
+    last_header: Sequence[str] = (),
+    with_gaussian: bool = True,
+) -> Table:
+    """Values at the last step: a column for every group and its Gaussian denoiser.
+
+    Args:
+        comparison: the groups.
+        probe: whose values.
+        name: stem of the table's files.
+        caption: one sentence.
+        rows: words, key and decimals of each value, and its cells in further columns.
+        last_header: of these.
+        with_gaussian: whether the Gaussian denoiser is among the columns.
+    """
+    columns = [column for column in measured_groups(comparison, probe) if with_gaussian or column[1] == "own"]
+    cells = [
+        (words, *(last_estimate(group, of_kind(kind, probe, key), digits) for _, kind, group in columns), *others)
+        for words, key, digits, *others in rows
+    ]
+    return Table(name, caption, ("", *(title for title, _, _ in columns), *last_header), tuple(cells))
+
+
+def probe_section(comparison: Comparison, probe: str, text: str, pictures: Sequence[Figure] = ()) -> Section:
+    """Everything that one probe measured: last values beside their nulls, curves, pictures, and all by step."""
+    keys, description = comparison.keys(probe), comparison.describe(probe)
+    figures = over_training(
+        comparison,
+        f"{probe}_over_training",
+        [
+            Quantity(probe, key, key.replace("_", " "), description.column(key).unit)
+            for key in keys
+            if not key.endswith(_NULL) and not description.column(key).is_setting
+        ][:_MOST_PANELS],
+        f"Values of {probe} against the training step. Dashed: the null.",
+    )
+    tables = (_values_and_nulls(comparison, probe),) if keys else ()
+    words = (joined([text, "" if figures else how_computed(comparison, probe)]),) if keys else ()
+    by_step = values_by_step(comparison, probe, f"{probe}_by_step") if figures else None
+    return Section(
+        probe.replace("_", "-"),
+        description.title,
+        words,
+        (*figures, *pictures),
+        tables,
+        missing_from(comparison, probe),
+        (by_step,) if by_step else (),
+    )
+
+
+def _values_and_nulls(comparison: Comparison, probe: str) -> Table:
+    keys, description = comparison.keys(probe), comparison.describe(probe)
+    labels = [group.label for group in comparison.groups]
+    nulls = [f"null, {label}" if len(labels) > 1 else "null" for label in labels]
+    rows = [
+        (key, key, None, *(last_estimate(g, own(probe, description.null_of(key, keys))) for g in comparison.groups))
+        for key in keys
+        if not (key.endswith(_NULL) and key.removesuffix(_NULL) in keys)
+    ]
+    last_steps = {max((s for run in g.runs for s in run.own.values(probe)), default=None) for g in comparison.groups}
+    steps = ", ".join(str(step) for step in sorted(step for step in last_steps if step is not None))
+    caption = f"Values of {probe} beside their nulls. At step {steps}; mean ± std over runs (number of runs)."
+    return last_table(comparison, probe, probe, caption, rows, nulls)
+
+
+def values_by_step(comparison: Comparison, probe: str, name: str, kind: str = "own") -> Table | None:
     """All values of a probe by training step; one line a step and group."""
-    keys = value_keys(comparison, probe, kind)
+    keys = comparison.keys(probe, kind)
     several = len(comparison.groups) > 1
     rows: list[tuple[Cell, ...]] = []
     for group in comparison.groups:
@@ -104,7 +159,7 @@ def by_step(comparison: Comparison, probe: str, name: str, kind: str = "own") ->
     return Table(name, f"{probe}{where} by training step; mean ± std over runs (number of runs).", header, tuple(rows))
 
 
-def spread_note(groups: tuple[Group, ...]) -> str:
+def spread_note(groups: Sequence[Group]) -> str:
     """How means over runs are meant, where there are any."""
     if all(len(group.runs) == 1 for group in groups):
         return ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from probediff import __version__
+from probediff.files import whole_file
 from probediff.report.groups import Comparison
 from probediff.report.parts import Figure, Section, escaped
 from probediff.report.style import SCRIPT, style_sheet
@@ -65,7 +65,7 @@ def write_report(comparison: Comparison, sections: list[Section], out: Path, ref
         for table in tables:
             _write_table(table, out / "tables")
         text = page(comparison, sections, embedded, refresh_sec).encode()
-        _replace(out / "index.html", text)
+        _write(out / "index.html", text)
     except OSError as error:
         raise ValueError(f"--out must be a folder that can be written to, got {out}: {error}") from error
     return Written(out / "index.html", len(figures), len(tables), len(text))
@@ -82,7 +82,7 @@ def _write_figure(figure: Figure, folder: Path) -> str:
         # Placing the axes takes longer than drawing them; the first time holds for both.
         figure.drawing.set_layout_engine("none")
         contents[suffix] = buffer.getvalue()
-        _replace(folder / f"{figure.name}.{suffix}", contents[suffix])
+        _write(folder / f"{figure.name}.{suffix}", contents[suffix])
     kind, data = "png", contents["png"]
     if len(data) > _LARGEST_PNG_BYTES:
         kind, data = "jpeg", _as_jpeg(data)
@@ -98,16 +98,12 @@ def _as_jpeg(png: bytes) -> bytes:
 
 def _write_table(table: Table, folder: Path) -> None:
     for suffix, text in (("md", table.markdown()), ("tex", table.latex()), ("csv", table.csv())):
-        _replace(folder / f"{table.name}.{suffix}", text.encode())
+        _write(folder / f"{table.name}.{suffix}", text.encode())
 
 
-def _replace(path: Path, data: bytes) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+def _write(path: Path, content: bytes) -> None:
+    with whole_file(path) as file:
+        file.write(content)
 
 
 def page(

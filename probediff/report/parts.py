@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from probediff.report.groups import Comparison
-from probediff.report.sources import Probes
 from probediff.report.tables import Table
 
 if TYPE_CHECKING:
@@ -63,29 +62,50 @@ class Section:
 
 
 _OMITTED = frozenset({"batch_size"})
+#: How the sentence about a number names conventions; others stand under their own names.
+_SPELLED = {
+    "num_samples": "N = {}",
+    "num_steps": "{} DDIM steps",
+    "convention": "convention {}",
+    "clip": "clipping while sampling {}",
+    "clip_inversion": "clipping while inverting {}",
+    "inversion": "inversion method {}",
+    "weights": "{}",
+    "ema_rate": "EMA rate {}",
+    "noise_seed": "noise seed {}",
+    "schedule": "{} schedule",
+    "num_train_timesteps": "T = {}",
+    "image_shape": "images of {}",
+    "samples_of_step": "samples of step {}",
+}
+_SPELLED_VALUES = {
+    "clip": {"True": "on", "False": "off"},
+    "clip_inversion": {"True": "on", "False": "off"},
+    "weights": {"ema": "averaged weights", "raw": "raw weights"},
+}
+_MOST_NAMES = 3
 
 
 def how_computed(comparison: Comparison, probe: str, kind: str = "own") -> str:
     """N, steps, convention and the rest behind the records of one probe; says which records disagree."""
-    folders = {run.name: probes for run in comparison.runs if (probes := run.like_own(kind))}
-    found = {name: probes.conventions(probe) for name, probes in folders.items()}
-    keys = dict.fromkeys(key for all_of_run in found.values() for one in all_of_run for key in one)
-    agreed: dict[str, Any] = {}
-    differing = []
-    for key in (k for k in keys if k not in _OMITTED):
-        by_value: dict[str, list[str]] = {}
-        for name, conventions in found.items():
-            for value in dict.fromkeys(_plain(one[key]) for one in conventions if key in one):
-                by_value.setdefault(value, []).append(name)
-        if len(by_value) == 1:
-            agreed[key] = next(iter(by_value))
-        else:
-            told = (f"{v} ({_some(_whole_groups(comparison, names))})" for v, names in by_value.items())
-            differing.append(f"{key} " + ", ".join(told))
+    folders = {run.name: records for run in comparison.runs if (records := run.like_own(kind))}
+    by_key: dict[str, dict[str, list[str]]] = {}
+    for name, records in folders.items():
+        for conventions in records.conventions(probe):
+            for key, value in conventions.items():
+                names = by_key.setdefault(key, {}).setdefault(_plain(value), [])
+                names += [name] if name not in names else []
+    shown = {key: names for key, names in by_key.items() if key not in _OMITTED}
+    agreed = {key: next(iter(by_value)) for key, by_value in shown.items() if len(by_value) == 1}
     if not agreed:
         return "The records do not say how this was computed."
+    differing = "; ".join(
+        f"{key} " + ", ".join(f"{v} ({_some(_whole_groups(comparison, names))})" for v, names in by_value.items())
+        for key, by_value in shown.items()
+        if len(by_value) > 1
+    )
     text = f"Computed with {_sentence(agreed)}."
-    return text + (f" The records disagree on: {'; '.join(differing)}." if differing else "")
+    return text + (f" The records disagree on: {differing}." if differing else "")
 
 
 def _plain(value: Any) -> str:
@@ -101,49 +121,34 @@ def _whole_groups(comparison: Comparison, names: list[str]) -> list[str]:
     return [group.label for group in whole] + [name for name in names if name not in covered]
 
 
-def _some(names: list[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _some(names: list[str]) -> str:
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _sentence(agreed: dict[str, str]) -> str:
-    onoff = {"True": "on", "False": "off"}
-    weights = {"ema": "averaged weights", "raw": "raw weights"}
-    known = {
-        "num_samples": lambda v: f"N = {v}",
-        "num_steps": lambda v: f"{v} DDIM steps",
-        "convention": lambda v: f"convention {v}",
-        "clip": lambda v: f"clipping while sampling {onoff.get(v, v)}",
-        "clip_inversion": lambda v: f"clipping while inverting {onoff.get(v, v)}",
-        "inversion": lambda v: f"inversion method {v}",
-        "weights": lambda v: weights.get(v, v),
-        "ema_rate": lambda v: "" if v == "None" else f"EMA rate {v}",
-        "noise_seed": lambda v: f"noise seed {v}",
-        "schedule": lambda v: f"{v} schedule",
-        "num_train_timesteps": lambda v: f"T = {v}",
-        "image_shape": lambda v: f"images of {v}",
-        "samples_of_step": lambda v: f"samples of step {v}",
-    }
-    told = [tell(agreed[key]) for key, tell in known.items() if key in agreed]
-    told += [f"{key} {value}" for key, value in agreed.items() if key not in known and value != "None"]
-    return ", ".join(text for text in told if text)
+    spelled = [key for key in _SPELLED if key in agreed and (key, agreed[key]) != ("ema_rate", "None")]
+    parts = [_SPELLED[key].format(_SPELLED_VALUES.get(key, {}).get(agreed[key], agreed[key])) for key in spelled]
+    parts += [f"{key} {value}" for key, value in agreed.items() if key not in _SPELLED and value != "None"]
+    return ", ".join(parts)
 
 
 def missing_from(comparison: Comparison, probe: str, kind: str = "own") -> tuple[str, ...]:
     """Which runs have no record of a probe, and where a probe said that it had no result."""
     where = "" if kind == "own" else f" among what `probediff probe` made as {kind}"
-    found: list[tuple[str, Probes | None]] = [(run.name, run.like_own(kind)) for run in comparison.runs]
-    without = [name for name, probes in found if not (probes and probes.values(probe))]
-    said = []
-    if len(without) == len(found):
-        said.append(f"No run has records of {probe}{where}.")
+    folders = [(run.name, run.like_own(kind)) for run in comparison.runs]
+    without = [name for name, records in folders if not (records and records.values(probe))]
+    sentences = []
+    if len(without) == len(folders):
+        sentences.append(f"No run has records of {probe}{where}.")
     elif without:
-        said.append(f"Not recorded in {_some(without)}: {probe}{where}.")
-    for name, probes in found:
-        errors = probes.errors(probe) if probes else {}
-        said += [f"{name}: {probe} had no result at step {step}: {text}" for step, text in list(errors.items())[:3]]
+        sentences.append(f"Not recorded in {_some(without)}: {probe}{where}.")
+    for name, records in folders:
+        errors = list(records.errors(probe).items()) if records else []
+        sentences += [f"{name}: {probe} had no result at step {step}: {text}" for step, text in errors[:3]]
         if len(errors) > 3:
-            said.append(f"{name}: {probe} had no result at {len(errors) - 3} more steps.")
-    return tuple(said)
+            sentences.append(f"{name}: {probe} had no result at {len(errors) - 3} more steps.")
+    return tuple(sentences)
 
 
 def joined(parts: Iterable[str]) -> str:

@@ -66,3 +66,12 @@ ALL = {figures.data: figures for figures in (_CIFAR10, _IMAGENET64, _LDM_CELEBA)
 def published_for(data: str | None) -> tuple[Published, bool]:
     """The figures for a data set, and whether they are of that one; those of CIFAR-10 stand in for any other."""
     return (ALL[data], True) if data in ALL else (_CIFAR10, False)
+
+
+def published_note(data: str | None) -> str:
+    """Where published values come from, and whether they are of the data of these runs."""
+    published, is_same = published_for(data)
+    if is_same:
+        return f"Published values: {SOURCE}."
+    other = f"They are those of {published.data}, not of the data of these runs ({data or 'unpublished or mixed'})."
+    return f"Published values: {SOURCE}. {other}"

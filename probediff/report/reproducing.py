@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from itertools import combinations
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from probediff import measures
 from probediff.measures.transport import SAME_IMAGE_SSIM
-from probediff.report.curves import Line, Panel, draw
+from probediff.report.curves import Line, Panel, Role, draw
 from probediff.report.groups import Comparison, estimate
+from probediff.report.measured import evenly
 from probediff.report.parts import Figure, Section, joined
-from probediff.report.sources import Run, step_of
+from probediff.report.sources import Run
 from probediff.report.tables import Cell, Table
 
 _MOST_RUNS, _MOST_SAMPLES, _MOST_STEPS = 6, 256, 10
@@ -29,7 +28,8 @@ _LIKENESS = {
     "correlation": "correlation between runs",
 }
 
-Compared = dict[str, tuple[float, float]]
+#: By key of `_LIKENESS`: that of a pair, and of mismatched images.
+Likeness = dict[str, tuple[float, ...]]
 
 
 def reproducibility(comparison: Comparison) -> Section:
@@ -44,9 +44,9 @@ def reproducibility(comparison: Comparison) -> Section:
         steps = _common_steps(runs)
         by_step = {step: _compare_all(runs, step) for step in steps}
         last = by_step[steps[-1]]
-        rows += [(f"{pair} (step {steps[-1]})", *_cells(found)) for pair, found in last.items()]
+        rows += [_row(f"{names} (step {steps[-1]})", [pair]) for names, pair in last.items()]
         if len(last) > 1:
-            rows.append((f"all pairs (step {steps[-1]})", *_mean_cells(list(last.values()))))
+            rows.append(_row(f"all pairs (step {steps[-1]})", list(last.values())))
         panels += _panels(by_step, runs[0].name if len(sharing) > 1 else "") if len(steps) > 1 else []
     same = f"share with SSIM > {SAME_IMAGE_SSIM}"
     header = ("pair of runs", "SSIM", "SSIM, null", same, "share, null", "correlation", "correlation, null")
@@ -80,47 +80,31 @@ def _sharing_runs(comparison: Comparison) -> list[list[Run]]:
         shared = [run.own.convention(key) for key in _KEYS]
         if None in shared or shared[1] < _FEWEST_SAMPLES or len(shared[2]) != 3:
             continue
-        if min(shared[2][1:]) >= _SMALLEST_PX and _sample_steps(run):
+        if min(shared[2][1:]) >= _SMALLEST_PX and run.own.folder.sample_steps():
             members.setdefault(str(shared), []).append(run)
     chosen = [runs[:_MOST_RUNS] for runs in members.values()]
     return [runs for runs in chosen if len(runs) > 1 and _common_steps(runs)]
 
 
-def _sample_steps(run: Run) -> set[int]:
-    return {step_of(p) for p in run.own.path.glob("samples/step=*.safetensors") if p.name.count(".") == 1}
-
-
 def _common_steps(runs: list[Run]) -> list[int]:
     """A few of the steps that all runs have samples of, evenly chosen, ascending."""
-    steps = sorted(set.intersection(*(_sample_steps(run) for run in runs)))
-    last = len(steps) - 1
-    return sorted({steps[round(k * last / (_MOST_STEPS - 1))] for k in range(_MOST_STEPS)}) if steps else []
+    return evenly(sorted(set.intersection(*(set(run.own.folder.sample_steps()) for run in runs))), _MOST_STEPS)
 
 
-def _compare_all(runs: list[Run], step: int) -> dict[str, Compared]:
-    samples = {run.name: x for run in runs if (x := _samples(run, step)) is not None}
+def _compare_all(runs: list[Run], step: int) -> dict[str, Likeness]:
+    stored = {run.name: run.own.folder.first_samples(step, _MOST_SAMPLES) for run in runs}
+    samples = {name: torch.from_numpy(x_0).clamp(-1, 1) for name, x_0 in stored.items() if x_0 is not None}
     return {f"{a} / {b}": _compare(samples[a], samples[b]) for a, b in combinations(samples, 2)}
 
 
-def _samples(run: Run, step: int) -> Tensor | None:
-    try:
-        with safe_open(run.own.path / "samples" / f"step={step:08d}.safetensors", "pt") as file:
-            return file.get_slice("x_0")[:_MOST_SAMPLES].float().clamp(-1, 1)
-    except (OSError, KeyError, SafetensorError):
-        return None
-
-
-def _compare(x: Tensor, y: Tensor) -> Compared:
-    found, shifted = measures.reproducibility(x, y), y.roll(-1, dims=0)
+def _compare(x: Tensor, y: Tensor) -> Likeness:
+    pairs = measures.reproducibility(x, y)
+    correlations = (float(pixel_correlations(x, other).nanmean()) for other in (y, y.roll(-1, dims=0)))
     return {
-        "ssim": (found.mean_ssim, found.mean_ssim_null),
-        "same": (found.same_share, found.same_share_null),
-        "correlation": (_mean(pixel_correlations(x, y)), _mean(pixel_correlations(x, shifted))),
+        "ssim": (pairs.mean_ssim, pairs.mean_ssim_null),
+        "same": (pairs.same_share, pairs.same_share_null),
+        "correlation": tuple(correlations),
     }
-
-
-def _mean(values: Tensor) -> float:
-    return float(values.nanmean())
 
 
 def pixel_correlations(x: Tensor, y: Tensor) -> Tensor:
@@ -129,24 +113,20 @@ def pixel_correlations(x: Tensor, y: Tensor) -> Tensor:
     return (a * b).sum(dim=1) / torch.sqrt(a.square().sum(dim=1) * b.square().sum(dim=1))
 
 
-def _cells(found: Compared) -> list[Cell]:
-    return [estimate([value], 3) for key in _LIKENESS for value in found[key]]
+def _row(name: str, pairs: list[Likeness]) -> tuple[Cell, ...]:
+    return (name, *(estimate((pair[key][k] for pair in pairs), 3) for key in _LIKENESS for k in (0, 1)))
 
 
-def _mean_cells(found: list[Compared]) -> list[Cell]:
-    return [estimate((one[key][k] for one in found), 3) for key in _LIKENESS for k in (0, 1)]
-
-
-def _panels(by_step: dict[int, dict[str, Compared]], name: str) -> list[Panel]:
+def _panels(by_step: dict[int, dict[str, Likeness]], name: str) -> list[Panel]:
     panels = []
+    labels: tuple[tuple[Role, str], ...] = (("mean", "same noise"), ("null", "null, mismatched pairs"))
     for key, title in _LIKENESS.items():
-        lines: list[Any] = []
-        for k, role in enumerate(("mean", "null")):
+        lines = []
+        for k, (role, label) in enumerate(labels):
             values = {step: estimate(pair[key][k] for pair in pairs.values()) for step, pairs in by_step.items()}
-            kept = {step: value for step, value in values.items() if value}
-            points = {step: value.mean for step, value in kept.items()}
-            std = {step: value.std or 0.0 for step, value in kept.items()} if role == "mean" else {}
-            label = "same noise" if role == "mean" else "null, mismatched pairs"
-            lines.append(Line(label, role, points, std, 0))  # type: ignore[arg-type]
+            known = {step: value for step, value in values.items() if value}
+            points = {step: value.mean for step, value in known.items()}
+            std = {step: value.std or 0.0 for step, value in known.items()} if role == "mean" else {}
+            lines.append(Line(label, role, points, std, 0))
         panels.append(Panel(title + (f": {name} and others" if name else ""), "likeness", tuple(lines)))
     return panels

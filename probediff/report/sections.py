@@ -15,7 +15,7 @@ SECTIONS: tuple[Callable[[Comparison], Section], ...] = (
     latents.correlation,
     geometry.triangle,
     geometry.heat_map,
-    geometry.over_training,
+    geometry.angles_over_training,
     mapping.assignment_table,
     mapping.assignment_curves,
     mapping.settling,

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from probediff.report.curves import PALETTE
+from probediff.report.drawings import draw_axes, plain_axes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -51,7 +49,7 @@ def draw_slopes(panels: dict[str, dict[str, Curve]]) -> Drawing:
         lower.set_ylim(-0.02, 1.02)
         lower.set_xlabel("iterations" if column == 0 else "DDIM steps", fontsize=9)
         for axis in (upper, lower):
-            _plain(axis)
+            plain_axes(axis)
     axes[0, 0].set_ylabel("slope", fontsize=9)
     axes[1, 0].set_ylabel("R² of ZCA, best scale", fontsize=9)
     handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -59,39 +57,18 @@ def draw_slopes(panels: dict[str, dict[str, Curve]]) -> Drawing:
     return figure
 
 
-def draw_fit(rows: dict[str, dict[str, Any]], folder: Path) -> Drawing:
-    """Bars of R² by transform, and the distribution of the residual where its file can be read."""
-    from matplotlib.figure import Figure
-
-    histogram = _histogram(folder)
-    columns = 2 if histogram is not None else 1
-    figure = Figure(figsize=(4.6 * columns, 3.2), layout="constrained", facecolor="white")
-    axes = figure.subplots(1, columns, squeeze=False)[0]
-    values = [float(row["r2_scaled"]) for row in rows.values()]
-    axes[0].barh(list(rows), values, color=PALETTE[0])
+def draw_fit(r2: dict[str, float], residuals: dict[str, np.ndarray]) -> Drawing:
+    """Bars of R² by transform, and the distribution of the residual where its histogram is known."""
+    edges, counts = (residuals.get(f"residual_histogram_{part}") for part in ("edges", "counts"))
+    known = edges is not None and counts is not None
+    figure, axes = draw_axes(2 if known else 1, (4.6, 3.2))
+    axes[0].barh(list(r2), [float(value) for value in r2.values()], color=PALETTE[0])
     axes[0].invert_yaxis()
     axes[0].set_xlabel("R², best scale", fontsize=9)
-    _plain(axes[0])
-    if histogram is not None:
-        edges, counts = histogram
+    if edges is not None and counts is not None:
         axes[1].stairs(counts / max(counts.sum(), 1) / np.diff(edges), edges, color=PALETTE[0], fill=True, alpha=0.6)
         axes[1].set_xlabel("residual of W_diff", fontsize=9)
         axes[1].set_ylabel("density", fontsize=9)
-        _plain(axes[1])
+    for axis in axes:
+        plain_axes(axis)
     return figure
-
-
-def _histogram(folder: Path) -> tuple[np.ndarray, np.ndarray] | None:
-    try:
-        arrays = load_file(folder / "whitening.safetensors")
-        return arrays["residual_histogram_edges"], arrays["residual_histogram_counts"]
-    except (OSError, KeyError, SafetensorError):
-        return None
-
-
-def _plain(axis: Any) -> None:
-    axis.tick_params(labelsize=8)
-    axis.grid(visible=True, linewidth=0.5, color="#DDDDDD")
-    axis.set_axisbelow(True)
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from probediff.report.groups import group_runs
 from probediff.report.page import Written, write_report
 from probediff.report.sections import all_sections
-from probediff.report.sources import Run, read_runs
+from probediff.report.sources import read_runs
+from probediff.runs.folder import INVERSION_METHODS, RECORDS
 
 Signature = tuple[tuple[str, int, int], ...]
 
@@ -26,16 +28,12 @@ def build(paths: list[Path], out: Path, group_by: str | None, refresh_sec: int |
     """
     runs = read_runs(paths)
     if not any(run.own.records for run in runs):
-        raise ValueError(f"RUN must have records, got {runs[0].path}, whose records.jsonl is empty so far")
+        raise ValueError(f"RUN must have records, got {runs[0].path}, whose {RECORDS} is empty so far")
     # A sweep holds runs that have not begun; they have nothing to show yet.
     comparison = group_runs([run for run in runs if run.own.records], group_by)
-    finished = _finished(runs)
+    finished = all(run.is_finished for run in runs)
     written = write_report(comparison, all_sections(comparison), out, None if finished else refresh_sec)
     return written, finished
-
-
-def _finished(runs: list[Run]) -> bool:
-    return all(run.is_finished for run in runs)
 
 
 def watch(
@@ -68,19 +66,16 @@ def watch(
         try:
             written, finished = build(paths, out, group_by, interval_sec)
             seen = now
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             print(f"probediff report: not rebuilt: {error}", file=sys.stderr, flush=True)
             seen = None
 
 
 def signature(paths: list[Path]) -> Signature:
     """Name, size and time of every file of records below the folders."""
-    files = sorted(f for p in paths for f in (*p.rglob("records.jsonl"), *p.rglob("inversion_methods.json")))
-    found = []
-    for file in files:
-        try:
+    files = []
+    for file in sorted(f for p in paths for f in (*p.rglob(RECORDS), *p.rglob(INVERSION_METHODS))):
+        with suppress(OSError):
             stat = file.stat()
-        except OSError:
-            continue
-        found.append((str(file), stat.st_size, stat.st_mtime_ns))
-    return tuple(found)
+            files.append((str(file), stat.st_size, stat.st_mtime_ns))
+    return tuple(files)

@@ -1,4 +1,7 @@
-"""P2's analysis: is the first step of a diffusion model a de-whitening? (P2-F2 to F5, its table, and slopes)"""
+"""Is the first step of a diffusion model a de-whitening? Figures 2 to 5 and the table of P2, and slopes.
+
+P2 is *First-step inference ... image de-whitening*.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from probediff.report.curves import draw, in_words, panel
+from probediff.report.curves import Quantity
 from probediff.report.drawings import draw_picture, read_picture
-from probediff.report.groups import Comparison, Group, own
-from probediff.report.parts import Figure, Section, how_computed, joined, missing_from
+from probediff.report.groups import Comparison
+from probediff.report.measured import over_training
+from probediff.report.parts import Figure, Section, joined, missing_from
 from probediff.report.published import FIRST_STEP_DISTANCES
 from probediff.report.sources import Run
 from probediff.report.spectra import Curve, draw_fit, draw_slopes
 from probediff.report.tables import Cell, Table
+from probediff.runs.folder import PROBED, WHITENING, WHITENING_ARRAYS, read_arrays
 
 _PROBE = "whitening"
-_FILE = "whitening.json"
 _TRUSTED_SHARE = 0.5
 _NAMES = {
     "diff": "least squares (W_diff)",
@@ -38,61 +42,70 @@ _WHAT = (
 )
 
 
+_OVER_TRAINING = (
+    Quantity(_PROBE, "significant_share", "share of directions that follow"),
+    Quantity(_PROBE, "slope", "slope"),
+    Quantity(_PROBE, "zca_r2_scaled", "R² of ZCA"),
+)
+
+
 def whitening(comparison: Comparison) -> Section:
-    """Everything that ``probediff whitening`` and the probe of that name found."""
+    """Everything that ``probediff whitening`` and the probe of that name measured."""
     figures: list[Figure] = []
     tables: list[Table] = []
-    said: list[str] = []
+    missing: list[str] = []
     words: list[str] = []
-    found = list(_analyses(comparison))
-    for index, (name, folder, values) in enumerate(found, start=1):
+    analysed = set()
+    for index, (run, folder, values) in enumerate(_analyses(comparison), start=1):
+        analysed.add(run.name)
+        name = run.name + ("" if folder.name == _PROBE else f", {folder.name}")
         try:
             words.append(f"{name}: {values['in_words']}")
             figures += _figures(index, name, folder, values)
             tables += [_transforms(index, name, values), _relation(index, name, values)]
         except (KeyError, TypeError, IndexError) as error:
-            said.append(f"{name}: {folder / _FILE} is of another version, without {error}; make it anew.")
-    without = [run.name for run in comparison.runs if run.name not in {name.partition(",")[0] for name, _, _ in found}]
-    if without:
-        said.append(f"No analysis of `probediff whitening` in {', '.join(without[:3])}.")
-    over_training = _over_training(comparison)
-    figures += [over_training] if over_training else []
-    said += [] if over_training else missing_from(comparison, _PROBE)
-    text = (_WHAT, *words) if figures else ()
-    return Section("whitening", "De-whitening (P2)", text, tuple(figures), tuple(tables), tuple(said))
+            missing.append(f"{name}: {folder / WHITENING} is of another version, without {error}; make it anew.")
+    if without := [run.name for run in comparison.runs if run.name not in analysed]:
+        missing.append(f"No analysis of `probediff whitening` in {', '.join(without[:3])}.")
+    text = (
+        "The first-step map against the training step. Known directions: the share whose gain is 3 standard errors "
+        "above zero; where it is small, the slope says nothing."
+    )
+    curves = over_training(comparison, "p2_over_training", _OVER_TRAINING, text)
+    missing += [] if curves else missing_from(comparison, _PROBE)
+    figures += curves
+    shown = (_WHAT, *words) if figures else ()
+    return Section("whitening", "De-whitening (P2)", shown, tuple(figures), tuple(tables), tuple(missing))
 
 
-def _analyses(comparison: Comparison) -> Iterator[tuple[str, Path, dict[str, Any]]]:
-    """Name, folder and numbers of each analysis of the first run of each group, the network's before the Gaussian's."""
-    for run in (one for group in comparison.groups for one in _first(group)):
-        for folder in sorted({path.parent for path in run.path.glob(f"probes/*/{_FILE}")}):
+def _analyses(comparison: Comparison) -> Iterator[tuple[Run, Path, dict[str, Any]]]:
+    """Run, folder and numbers of each analysis of one run of each group, for those of all would be too many."""
+    for group in comparison.groups:
+        files = ((run, sorted(run.path.glob(f"{PROBED}/*/{WHITENING}"))) for run in group.runs)
+        run, paths = next(((run, paths) for run, paths in files if paths), (group.runs[0], []))
+        for path in paths:
             try:
-                values = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+                values = json.loads(path.read_text(encoding="utf-8"))
             except (OSError, ValueError):
                 continue
             if isinstance(values, dict):
-                yield run.name + ("" if folder.name == _PROBE else f", {folder.name}"), folder, values
-
-
-def _first(group: Group) -> list[Run]:
-    """The runs of a group that have an analysis; pictures of all seeds would be too many."""
-    return [run for run in group.runs if list(run.path.glob(f"probes/*/{_FILE}"))][:1]
+                yield run, path.parent, values
 
 
 def _figures(index: int, name: str, folder: Path, values: dict[str, Any]) -> Iterator[Figure]:
     how = _how(values["conventions"])
-    alone = values["conventions"]["denoiser"] == "gaussian"
-    yield _slopes(index, name, values, alone, how)
-    for stem, (labels, caption) in _pictures(values).items():
+    yield _slopes(index, name, values, how)
+    for stem, (labels, text) in _pictures(values).items():
         pixels = read_picture(folder / f"{stem}.png")
         if pixels is not None:
-            caption = joined([f"{name}. {caption}", how])
+            caption = joined([f"{name}. {text}", how])
             yield Figure(f"p2_{stem}_{index}", draw_picture(pixels, labels), caption, f"Picture: {caption}", True)
-    fit = draw_fit({_NAMES.get(r["name"], r["name"]): r for r in values["transforms"]}, folder)
-    what = "Left: R² of the noises against W x, with the best scale. Right: distribution of the residual of W_diff."
-    caption = joined([f"{name}. {what}", how])
+    residuals = read_arrays(folder / WHITENING_ARRAYS)
+    fit = draw_fit({_NAMES.get(row["name"], row["name"]): row["r2_scaled"] for row in values["transforms"]}, residuals)
+    text = "Left: R² of the noises against W x, with the best scale. Right: distribution of the residual of W_diff."
     best = max(values["transforms"][1:], key=lambda row: float(row["r2_scaled"]))
-    yield Figure(f"p2_f5_fit_{index}", fit, caption, f"Bars; the largest beside W_diff is that of {best['name']}.")
+    alt = f"Bars; the largest beside W_diff is that of {best['name']}."
+    yield Figure(f"p2_f5_fit_{index}", fit, joined([f"{name}. {text}", how]), alt)
 
 
 def _pictures(values: dict[str, Any]) -> dict[str, tuple[list[str], str]]:
@@ -124,17 +137,20 @@ def _pictures(values: dict[str, Any]) -> dict[str, tuple[list[str], str]]:
     }
 
 
-def _slopes(index: int, name: str, values: dict[str, Any], alone: bool, how: str) -> Figure:
-    panels = {}
-    for title, key, count in (
-        ("first-step map", "first_step", "iterations"),
-        ("full map: DDIM inversion", "full_map", "num_steps"),
-    ):
-        rows = values[key]
-        who = {"Gaussian denoiser": "gaussian"} if alone else {"network": "model", "Gaussian denoiser": "gaussian"}
-        panels[title] = {
-            label: Curve([row[count] for row in rows], *_series(rows, part)) for label, part in who.items()
+def _slopes(index: int, name: str, values: dict[str, Any], how: str) -> Figure:
+    models = {"network": "model", "Gaussian denoiser": "gaussian"}
+    if values["conventions"]["denoiser"] == "gaussian":
+        del models["network"]
+    panels = {
+        title: {
+            label: Curve([row[count] for row in values[key]], *_series(values[key], part))
+            for label, part in models.items()
         }
+        for title, key, count in (
+            ("first-step map", "first_step", "iterations"),
+            ("full map: DDIM inversion", "full_map", "num_steps"),
+        )
+    }
     caption = (
         f"{name}. Above: slope of log gain against log eigenvalue (dashed: -1/2 is ZCA whitening, -1 the limit for "
         f"Gaussian data), left out for the network where the gains of less than half of the directions are 3 standard "
@@ -156,19 +172,17 @@ def _series(rows: list[dict[str, Any]], part: str) -> tuple[list[float | None], 
 
 
 def _how(conventions: dict[str, Any]) -> str:
-    told = {
+    parts = {
         "covariance of": f"{conventions['num_images']} images",
         "noises of": f"{conventions['num_fixed_points']} images",
         "timestep": f"{conventions['timestep']} of {conventions['num_train_timesteps']}",
         "alpha_bar": f"{conventions['alpha_bar']:.3g}",
-        "start": str(conventions["start"]),
+        "start": conventions["start"],
         "tolerance": f"{conventions['tolerance']:g}",
         "ridge": f"{conventions['ridge']:g}",
-        "schedule": str(conventions["schedule"]),
-        "weights": str(conventions["weights"]),
-        "step": str(conventions["step"]),
+        **{key: conventions[key] for key in ("schedule", "weights", "step")},
     }
-    return "Computed with " + ", ".join(f"{key} {value}" for key, value in told.items()) + "."
+    return "Computed with " + ", ".join(f"{key} {value}" for key, value in parts.items()) + "."
 
 
 def _transforms(index: int, name: str, values: dict[str, Any]) -> Table:
@@ -186,38 +200,16 @@ def _transforms(index: int, name: str, values: dict[str, Any]) -> Table:
 
 
 def _relation(index: int, name: str, values: dict[str, Any]) -> Table:
-    found = values["relation"]
+    relation = values["relation"]
     rows: tuple[tuple[Cell, ...], ...] = (
-        ("mean L2 distance", found["paired_l2"], found["random_l2"]),
-        ("Pearson correlation", found["paired_pearson"], found["random_pearson"]),
-        ("correlation of a value with its own / any other", found["diagonal_correlation"], found["off_diagonal_rms"]),
-        ("own value has the largest correlation (share)", found["diagonal_largest_share"],
-         found["diagonal_largest_share_null"]),
+        ("mean L2 distance", relation["paired_l2"], relation["random_l2"]),
+        ("Pearson correlation", relation["paired_pearson"], relation["random_pearson"]),
+        ("correlation of a value with its own / any other", relation["diagonal_correlation"],
+         relation["off_diagonal_rms"]),
+        ("own value has the largest correlation (share)", relation["diagonal_largest_share"],
+         relation["diagonal_largest_share_null"]),
         *((f"shared low frequencies, mean of {row['num_images']:.0f} samples", row["pearson"], None)
-          for row in found["averages"]),
+          for row in relation["averages"]),
     )  # fmt: skip
-    caption = f"Noises and the samples made from them, N = {found['num_samples']:.0f}, {name}."
+    caption = f"Noises and the samples made from them, N = {relation['num_samples']:.0f}, {name}."
     return Table(f"p2_relation_{index}", caption, ("", "paired", "random or null"), rows)
-
-
-def _over_training(comparison: Comparison) -> Figure | None:
-    told = [
-        (
-            "share of directions that follow",
-            own(_PROBE, "significant_share"),
-            own(_PROBE, "significant_share_gaussian"),
-        ),
-        ("slope", own(_PROBE, "slope"), own(_PROBE, "slope_gaussian")),
-        ("R² of ZCA", own(_PROBE, "zca_r2_scaled"), own(_PROBE, "zca_r2_scaled_gaussian")),
-    ]
-    panels = [panel(comparison, title, "value", select, baseline=gaussian) for title, select, gaussian in told]
-    panels = [one for one in panels if one.has_curves]
-    if not panels:
-        return None
-    what = (
-        "The first-step map against the training step. Known directions: the share whose gain is 3 standard errors "
-        "above zero; where it is small, the slope says nothing."
-    )
-    caption = joined([what, how_computed(comparison, _PROBE)])
-    alt = in_words(comparison, [(title, select) for title, select, _ in told])
-    return Figure("p2_over_training", draw(panels), caption, f"Curves against training step: {alt}.")

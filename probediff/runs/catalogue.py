@@ -24,7 +24,8 @@ class Column:
     Attributes:
         key: its name in the records; ``*`` stands for the name of a feature network or of a probe.
         kind: what it is.
-        null: key of what chance gives; empty where nothing does.
+        null: key of what chance gives; empty where nothing does, or where its name follows from the key.
+        null_factor: how many times that chance gives.
         is_setting: whether it says how something was measured, so that no curve shows it.
         in_table: whether the table at the end of a run shows it.
         listed_as: heading under which ``probediff runs`` shows its last value; empty for not at all.
@@ -34,6 +35,7 @@ class Column:
     key: str
     kind: Kind = "number"
     null: str = ""
+    null_factor: float = 1.0
     is_setting: bool = False
     in_table: bool = False
     listed_as: str = ""
@@ -127,7 +129,9 @@ _TRIANGLE = (
 _ASSIGNMENT = (
     Column("image_to_noise", null="null", panel="Accuracy", in_table=True, listed_as="image->noise"),
     Column("noise_to_image", null="null", panel="Accuracy", in_table=True, listed_as="noise->image"),
-    *_quantities("image_to_noise_top5 noise_to_image_top5", "Accuracy, top 5", in_table=True),
+    *_quantities(
+        "image_to_noise_top5 noise_to_image_top5", "Accuracy, top 5", null="null", null_factor=5.0, in_table=True
+    ),
     Column("null", panel="Accuracy", in_table=True),
     Column("largest_hub_share", null="null", in_table=True),
     *_quantities("hubs_pixel_variance pixel_variance"),

@@ -1,6 +1,6 @@
 """The layout of a run's folder: what lies where and under which name. No other module knows it.
 
-Light commands read runs through this module, so that torch, Pillow and safetensors are imported where they are used.
+Light commands import this module, so that it imports torch, Pillow and safetensors where they are used.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     from probediff.runs.results import ProbeResult
 
 RECORDS, CONFIG, CATALOGUE = "records.jsonl", "config.yaml", "catalogue.json"
+INVERSION_METHODS, WHITENING, WHITENING_ARRAYS = "inversion_methods.json", "whitening.json", "whitening.safetensors"
 CHECKPOINTS, SAMPLES, PICTURES, PROBED = "checkpoints", "samples", "pictures", "probes"
 #: What locks, traceback, sweep and W&B leave in the folder.
 LOCK, ERROR, LINEAGE, WANDB, WANDB_ID = "process.lock", "error.txt", "lineage.json", "wandb", "wandb_id.txt"
-#: Records that close an event and a run: what comes before them is whole.
+#: Probe names of the records that close an event and a run: what comes before them is whole.
 END_OF_EVENT, FINISHED = "timing", "run"
 #: Parts of runs and of reports, in which no run is looked for.
 PARTS = frozenset({PROBED, CHECKPOINTS, SAMPLES, PICTURES, WANDB, "figures", "tables"})
@@ -97,7 +98,8 @@ class RunFolder:
 
         try:
             with safe_open(self.sample_path(step), "np") as file:
-                return np.asarray(file.get_slice("x_0")[:count], dtype=np.float32)
+                rows = file.get_slice("x_0")
+                return np.asarray(rows[: min(count, rows.get_shape()[0])], dtype=np.float32)
         except (OSError, KeyError, SafetensorError):
             return None
 
@@ -131,11 +133,11 @@ class RunFolder:
 
     def append(self, *records: dict[str, Any]) -> None:
         """Append records in one write, or raise and leave the file as it was; infinities and NaN become null."""
-        lines = "".join(json.dumps(_finite(record), allow_nan=False) + "\n" for record in records)
+        lines = "".join(json.dumps(_finite(record), allow_nan=False) + "\n" for record in records).encode()
         with self.records_path.open("ab") as file:
             size = file.tell()
             try:
-                file.write(lines.encode())
+                file.write(lines)
                 file.flush()
                 os.fsync(file.fileno())
             except OSError:
@@ -188,17 +190,14 @@ class RunFolder:
         return any(record["probe"] == FINISHED for record in self.records())
 
     def rewind(self, step: int) -> bool:
-        """Make the folder that of a run that has just saved its checkpoint of ``step``.
+        """Make the folder that of a run that has just saved its checkpoint of ``step``; whether its event is complete.
 
         Everything that was recorded later goes, and so does an event at ``step`` that was cut short.
-
-        Returns:
-            Whether the event at ``step`` is complete.
         """
-        complete = any(record["step"] == step and record["probe"] == END_OF_EVENT for record in self.records())
+        complete = (step, END_OF_EVENT) in {(record["step"], record["probe"]) for record in self.records()}
         last_step = step if complete else step - 1
         self.reopen(last_step)
-        for later in (s for s in self.sample_steps() if s > last_step):
+        for later in (later for later in self.sample_steps() if later > last_step):
             self.sample_path(later).unlink()
         return complete
 

@@ -158,7 +158,7 @@ def test_a_wrong_project_is_refused(project: str, capsys: pytest.CaptureFixture[
 
 def run_command(server: Stored, *arguments: str) -> subprocess.CompletedProcess[str]:
     """In a process of its own, because W&B reads the address of its server once."""
-    code = "import sys; from probediff.dashboard.command import dashboard; sys.exit(dashboard(sys.argv[1:]))"
+    code = "import sys; from probediff.commands.dashboard import dashboard; sys.exit(dashboard(sys.argv[1:]))"
     environment = os.environ | {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "k" * 40}
     environment["PYTHONPATH"] = str(Path(__file__).parents[2])
     command = [sys.executable, "-c", code, *arguments]

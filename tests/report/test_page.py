@@ -12,7 +12,7 @@ import torch
 
 from probediff.commands.report import report
 from probediff.report.curves import Line, Panel, draw, short_number
-from probediff.report.drawings import draw_picture, read_picture, triangle_corners
+from probediff.report.drawings import draw_picture, read_picture
 from probediff.report.parts import escaped
 from tests.report.synthetic import EVERY_PROBE, write_probes, write_run
 
@@ -173,20 +173,6 @@ def test_three_runs_of_forty_checkpoints_stay_below_ten_megabytes(tmp_path: Path
         Image.fromarray(pixels.numpy()).save(run / "pictures" / "step=00001000.inversion_angles.latents.png")
     assert report([str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--group_by", "seed_everything"]) == 0
     assert (tmp_path / "out/index.html").stat().st_size < 10_000_000
-
-
-def test_a_triangle_is_drawn_with_its_angles() -> None:
-    noise, sample, latent = map(np.array, triangle_corners(40.0, 30.0, 110.0))
-
-    def angle(at: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
-        u, v = a - at, b - at
-        return float(np.degrees(np.arccos(u @ v / np.linalg.norm(u) / np.linalg.norm(v))))
-
-    assert angle(noise, sample, latent) == pytest.approx(40)
-    assert angle(sample, noise, latent) == pytest.approx(30)
-    assert angle(latent, noise, sample) == pytest.approx(110)
-    with pytest.raises(ValueError, match="angles must sum to 180"):
-        triangle_corners(40, 30, 100)
 
 
 def test_step_zero_is_on_the_logarithmic_axis() -> None:

@@ -99,6 +99,7 @@ def test_the_first_samples_are_read_without_the_others_or_not_at_all(tmp_path: P
     folder = RunFolder(tmp_path).create()
     folder.save_samples(3, torch.arange(5 * 4.0).reshape(5, 1, 2, 2))
     np.testing.assert_array_equal(folder.first_samples(3, 2), folder.load_samples(3)[:2].numpy())
+    np.testing.assert_array_equal(folder.first_samples(3, 9), folder.load_samples(3).numpy())
     assert folder.first_samples(4, 2) is None
     folder.sample_path(4).write_bytes(folder.sample_path(3).read_bytes()[:50])
     assert folder.first_samples(4, 2) is None
