@@ -15,9 +15,6 @@ from probediff.callbacks.quality import SampleQuality
 from probediff.callbacks.similarity import CheckpointSimilarity
 from probediff.callbacks.trajectory import TrajectoryHeatmap
 from probediff.callbacks.whitening import Whitening
-from probediff.exceptions import StoppedBySignalError
-from probediff.probing.afterwards import ProbeTask, probe_afterwards, same_numbers
-from probediff.probing.probe import ProbeContext
 
 __all__ = [
     "AssignmentAccuracy",
@@ -30,14 +27,9 @@ __all__ = [
     "PaperCompat",
     "PixelCorrelation",
     "Probe",
-    "ProbeContext",
     "ProbeSchedule",
-    "ProbeTask",
     "Probing",
     "SampleQuality",
-    "StoppedBySignalError",
     "TrajectoryHeatmap",
     "Whitening",
-    "probe_afterwards",
-    "same_numbers",
 ]

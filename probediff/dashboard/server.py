@@ -1,7 +1,5 @@
 """A project on a W&B server: what its runs log, and the workspace in it."""
 
-from __future__ import annotations
-
 import json
 import secrets
 import string

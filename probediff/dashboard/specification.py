@@ -4,8 +4,6 @@ A key that the catalogue lacks still gets its panel: keys of one probe share one
 is measured (``noise_hubness``, ``image_hubness``) or in being the null of the other (``hubness_null``).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

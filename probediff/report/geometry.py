@@ -3,8 +3,6 @@
 F1 to F4 are figures of P1, *There and Back Again*.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from probediff.report.curves import Quantity

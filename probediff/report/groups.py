@@ -1,7 +1,5 @@
 """Runs that differ by their seed only belong together: mean and spread over seeds."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Callable, Iterable

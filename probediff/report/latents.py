@@ -3,8 +3,6 @@
 T1 is table 1 of P1, *There and Back Again*.
 """
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

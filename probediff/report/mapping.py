@@ -3,8 +3,6 @@
 T2 and F5 to F8 are a table and figures of P1, *There and Back Again*.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from probediff.report.curves import Quantity

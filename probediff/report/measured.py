@@ -1,7 +1,5 @@
 """What sections are made of: curves, tables and pictures of any probe."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Which runs a report is about, how their training went, and what other probes recorded."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

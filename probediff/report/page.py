@@ -1,13 +1,12 @@
 """Writing a report: tables, figures and one page that holds them all."""
 
-from __future__ import annotations
-
 import base64
 import html
 import io
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from string import Template
 
 from PIL import Image
 
@@ -15,7 +14,6 @@ from probediff import __version__
 from probediff.files import whole_file
 from probediff.report.groups import Comparison
 from probediff.report.parts import Figure, Section, escaped
-from probediff.report.style import SCRIPT, style_sheet
 from probediff.report.tables import Table
 
 _DPI = 140
@@ -63,12 +61,13 @@ def write_report(comparison: Comparison, sections: list[Section], out: Path, ref
         embedded = {figure.name: _write_figure(figure, out / "figures") for figure in figures}
         tables = [table for section in sections for table in (*section.tables, *section.details)]
         for table in tables:
-            _write_table(table, out / "tables")
-        text = page(comparison, sections, embedded, refresh_sec).encode()
-        _write(out / "index.html", text)
+            for suffix, text in (("md", table.markdown()), ("tex", table.latex()), ("csv", table.csv())):
+                _write(out / "tables" / f"{table.name}.{suffix}", text.encode())
+        content = page(comparison, sections, embedded, refresh_sec).encode()
+        _write(out / "index.html", content)
     except OSError as error:
         raise ValueError(f"--out must be a folder that can be written to, got {out}: {error}") from error
-    return Written(out / "index.html", len(figures), len(tables), len(text))
+    return Written(out / "index.html", len(figures), len(tables), len(content))
 
 
 def _write_figure(figure: Figure, folder: Path) -> str:
@@ -96,11 +95,6 @@ def _as_jpeg(png: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def _write_table(table: Table, folder: Path) -> None:
-    for suffix, text in (("md", table.markdown()), ("tex", table.latex()), ("csv", table.csv())):
-        _write(folder / f"{table.name}.{suffix}", text.encode())
-
-
 def _write(path: Path, content: bytes) -> None:
     with whole_file(path) as file:
         file.write(content)
@@ -112,38 +106,23 @@ def page(
     """The page as HTML; ``embedded`` holds the data URL of each figure by name."""
     names = [run.name for run in comparison.runs]
     title = f"probediff: {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
-    refresh = f'<meta http-equiv="refresh" content="{refresh_sec}">\n' if refresh_sec else ""
-    contents = "\n".join(_contents_entry(section) for section in sections)
-    body = "\n".join(_section(section, embedded) for section in sections)
-    made = f"Made by probediff {__version__} on {datetime.now(UTC):%Y-%m-%d at %H:%M} UTC."
+    origin = f"Made by probediff {__version__} on {datetime.now(UTC):%Y-%m-%d at %H:%M} UTC."
     if refresh_sec:
-        made += f" This page reloads itself every {refresh_sec} seconds."
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-{refresh}<title>{html.escape(title)}</title>
-<style>{style_sheet()}</style>
-</head>
-<body>
-<header>
-<h1>{html.escape(title)}</h1>
-<p class="muted">{made}</p>
-<nav aria-label="Contents">
-<ol>
-{contents}
-</ol>
-</nav>
-</header>
-<main>
-{body}
-</main>
-<footer><p class="muted">Every number comes from the runs' own records; what is missing is said.</p></footer>
-<script>{SCRIPT}</script>
-</body>
-</html>
-"""
+        origin += f" This page reloads itself every {refresh_sec} seconds."
+    return Template(_resource("page.html")).substitute(
+        title=html.escape(title),
+        refresh=f'<meta http-equiv="refresh" content="{refresh_sec}">\n' if refresh_sec else "",
+        style=_resource("page.css"),
+        script=_resource("page.js"),
+        origin=origin,
+        contents="\n".join(_contents_entry(section) for section in sections),
+        body="\n".join(_section(section, embedded) for section in sections),
+    )
+
+
+def _resource(name: str) -> str:
+    """A file beside this module; the page holds it, for nothing is loaded from anywhere."""
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 def _contents_entry(section: Section) -> str:

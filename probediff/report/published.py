@@ -4,8 +4,6 @@ Transcribed from tables 1 and 2 of P1: mean and spread over three training seeds
 left out.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 SOURCE = "There and Back Again (P1), tables 1 and 2; ± over three training seeds, N = 1K by its text"

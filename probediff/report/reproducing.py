@@ -1,7 +1,5 @@
 """Do runs that share their probe noise make the same images from it?"""
 
-from __future__ import annotations
-
 from itertools import combinations
 
 import torch

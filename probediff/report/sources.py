@@ -1,7 +1,5 @@
 """Reading run folders, and the folders of ``probediff probe`` below them, for a report."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property

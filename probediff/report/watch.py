@@ -1,7 +1,5 @@
 """Keeping a report current while runs train."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable

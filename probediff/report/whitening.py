@@ -3,8 +3,6 @@
 P2 is *First-step inference ... image de-whitening*.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Finished batches of a pass that is still running, so that a long one can be interrupted and continued."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

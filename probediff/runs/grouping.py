@@ -1,7 +1,5 @@
 """Runs that differ by their seed only belong together."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Local runs at a glance: which of them train, ended or failed, how far they are, and what they measured last."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Whose folder a run's is: a lock that the kernel takes away when its process ends, however it ends."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os

@@ -1,7 +1,5 @@
 """Where numbers go beside the run's own folder: Weights & Biases. Runs know wandb from here only."""
 
-from __future__ import annotations
-
 import netrc
 import os
 import secrets

@@ -1,7 +1,5 @@
 """What a number depends on beside its configuration: versions, machine and git commit."""
 
-from __future__ import annotations
-
 import os
 import platform
 import subprocess

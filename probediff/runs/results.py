@@ -1,7 +1,5 @@
 """What one probe found at one step, on its way to the records."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from torch import Tensor

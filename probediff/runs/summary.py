@@ -1,7 +1,5 @@
 """Plain-text tables for the terminal: any table, and a run's records with one table a probe."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from probediff.runs.catalogue import Description

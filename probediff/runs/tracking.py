@@ -1,7 +1,5 @@
 """Where numbers go: the run's own folder first, Weights & Biases second. Runs know wandb from here only."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
