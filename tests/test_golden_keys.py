@@ -17,10 +17,26 @@ ROOT = Path(__file__).parents[1]
 GOLDEN: dict[str, Any] = json.loads((ROOT / "tests" / "reference" / "golden" / "keys.json").read_text())
 QUICK = ("options", "configuration", "wandb", "fit")
 
+SAMPLING = ("convention", "noise_seed", "batch_size", "weights", "ema_rate")
+#: What these commands spelt without ``settings.``; they take that spelling still, without showing it.
+SETTINGS = {
+    "inversions": ("num_samples", *SAMPLING),
+    "whitening": ("num_samples", *SAMPLING),
+    "search-noise": ("weights", "ema_rate"),
+    "vary": SAMPLING,
+    "edit": SAMPLING,
+}
 #: Names that are new on purpose, as ``section: part: name``.
-ADDED: set[str] = set()
+ADDED: set[str] = {
+    "options: dashboard: options: --dry_run",
+    *(f"options: {command}: options: --settings" for command in SETTINGS),
+    *(f"options: {command}: options: --settings.{name}" for command, names in SETTINGS.items() for name in names),
+}
 #: Names that went on purpose.
-REMOVED: set[str] = set()
+REMOVED: set[str] = {
+    "options: dashboard: options: --dry-run",
+    *(f"options: {command}: options: --{name}" for command, names in SETTINGS.items() for name in names),
+}
 
 
 def as_lines(value: Any, prefix: str = "") -> Iterator[str]:
