@@ -131,7 +131,8 @@ def svcca_randomised(x: Tensor, y: Tensor, num_directions: int = 10, seed: int =
     Raises:
         ValueError: Different N, too many directions, or as `min_max_scaled`.
     """
-    x, y = (min_max_scaled(rows.float()) for rows in same_length_rows(x=x, y=y))
+    # On the CPU: a GPU would draw other numbers from the seed, and its random state would not be put back.
+    x, y = (min_max_scaled(rows.float().cpu()) for rows in same_length_rows(x=x, y=y))
     check_at_least("num_directions", num_directions, 1)
     if num_directions >= min(*x.shape, *y.shape):
         raise ValueError(

@@ -89,9 +89,10 @@ MINIATURE = Scale(
 
 
 def relative_difference(ours: Tensor, theirs: Tensor) -> float:
-    """|ours - theirs| / |theirs| in L2 norm, in float64; |ours - theirs| where theirs is 0."""
+    """|ours - theirs| / |theirs| in L2 norm, in float64; |ours - theirs| where theirs is 0 but for rounding."""
     ours, theirs = ours.detach().cpu().double(), theirs.detach().cpu().double()
-    return float((ours - theirs).norm() / (theirs.norm() if theirs.any() else 1))
+    size = float(theirs.norm())
+    return float((ours - theirs).norm()) / (size if size > 1e-12 else 1.0)
 
 
 def eps_model(sizes: Network) -> EpsModel:
