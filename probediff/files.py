@@ -27,17 +27,27 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
-def whole_file(target: Path) -> Iterator[BufferedRandom]:
-    """A file to write and read that takes its name only when the block ends well, and is on the disk by then."""
+def whole_file(target: Path, sync: bool = True) -> Iterator[BufferedRandom]:
+    """A file to write and read that takes its name only when the block ends well.
+
+    Args:
+        target: its name.
+        sync: whether it is on the disk by then; a file that can be made again need not wait for that.
+
+    Yields:
+        The open file.
+    """
     # Processes of several machines, with one number, may write to one folder.
     partial = target.with_name(f".{target.name}.{os.urandom(8).hex()}.{os.getpid()}{PARTIAL}")
     try:
         with open(partial, "w+b") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         partial.replace(target)
-        _sync_folder(target.parent)
+        if sync:
+            _sync_folder(target.parent)
     finally:
         partial.unlink(missing_ok=True)
 

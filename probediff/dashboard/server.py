@@ -75,17 +75,17 @@ class Project:
             ValueError: no such project, or a workspace of another version.
             OSError: the server does not answer, or refuses.
         """
-        found = self._execute(_READ, {}).get("project")
-        if found is None:
+        project = self._execute(_READ, {}).get("project")
+        if project is None:
             raise ValueError(
                 f"ENTITY/PROJECT must be a project that your key may see, got {self.entity}/{self.project}; "
                 f"it is made by the first run that is logged to it"
             )
-        runs = [edge["node"] for edge in found["runs"]["edges"]]
+        runs = [edge["node"] for edge in project["runs"]["edges"]]
         keys: dict[str, Kind] = {}
         for run in runs:
             keys |= _kinds(run.get("historyKeys") or {})
-        return ProjectState(keys, any(run["state"] == "finished" for run in runs), _view(found["allViews"]["edges"]))
+        return ProjectState(keys, any(run["state"] == "finished" for run in runs), _view(project["allViews"]["edges"]))
 
     def write(self, spec: dict[str, Any], view: View | None) -> str:
         """Store ``spec`` as ``view`` or as a new workspace; returns its address."""
@@ -109,17 +109,17 @@ class Project:
         except Exception as error:  # What is raised differs between wandb's transports and versions.
             raise OSError(
                 f"W&B did not answer ({type(error).__name__}: {error}); log in by `wandb login`, set WANDB_BASE_URL "
-                f"for a server of your own, or look at the dashboard by --dry-run"
+                f"for a server of your own, or look at the dashboard by --dry_run"
             ) from error
 
 
 def _kinds(history_keys: dict[str, Any]) -> dict[str, Kind]:
     """W&B's account of the logged keys: ``{"keys": {key: {"typeCounts": [{"type": "number", ...}]}}}``."""
-    found, usual = dict[str, Kind](), default_keys()
+    kinds, usual = dict[str, Kind](), default_keys()
     for key, account in history_keys.get("keys", {}).items():
         types = [count.get("type") for count in account.get("typeCounts") or []]
-        found[key] = next((_KINDS[name] for name in types if name in _KINDS), usual.get(key, "number"))
-    return found
+        kinds[key] = next((_KINDS[name] for name in types if name in _KINDS), usual.get(key, "number"))
+    return kinds
 
 
 def _view(edges: list[dict[str, Any]]) -> View | None:

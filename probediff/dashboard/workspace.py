@@ -29,8 +29,7 @@ def new_view(entity: str, project: str, sections: Sequence[Section]) -> dict[str
         ImportError: without ``wandb-workspaces``.
     """
     spec = _workspace(entity, project, sections)._to_model().spec
-    found: dict[str, Any] = json.loads(spec.model_dump_json(by_alias=True, exclude_none=True))
-    return found
+    return dict(json.loads(spec.model_dump_json(by_alias=True, exclude_none=True)))
 
 
 def updated_view(view: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
@@ -45,23 +44,21 @@ def updated_view(view: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """
     view = copy.deepcopy(view)
     try:
-        sections = view["section"]["panelBankConfig"]["sections"]
-        found = [panel.get("__id__") for section in sections for panel in section["panels"]]
+        sections = _sections(view)
+        present = [panel.get("__id__") for section in sections for panel in section["panels"]]
     except (KeyError, TypeError) as error:
         raise ValueError(f"the workspace has a layout that is unknown here (no {error}); delete it there") from error
     wanted = {panel["__id__"]: panel for section in _sections(new) for panel in section["panels"]}
     for section in sections:
         section["panels"] = [_current(panel, wanted) for panel in section["panels"] if not _is_stale(panel, wanted)]
     for section in _sections(new):
-        missing = [panel for panel in section["panels"] if panel["__id__"] not in found]
-        if missing:
+        if missing := [panel for panel in section["panels"] if panel["__id__"] not in present]:
             _add(sections, section, missing)
     return view
 
 
 def _sections(view: dict[str, Any]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = view["section"]["panelBankConfig"]["sections"]
-    return found
+    return view["section"]["panelBankConfig"]["sections"]  # type: ignore[no-any-return]
 
 
 def _is_stale(panel: dict[str, Any], wanted: dict[str, Any]) -> bool:
@@ -76,14 +73,13 @@ def _current(panel: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
 
 
 def _add(sections: list[dict[str, Any]], section: dict[str, Any], missing: list[dict[str, Any]]) -> None:
-    there = next((found for found in sections if found.get("name") == section["name"]), None)
-    if there is None:
-        sections.append(section | {"panels": missing})
-        return
-    if there.get("isPanelsAuto"):
-        # The app removes from such a section what is not marked as made on purpose.
-        missing = [panel | {"isAuto": False} for panel in missing]
-    there["panels"] = [*there["panels"], *missing]
+    for existing in sections:
+        if existing.get("name") == section["name"]:
+            # The app removes from a section of its own what is not marked as made on purpose.
+            marked = {"isAuto": False} if existing.get("isPanelsAuto") else {}
+            existing["panels"] = [*existing["panels"], *(panel | marked for panel in missing)]
+            return
+    sections.append(section | {"panels": missing})
 
 
 def _workspace(entity: str, project: str, sections: Sequence[Section]) -> Workspace:
@@ -118,11 +114,11 @@ def _workspace(entity: str, project: str, sections: Sequence[Section]) -> Worksp
 def _panel(panel: Panel) -> LinePlot | MediaBrowser:
     import wandb_workspaces.reports.v2 as wr
 
-    made: LinePlot | MediaBrowser
+    chart: LinePlot | MediaBrowser
     if panel.kind == "picture":
-        made = wr.MediaBrowser(title=panel.title, media_keys=list(panel.keys), num_columns=1)
+        chart = wr.MediaBrowser(title=panel.title, media_keys=list(panel.keys), num_columns=1)
     else:
-        made = wr.LinePlot(
+        chart = wr.LinePlot(
             title=panel.title,
             x=STEP_KEY,
             y=list(panel.keys),
@@ -132,5 +128,5 @@ def _panel(panel: Panel) -> LinePlot | MediaBrowser:
             groupby_rangefunc="minmax",
         )
     # An update knows its own panels by this.
-    made._id = "probediff" + hashlib.sha256(panel.name.encode()).hexdigest()[:12]
-    return made
+    chart._id = "probediff" + hashlib.sha256(panel.name.encode()).hexdigest()[:12]
+    return chart

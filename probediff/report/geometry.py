@@ -9,7 +9,7 @@ from probediff.report.curves import Quantity
 from probediff.report.drawings import HeatMap, draw_heat_maps, draw_triangles
 from probediff.report.groups import Comparison, last_estimate, of_kind
 from probediff.report.measured import last_table, measured_groups, newest_pictures, over_training
-from probediff.report.parts import Figure, Section, how_computed, joined, missing_from
+from probediff.report.parts import Figure, Section, how_computed, missing_from
 from probediff.report.published import ANGLES, PASSES_LATENT
 from probediff.report.sources import Run
 
@@ -47,12 +47,10 @@ def pictures(comparison: Comparison) -> Section:
         for index, _, run in comparison.first_runs()
         if f"f1_pictures_{index}" not in names
     ]
-    text = joined(
-        [
-            "Latents made by inverting the model's own samples, beside the samples. Structure of the images in the "
-            "latents, or in latent minus noise, is inversion error; P1 finds it largest in flat areas (figure 1).",
-            how_computed(comparison, _ANGLES) if figures else "",
-        ]
+    text = (
+        "Latents made by inverting the model's own samples, beside the samples. Structure of the images in the "
+        "latents, or in latent minus noise, is inversion error; P1 finds it largest in flat areas (figure 1)."
+        + (f" {how_computed(comparison, _ANGLES)}" if figures else "")
     )
     title = "Samples, latents and latent minus noise (F1)"
     return Section("pictures", title, (text,), tuple(figures), missing=tuple(missing))
@@ -73,12 +71,10 @@ def triangle(comparison: Comparison) -> Section:
         f"{label}: {angles[0]:.1f} degrees at the noise, {angles[1]:.1f} at the sample, {angles[2]:.1f} at the latent"
         for label, angles in triangles.items()
     )
-    caption = joined(
-        [
-            "Triangles at the most probable angles, drawn to scale, at the last step; means over runs where there are "
-            "several. P1 reports an acute angle at the sample and an obtuse one at the latent.",
-            how_computed(comparison, _ANGLES),
-        ]
+    caption = (
+        "Triangles at the most probable angles, drawn to scale, at the last step; means over runs where there are "
+        "several. P1 reports an acute angle at the sample and an obtuse one at the latent. "
+        + how_computed(comparison, _ANGLES)
     )
     figure = Figure("f2_triangle", draw_triangles(triangles), caption, f"Triangles. {words}.")
     rows: list[tuple[str, str, int, str | None]] = []
@@ -115,12 +111,9 @@ def heat_map(comparison: Comparison) -> Section:
     table = last_table(comparison, _TRAJECTORY, "f3_closest", caption, rows, published, with_gaussian=False)
     figures: tuple[Figure, ...] = ()
     if maps:
-        caption = joined(
-            [
-                "Mean L2 distance between x_t on the sampling trajectory and (1 - λ) noise + λ latent; light is close. "
-                "P1 finds that x_t passes the latent after 50 to 70 % of the steps.",
-                how_computed(comparison, _TRAJECTORY),
-            ]
+        caption = (
+            "Mean L2 distance between x_t on the sampling trajectory and (1 - λ) noise + λ latent; light is close. P1 "
+            f"finds that x_t passes the latent after 50 to 70 % of the steps. {how_computed(comparison, _TRAJECTORY)}"
         )
         closest = "; ".join(f"{label}: {_closest(*arrays)}" for label, arrays in maps.items())
         alt = f"Heat maps over share of sampling steps and lambda. {closest}"

@@ -9,7 +9,7 @@ from typing import Any
 from probediff.report.curves import Quantity
 from probediff.report.groups import Comparison, Estimate, Group, estimate
 from probediff.report.measured import last_table, newest_pictures, over_training, probe_section
-from probediff.report.parts import Section, how_computed, joined, missing_from
+from probediff.report.parts import Section, how_computed, missing_from
 from probediff.report.published import published_for, published_note
 from probediff.report.sources import Run
 from probediff.report.tables import Cell, Table
@@ -50,13 +50,11 @@ def correlation(comparison: Comparison) -> Section:
     ]
     caption = "Top-10 correlation against the training step. Dashed: the null."
     figures = over_training(comparison, "t1_correlation_over_training", quantities, caption)
-    text = joined(
-        [
-            "Mean of the k largest absolute Pearson correlations between pixels, over the N samples. The value depends "
-            "on N and on the number of pixels, so compare it with the null: what white noise of the same size gives.",
-            published_note(comparison.data),
-            "" if figures else how_computed(comparison, _CORRELATION),
-        ]
+    text = (
+        "Mean of the k largest absolute Pearson correlations between pixels, over the N samples. The value depends on "
+        "N and on the number of pixels, so compare it with the null: what white noise of the same size gives. "
+        + published_note(comparison.data)
+        + ("" if figures else f" {how_computed(comparison, _CORRELATION)}")
     )
     rows: list[tuple[str, str, int, Cell]] = []
     for where in (*_WHERE, "null"):

@@ -9,7 +9,7 @@ from probediff.report.curves import Quantity
 from probediff.report.drawings import draw_picture, read_picture
 from probediff.report.groups import Comparison, Estimate, Group, estimate
 from probediff.report.measured import evenly, newest_pictures, over_training
-from probediff.report.parts import Figure, Section, how_computed, joined, missing_from
+from probediff.report.parts import Figure, Section, how_computed, missing_from
 from probediff.report.published import published_for, published_note
 from probediff.report.sources import ProbeRecords, Run
 from probediff.report.tables import Cell, Table
@@ -30,13 +30,10 @@ def assignment_table(comparison: Comparison) -> Section:
     settings = {s for run in comparison.runs for r in _folders(run) if (s := _setting(r)) is not None}
     if not settings:
         return Section(name, title, missing=missing)
-    text = joined(
-        [
-            "Each sample is assigned to its nearest noise, and each noise to its nearest sample.",
-            published_note(comparison.data),
-            how_computed(comparison, _ASSIGNMENT),
-            "More numbers of steps appear here once `probediff probe` has replayed a run with them.",
-        ]
+    text = (
+        f"Each sample is assigned to its nearest noise, and each noise to its nearest sample. "
+        f"{published_note(comparison.data)} {how_computed(comparison, _ASSIGNMENT)} "
+        f"More numbers of steps appear here once `probediff probe` has replayed a run with them."
     )
     return Section(name, title, (text,), (), (_accuracy_table(comparison, settings),), missing)
 

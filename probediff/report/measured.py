@@ -6,7 +6,7 @@ from typing import Any
 from probediff.report.curves import Quantity, draw, in_words, panel, same_range
 from probediff.report.drawings import draw_picture, read_picture
 from probediff.report.groups import Comparison, Group, last_estimate, mean_curve, of_kind, own
-from probediff.report.parts import Figure, Section, how_computed, joined, missing_from
+from probediff.report.parts import Figure, Section, how_computed, missing_from
 from probediff.report.tables import Cell, Table
 
 _NULL = "_null"
@@ -37,7 +37,7 @@ def over_training(
     panels = [panel for panel in same_range(panels[:num_alike]) + panels[num_alike:] if panel.has_curves]
     if not panels:
         return ()
-    caption = joined([text, how_computed(comparison, quantities[0].probe, kind)])
+    caption = f"{text} {how_computed(comparison, quantities[0].probe, kind)}"
     return (Figure(name, draw(panels), caption, f"{alt}: {in_words(comparison, quantities, kind)}."),)
 
 
@@ -112,7 +112,7 @@ def probe_section(comparison: Comparison, probe: str, text: str, pictures: Seque
         f"Values of {probe} against the training step. Dashed: the null.",
     )
     tables = (_values_and_nulls(comparison, probe),) if keys else ()
-    words = (joined([text, "" if figures else how_computed(comparison, probe)]),) if keys else ()
+    words = (text + ("" if figures else f" {how_computed(comparison, probe)}"),) if keys else ()
     by_step = values_by_step(comparison, probe, f"{probe}_by_step") if figures else None
     return Section(
         probe.replace("_", "-"),

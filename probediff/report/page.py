@@ -14,7 +14,6 @@ from probediff import __version__
 from probediff.files import whole_file
 from probediff.report.groups import Comparison
 from probediff.report.parts import Figure, Section, escaped
-from probediff.report.tables import Table
 
 _DPI = 140
 _PICTURE_DPI = 100
@@ -96,7 +95,7 @@ def _as_jpeg(png: bytes) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    with whole_file(path) as file:
+    with whole_file(path, sync=False) as file:
         file.write(content)
 
 

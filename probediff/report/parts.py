@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -149,11 +148,6 @@ def missing_from(comparison: Comparison, probe: str, kind: str = "own") -> tuple
         if len(errors) > 3:
             sentences.append(f"{name}: {probe} had no result at {len(errors) - 3} more steps.")
     return tuple(sentences)
-
-
-def joined(parts: Iterable[str]) -> str:
-    """Sentences with one space between them."""
-    return " ".join(part for part in parts if part)
 
 
 def escaped(text: str) -> str:

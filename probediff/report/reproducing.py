@@ -10,7 +10,7 @@ from probediff.measures.transport import SAME_IMAGE_SSIM
 from probediff.report.curves import Line, Panel, Role, draw
 from probediff.report.groups import Comparison, estimate
 from probediff.report.measured import evenly
-from probediff.report.parts import Figure, Section, joined
+from probediff.report.parts import Figure, Section
 from probediff.report.sources import Run
 from probediff.report.tables import Cell, Table
 
@@ -52,21 +52,16 @@ def reproducibility(comparison: Comparison) -> Section:
         "Mean over samples of the likeness of the images that two runs make from the same noise; null: image i of one "
         "run against image i + 1 of the other. Over pairs: mean ± std (number of pairs)."
     )
-    text = joined(
-        [
-            f"Runs are compared on their first {_MOST_SAMPLES} stored samples at the last step that they share, "
-            f"clipped to [-1, 1]; the correlation is Pearson's over the pixels of an image pair.",
-            f"Only the first {_MOST_RUNS} runs that share their noise are compared."
-            if any(len(runs) == _MOST_RUNS for runs in sharing)
-            else "",
-        ]
+    text = (
+        f"Runs are compared on their first {_MOST_SAMPLES} stored samples at the last step that they share, clipped to "
+        f"[-1, 1]; the correlation is Pearson's over the pixels of an image pair."
     )
+    if any(len(runs) == _MOST_RUNS for runs in sharing):
+        text += f" Only the first {_MOST_RUNS} runs that share their noise are compared."
     figures: tuple[Figure, ...] = ()
     if panels:
-        words = joined(
-            ["Likeness against the training step, mean ± std over pairs of runs.", "Dashed: mismatched pairs."]
-        )
-        alt = f"Curves of likeness between runs. At the end: {'; '.join(str(row[1]) for row in rows[-1:])} (SSIM)."
+        words = "Likeness against the training step, mean ± std over pairs of runs. Dashed: mismatched pairs."
+        alt = f"Curves of likeness between runs. At the end: {rows[-1][1]} (SSIM)."
         figures = (Figure("reproducibility", draw(panels), words, alt),)
     return Section(name, title, (text,), figures, (Table("reproducibility", caption, header, tuple(rows)),))
 

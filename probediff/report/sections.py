@@ -27,8 +27,3 @@ SECTIONS: tuple[Callable[[Comparison], Section], ...] = (
     reproducing.reproducibility,
     overview.all_values,
 )
-
-
-def all_sections(comparison: Comparison) -> list[Section]:
-    """Every section of the page."""
-    return [section(comparison) for section in SECTIONS]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from probediff.report.groups import group_runs
 from probediff.report.page import Written, write_report
-from probediff.report.sections import all_sections
+from probediff.report.sections import SECTIONS
 from probediff.report.sources import read_runs
 from probediff.runs.folder import INVERSION_METHODS, RECORDS
 
@@ -30,7 +30,8 @@ def build(paths: list[Path], out: Path, group_by: str | None, refresh_sec: int |
     # A sweep holds runs that have not begun; they have nothing to show yet.
     comparison = group_runs([run for run in runs if run.own.records], group_by)
     finished = all(run.is_finished for run in runs)
-    written = write_report(comparison, all_sections(comparison), out, None if finished else refresh_sec)
+    sections = [section(comparison) for section in SECTIONS]
+    written = write_report(comparison, sections, out, None if finished else refresh_sec)
     return written, finished
 
 

@@ -1,6 +1,6 @@
 """Is the first step of a diffusion model a de-whitening? Figures 2 to 5 and the table of P2, and slopes.
 
-P2 is *First-step inference ... image de-whitening*.
+P2 is *First-step inference in diffusion models learns image de-whitening*.
 """
 
 import json
@@ -12,7 +12,7 @@ from probediff.report.curves import Quantity
 from probediff.report.drawings import draw_picture, read_picture
 from probediff.report.groups import Comparison
 from probediff.report.measured import over_training
-from probediff.report.parts import Figure, Section, joined, missing_from
+from probediff.report.parts import Figure, Section, missing_from
 from probediff.report.published import FIRST_STEP_DISTANCES
 from probediff.report.sources import Run
 from probediff.report.spectra import Curve, draw_fit, draw_slopes
@@ -96,14 +96,14 @@ def _figures(index: int, name: str, folder: Path, values: dict[str, Any]) -> Ite
     for stem, (labels, text) in _pictures(values).items():
         pixels = read_picture(folder / f"{stem}.png")
         if pixels is not None:
-            caption = joined([f"{name}. {text}", how])
+            caption = f"{name}. {text} {how}"
             yield Figure(f"p2_{stem}_{index}", draw_picture(pixels, labels), caption, f"Picture: {caption}", True)
     residuals = read_arrays(folder / WHITENING_ARRAYS)
     fit = draw_fit({_NAMES.get(row["name"], row["name"]): row["r2_scaled"] for row in values["transforms"]}, residuals)
     text = "Left: R² of the noises against W x, with the best scale. Right: distribution of the residual of W_diff."
     best = max(values["transforms"][1:], key=lambda row: float(row["r2_scaled"]))
     alt = f"Bars; the largest beside W_diff is that of {best['name']}."
-    yield Figure(f"p2_f5_fit_{index}", fit, joined([f"{name}. {text}", how]), alt)
+    yield Figure(f"p2_f5_fit_{index}", fit, f"{name}. {text} {how}", alt)
 
 
 def _pictures(values: dict[str, Any]) -> dict[str, tuple[list[str], str]]:

@@ -6,8 +6,8 @@ is not among them is described in its run's own folder, or by its names alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ class Column:
     """One quantity of a probe.
 
     Attributes:
-        key: its name in the records; ``*`` stands for the name of a feature network or of a probe.
+        key: its name in the records; ``*`` stands for the name of a feature network, or of any probe.
         kind: what it is.
         null: key of what chance gives; empty where nothing does, or where its name follows from the key.
         null_factor: how many times that chance gives.
@@ -71,6 +71,11 @@ class Description:
         """The column of a key, by the rules for names where the probe's description lacks it."""
         matches = (column for column in self.columns if fnmatchcase(key, column.key))
         return next(matches, Column(key, is_setting=key.startswith("num_")))
+
+    def extended(self, kinds: Mapping[str, Kind]) -> Description:
+        """The description with the keys that it lacks."""
+        lacking = [key for key in kinds if not any(fnmatchcase(key, column.key) for column in self.columns)]
+        return replace(self, columns=(*self.columns, *(replace(self.column(key), kind=kinds[key]) for key in lacking)))
 
     def null_of(self, key: str, keys: Iterable[str]) -> str:
         """Which of ``keys`` chance gives instead of ``key``: ``hubness_null`` for ``image_hubness``; empty for none."""
@@ -248,7 +253,7 @@ _AT_THE_END = (
 )
 _TIMES = tuple(
     Column(f"{name}_seconds", panel="Time of a probe event (s)", in_table=name == "pass")
-    for name in sorted(["event", "pass", *(probe.key for probe in _MEASURED)])
+    for name in (*sorted(["event", "pass", *(probe.key for probe in _MEASURED)]), "*")
 )
 _TRAINING = (Column("loss_mean", panel="Loss", listed_as="loss"), Column("steps_per_second"))
 _WORK = (

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from probediff.runs.catalogue import Kind
+
 
 @dataclass(frozen=True)
 class ProbeResult:
@@ -20,3 +22,9 @@ class ProbeResult:
     arrays: dict[str, Tensor] = field(default_factory=dict)
     pictures: dict[str, Tensor] = field(default_factory=dict)
     histograms: tuple[str, ...] = ()
+
+    def kinds(self) -> dict[str, Kind]:
+        """What a dashboard shows under which key."""
+        kinds: dict[str, Kind] = dict.fromkeys(self.values, "number")
+        kinds |= dict.fromkeys(self.pictures, "picture")
+        return kinds | dict.fromkeys((f"{name}_histogram" for name in self.histograms), "histogram")

@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import Logger
 from safetensors import SafetensorError
 from torch import Tensor
 
+from probediff.runs.catalogue import Description
 from probediff.runs.folder import RunFolder
 from probediff.runs.loggers import FailsafeWandbLogger
 from probediff.runs.results import ProbeResult
@@ -56,6 +57,8 @@ class Tracker:
         self.folder = folder
         self._wandb = next((logger for logger in loggers if isinstance(logger, FailsafeWandbLogger)), None)
         self._unwritten: list[Entry] = []
+        self._catalogue = folder.catalogue()
+        self._described: set[str] = set()
 
     def log(self, entries: Sequence[Entry]) -> None:
         """Store the results of one event; its records appear together.
@@ -70,6 +73,7 @@ class Tracker:
         with self._tolerate_full_disk("records"):
             self.folder.append(*(entry.record() for entry in self._unwritten))
             self._unwritten.clear()
+        self._describe(entries)
         for entry in entries:
             if self._wandb is not None and (entry.result.values or entry.result.pictures):
                 self._wandb.log_result(entry.step, entry.probe, entry.result)
@@ -78,6 +82,18 @@ class Tracker:
         """Store the samples of ``step``."""
         with self._tolerate_full_disk("samples"):
             self.folder.save_samples(step, x_0)
+
+    def _describe(self, entries: Sequence[Entry]) -> None:
+        """Say in the folder what the quantities are, those of probes that the catalogue lacks by their names alone."""
+        for entry in entries:
+            known = self._catalogue.get(entry.probe, Description(entry.probe, entry.probe.replace("_", " ")))
+            self._catalogue[entry.probe] = known.extended(entry.result.kinds())
+            if self._catalogue[entry.probe] != known:
+                self._described.discard(entry.probe)
+        if new := {entry.probe for entry in entries if entry.result.kinds()} - self._described:
+            with self._tolerate_full_disk("catalogue"):
+                self.folder.save_catalogue(self._catalogue[probe] for probe in sorted(new))
+                self._described |= new
 
     @contextmanager
     def _tolerate_full_disk(self, content: str) -> Iterator[None]:

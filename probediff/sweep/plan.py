@@ -43,10 +43,6 @@ class Plan:
     sweep: str
     trials: list[PlannedTrial]
 
-    def run_folder(self, trial: PlannedTrial) -> Path:
-        """The trial's run folder."""
-        return self.folder / trial.name
-
 
 def settle_plan(sweep: SweepFile, folder: Path) -> Plan:
     """The plan that ``folder`` keeps, or a new one, which it keeps from now on.

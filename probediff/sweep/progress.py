@@ -1,13 +1,10 @@
 """What a sweep shows: how far each trial is, read from its run folder, one display, and a table at the end."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Literal
 
 from tqdm.auto import tqdm
@@ -58,12 +55,8 @@ class SweepDisplay:
         shown = "{l_bar}{bar}| {n:.1f}/{total} trials [{elapsed}<{remaining}{postfix}]"
         self._bar = tqdm(total=len(standings), desc=name, disable=None, bar_format=shown, file=sys.stderr)
 
-    def __enter__(self) -> SweepDisplay:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Leave the bar as it is."""
         self._bar.close()
 
     def say(self, text: str) -> None:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -73,7 +73,7 @@ class LocalSweep:
         if self.num_parallel < 1 or (self.gpus and self.num_parallel > len(self.gpus)):
             most = f"1..{len(self.gpus)}, one GPU for each trial" if self.gpus else "at least 1"
             raise ValueError(f"--num_parallel must be {most}, got {self.num_parallel}")
-        self.standings = [Standing(trial.name, self.plan.run_folder(trial)) for trial in self.plan.trials]
+        self.standings = [Standing(trial.name, self.plan.folder / trial.name) for trial in self.plan.trials]
         self._free_gpus = list(self.gpus)
         self._jobs: list[_Job] = []
         self._signals: list[int] = []
@@ -88,9 +88,11 @@ class LocalSweep:
         """
         if not hold(self.plan.folder):
             raise ValueError(f"{self.plan.folder} is being run by {holder(self.plan.folder)}; wait for its end")
-        previous = {number: signal.signal(number, self._remember) for number in self._own_signals()}
+        # Handlers can be set in the main thread only.
+        own = _SIGNALS if threading.current_thread() is threading.main_thread() else ()
+        previous = {number: signal.signal(number, self._remember) for number in own}
         try:
-            with SweepDisplay(self.plan.sweep, self.standings) as display:
+            with closing(SweepDisplay(self.plan.sweep, self.standings)) as display:
                 self._run_all(display)
         finally:
             for job in self._jobs:
@@ -98,9 +100,6 @@ class LocalSweep:
             for number, handler in previous.items():
                 signal.signal(number, handler)
         return self._status()
-
-    def _own_signals(self) -> Sequence[int]:
-        return _SIGNALS if threading.current_thread() is threading.main_thread() else ()
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self._signals.append(number)
@@ -143,7 +142,15 @@ class LocalSweep:
         log.parent.mkdir(exist_ok=True)
         start = Trial(self.plan.sweep, secrets.token_hex(4), trial.values, str(standing.folder))
         display.say(f"{trial.name}: started{f' on GPU {gpu}' if gpu else ''}, output in {log}")
-        process = _start(trial.command, _environment(start, gpu), log)
+        # ``python`` is this interpreter, and the process knows which trial it is.
+        environment = os.environ | {TRIAL_VARIABLE: start.to_json()}
+        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        if gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = gpu
+        with log.open("ab") as output:
+            # In a session of its own: Ctrl-C reaches it only through this class, which lets it save.
+            streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
+            process = subprocess.Popen(trial.command, env=environment, start_new_session=True, **streams)
         return _Job(standing, gpu, process.pid, process, log)
 
     def _take_gpu(self, wanted: Any) -> str | None:
@@ -170,26 +177,6 @@ class LocalSweep:
             return STATUS_INTERRUPTED if self._signals[0] == signal.SIGINT else STATUS_STOPPED
         states = {standing.state for standing in self.standings}
         return 1 if "failed" in states else STATUS_STOPPED if "stopped" in states else 0
-
-
-def _environment(start: Trial, gpu: str | None) -> dict[str, str]:
-    """This process's environment, in which ``python`` is this interpreter, and which says what trial it is."""
-    own = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    visible = {"CUDA_VISIBLE_DEVICES": gpu} if gpu is not None else {}
-    return {**os.environ, "PATH": own, TRIAL_VARIABLE: start.to_json(), **visible}
-
-
-def _start(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
-    """A process in a session of its own: Ctrl-C reaches it only through ``LocalSweep``, which lets it save."""
-    with log.open("ab") as output:
-        return subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
 
 
 def _end_group(process: subprocess.Popen[bytes] | None) -> None:

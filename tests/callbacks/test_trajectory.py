@@ -47,7 +47,7 @@ def test_the_picture_has_noise_left_latent_above_and_near_light() -> None:
         recorder.on_step(SimpleNamespace(index=index, x=noise + (index + 1) / 50))
     trajectory = recorder.distances(noise, latent)
     picture = TrajectoryHeatmap().measure(build_pass(trajectory=trajectory)).pictures["heatmap"].float().mean(dim=0)
-    low, high = 74, picture.shape[0] - 75
-    light, dark = picture[low, high], picture[low, low]
+    top, bottom, left, right = 62, 375, 74, 396
+    light, dark = picture[top, right], picture[top, left]
     assert light > 180 > 80 > dark
-    assert picture[high, low] > 180 and picture[high, high] < 80
+    assert picture[bottom, left] > 180 and picture[bottom, right] < 80
