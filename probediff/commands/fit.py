@@ -34,7 +34,7 @@ from probediff.commands.runner import run_guarded
 from probediff.data import ImageDataModule
 from probediff.denoisers import UNet
 from probediff.exceptions import StoppedBySignalError, WorkerDiedError
-from probediff.runs.folder import RunFolder
+from probediff.runs.folder import CHECKPOINTS, ERROR, RunFolder
 from probediff.runs.grouping import group_of
 from probediff.runs.lock import WAIT_SEC, hold, holder, release
 from probediff.runs.loggers import FailsafeWandbLogger, WandbSettings
@@ -149,7 +149,7 @@ class FitCLI(LightningCLI):
         if (trial_folder := claim_trial_folder()) is not None:
             return trial_folder
         parent = Path("runs") / self.config_name
-        if self.config.resume == "auto" and (started := sorted(parent.glob("*/checkpoints/step=*.ckpt"))):
+        if self.config.resume == "auto" and (started := sorted(parent.glob(f"*/{CHECKPOINTS}/step=*.ckpt"))):
             return started[-1].parents[1]
         return parent / datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
 
@@ -163,7 +163,7 @@ class FitCLI(LightningCLI):
         if self.config.resume is None:
             return None
         if self.config.resume == "auto":
-            return newest_loadable(self.run_dir / "checkpoints", keys)
+            return newest_loadable(self.run_dir / CHECKPOINTS, keys)
         load_checkpoint(Path(self.config.resume), keys)
         return Path(self.config.resume)
 
@@ -171,7 +171,10 @@ class FitCLI(LightningCLI):
         """The trainer, with the run folder as its root and W&B as its logger."""
         chosen = self.config_init.trainer
         if chosen.logger in (None, True):
-            settings = self._with_group(self.config_init.wandb)
+            settings = self.config_init.wandb
+            if settings.group is None:
+                # Runs that differ by their seed only are one group, whose mean and range dashboards show.
+                settings = replace(settings, group=group_of(yaml.safe_load(self._config_text()), self.config_name))
             kwargs["logger"] = False if settings.mode == "disabled" else FailsafeWandbLogger(settings, self.run_dir)
         added: list[L.Callback] = []
         if chosen.enable_progress_bar is not False:
@@ -181,12 +184,6 @@ class FitCLI(LightningCLI):
         listed = chosen.callbacks or []
         kwargs["callbacks"] = [*added, *(listed if isinstance(listed, list) else [listed])]
         return super().instantiate_trainer(default_root_dir=str(self.run_dir), **kwargs)
-
-    def _with_group(self, settings: WandbSettings) -> WandbSettings:
-        """Runs that differ by their seed only are one group, whose mean and range dashboards show."""
-        if settings.group is not None:
-            return settings
-        return replace(settings, group=group_of(yaml.safe_load(self._config_text()), self.config_name))
 
     def _config_text(self) -> str:
         return str(self.parser.dump(self.config, skip_none=False))
@@ -247,7 +244,7 @@ def _errors_in(run_dir: Path) -> Iterator[None]:
         died = WorkerDiedError(f"a process that reads data died; {cure} ({error})")
         shown = died if is_dead_data_worker(error) else error
         if run_dir.is_dir():
-            path = run_dir / "error.txt"
+            path = run_dir / ERROR
             path.write_text(traceback.format_exc(), encoding="utf-8")
             shown.add_note(f"The traceback is in {path}")
         if shown is error:

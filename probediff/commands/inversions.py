@@ -21,7 +21,7 @@ from probediff.models.base import undisturbed
 from probediff.models.images import Space, images_of_folder
 from probediff.models.source import ModelChoice, find_source, published_convention
 from probediff.noise import seeded_noise
-from probediff.runs.folder import probed_folder
+from probediff.runs.folder import INVERSION_METHODS, probed_folder
 from probediff.runs.summary import format_table
 
 _COLUMNS = {
@@ -98,25 +98,21 @@ def _inversions(options: Any) -> None:
     convention = settings.convention or published_convention(model)
     for num_steps in options.num_steps:
         model.schedule.ddim_timesteps(num_steps, convention)
-    conventions = {
-        **{"noise_seed": settings.noise_seed, "weights": settings.weights, "images": options.images},
-        **{"convention": convention, "clip": False, "step": model.step},
-        **model.conventions,
-    }
+    conventions = {"noise_seed": settings.noise_seed, "weights": settings.weights, "images": options.images}
+    conventions |= {"convention": convention, "clip": False, "step": model.step} | model.conventions
     if options.images is None:
-        kind, start = "x_T", seeded_noise(settings.noise_seed, range(settings.num_samples), model.image_shape)
+        start = seeded_noise(settings.noise_seed, range(settings.num_samples), model.image_shape)
     else:
-        kind, start = "images", images_of_folder(Path(options.images), Space.of(model)).first(settings.num_samples)
+        start = images_of_folder(Path(options.images), Space.of(model)).first(settings.num_samples)
     # States in float64, or rounding would hide how exact the exact methods are.
-    given = {"x_T": None, kind: start.to(device, torch.float64)}
+    start = start.to(device, torch.float64)
+    x_T, images = (start, None) if options.images is None else (None, start)
     eps_model, dtype = model.eps_model.to(device), getattr(torch, model.conventions["dtype"])
     for num_steps in options.num_steps:
         problem = Problem(eps_model, model.schedule, num_steps, convention, False, False, network_dtype=dtype)
         with undisturbed(eps_model):
-            rows = compare(
-                problem, methods, indices=range(len(start)), batch_size=settings.batch_size, on_row=_show_time, **given
-            )
-        path = probed_folder(Path(options.out or source.out / "inversions"), num_steps) / "inversion_methods.json"
+            rows = compare(problem, methods, x_T, range(len(start)), images, settings.batch_size, _show_time)
+        path = probed_folder(Path(options.out or source.out / "inversions"), num_steps) / INVERSION_METHODS
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, [asdict(row) | {"num_steps": num_steps} | conventions for row in rows])
         _print_table(rows, path)

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from lightning.pytorch.utilities import rank_zero_only
 
 from probediff.commands.fit import print_once, quiet_libraries
@@ -111,10 +110,7 @@ def parse(arguments: list[str]) -> tuple[CommandParser, Any, Source]:
 
 def _run_defaults(run: Path) -> dict[str, Any]:
     """What the run's own configuration says of its probes."""
-    path = run / "config.yaml"
-    if not path.exists():
-        return {}
-    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config = RunFolder(run).config()
     settings = dict((config.get("probing") or {}).get("settings") or {})
     defaults = {"num_steps": WholeNumbers.read(settings.pop("num_steps"))} if "num_steps" in settings else {}
     parts = {"settings": settings} | {name: config[name] for name in available_probes() if config.get(name)}

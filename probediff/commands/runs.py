@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from probediff.commands.runner import light_parser, run_command
-from probediff.runs.catalogue import PROBES
+from probediff.runs.folder import RunFolder
 from probediff.runs.listing import RunInfo, find_runs, read_run
 from probediff.runs.summary import format_table
 
@@ -55,9 +55,11 @@ def _runs(options: argparse.Namespace) -> None:
 def format_runs(infos: Sequence[RunInfo], folder: Path, now: float) -> str:
     """The runs as a table, and below it what needs a sentence: why a run failed, and where it comes from."""
     names = [str(run.path.relative_to(folder)) if run.path != folder else run.path.resolve().name for run in infos]
+    readable = [RunFolder(run.path) for run in infos if run.state != "unreadable"]
+    catalogue = {key: probe for folder in readable for key, probe in folder.catalogue().items()}
     listed = {
         column.listed_as: [run.values.get(probe.key, {}).get(column.key) for run in infos]
-        for probe in PROBES.values()
+        for probe in catalogue.values()
         for column in probe.columns
         if column.listed_as
     }

@@ -13,6 +13,7 @@ Examples:
 import math
 import sys
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,21 +31,22 @@ from probediff.models.base import undisturbed
 from probediff.models.images import RealImages, Space, images_of_folder, run_images
 from probediff.models.source import ModelChoice, Source, find_source, published_convention
 from probediff.runs.batches import PartialPass
+from probediff.runs.folder import WHITENING, WHITENING_ARRAYS
 from probediff.runs.summary import format_table
 from probediff.schedule import Convention
 from probediff.whitening.analysis import Findings, Plan, analyse, slope_in_words
 from probediff.whitening.closed_form import GaussianNoises
 from probediff.whitening.pairs import NetworkNoises
 
-_CURVE = (
-    "slope",
-    "slope_unweighted",
-    "significant_share",
-    "zca_r2_scaled",
-    "inverse_r2_scaled",
-    "image_r2_scaled",
-    "noise_rms",
-)
+_CURVE = {
+    "slope": "slope",
+    "slope_unweighted": "unweighted",
+    "significant_share": "known",
+    "zca_r2_scaled": "zca",
+    "inverse_r2_scaled": "inverse",
+    "image_r2_scaled": "image",
+    "noise_rms": "rms",
+}
 _TRANSFORM = ("name", "mse", "r2", "r2_scaled", "spectral", "frobenius", "cosine")
 _LEGEND = """slope: of log gain against log eigenvalue, each direction weighted by how well its gain is known, and
 unweighted; ZCA whitening has -1/2, but so have noises unrelated to the images. known: share of the directions whose
@@ -198,7 +200,7 @@ def _analyse(work: _Work, options: Any, conventions: dict[str, Any]) -> Findings
     statistics = WhiteningTransform.from_covariance(reference.mean, reference.covariance, options.ridge)
     gaussian = GaussianNoises(statistics, work.model.schedule, work.convention)
     if options.denoiser == "gaussian":
-        return analyse(None, gaussian, work.images, work.plan, say=_say)
+        return analyse(None, gaussian, work.images, work.plan, say=partial(print, file=sys.stderr))
     total = work.plan.evaluations(len(work.images))
     eps_model = work.model.eps_model.to(device_of(options))
     print(f"{total:,} network evaluations", file=sys.stderr)
@@ -218,10 +220,6 @@ def _analyse(work: _Work, options: Any, conventions: dict[str, Any]) -> Findings
         findings = analyse(network, gaussian, work.images, work.plan, store, bar.set_description)
     store.clear()
     return findings
-
-
-def _say(what: str) -> None:
-    print(what, file=sys.stderr)
 
 
 def _conventions(work: _Work, options: Any) -> dict[str, Any]:
@@ -250,9 +248,9 @@ def _write(out: Path, findings: Findings, record: dict[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name, pixels in findings.pictures().items():
         Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(out / f"{name}.png")
-    save_tensors(out / "whitening.safetensors", findings.arrays())
+    save_tensors(out / WHITENING_ARRAYS, findings.arrays())
     # Last, because a report takes this file as the sign that the others are there.
-    write_json(out / "whitening.json", record)
+    write_json(out / WHITENING, record)
 
 
 def _in_words(values: dict[str, Any], share: float) -> str:
@@ -269,7 +267,6 @@ def _in_words(values: dict[str, Any], share: float) -> str:
 
 
 def _curve_table(rows: list[dict[str, Any]], count: str) -> str:
-    short = ("slope", "unweighted", "known", "zca", "inverse", "image", "rms")
-    header = [count, *short, *(f"G {name}" for name in short)]
+    header = [count, *_CURVE.values(), *(f"G {name}" for name in _CURVE.values())]
     cells = [[row[count], *(row[who][key] for who in ("model", "gaussian") for key in _CURVE)] for row in rows]
     return format_table(header, cells)

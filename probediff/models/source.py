@@ -8,7 +8,7 @@ from pathlib import Path
 from probediff.models.base import ProbeModel, Weights
 from probediff.models.published import load_published
 from probediff.models.run import load_checkpoint_model
-from probediff.runs.folder import RunFolder
+from probediff.runs.folder import CHECKPOINTS, PROBED, RunFolder
 from probediff.schedule import Convention, ScheduleName
 
 
@@ -62,13 +62,13 @@ def find_source(choice: ModelChoice) -> Source:
     """
     path = Path(choice.model)
     load = partial(load_checkpoint_model, path, weights=choice.weights, ema_rate=choice.ema_rate)
-    if (path / "checkpoints").is_dir():
-        return Source(_chosen_steps(choice, path), load, path, path / "probes")
+    if (path / CHECKPOINTS).is_dir():
+        return Source(_chosen_steps(choice, path), load, path, path / PROBED)
     if path.suffix == ".ckpt":
         model, run = load(), path.parents[1]
-        return Source([model.step], lambda step: model, run, run / "probes")
+        return Source([model.step], lambda step: model, run, run / PROBED)
     published = load_published(choice.model, choice.schedule, choice.num_train_timesteps, choice.num_heads)
-    return Source([published.step], lambda step: published, None, Path("probes"))
+    return Source([published.step], lambda step: published, None, Path(PROBED))
 
 
 def _chosen_steps(choice: ModelChoice, run: Path) -> list[int]:
