@@ -3,7 +3,6 @@
 T1 is table 1 of P1, *There and Back Again*.
 """
 
-import json
 from typing import Any
 
 from probediff.report.curves import Quantity
@@ -11,7 +10,7 @@ from probediff.report.groups import Comparison, Estimate, Group, estimate
 from probediff.report.measured import last_table, newest_pictures, over_training, probe_section
 from probediff.report.parts import Section, how_computed, missing_from
 from probediff.report.published import published_for, published_note
-from probediff.report.sources import Run
+from probediff.report.sources import Run, read_json
 from probediff.report.tables import Cell, Table
 from probediff.runs.folder import INVERSION_METHODS, PROBED
 
@@ -117,10 +116,7 @@ def _method_rows(run: Run) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     paths = [*sorted((run.path / PROBED).rglob(INVERSION_METHODS)), *run.path.glob(INVERSION_METHODS)]
     for path in paths:
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
+        content = read_json(path)
         where = path.parent.name if len(paths) > 1 else ""
         for row in content if isinstance(content, list) else []:
             if isinstance(row, dict):

@@ -1,5 +1,6 @@
 """Reading run folders, and the folders of ``probediff probe`` below them, for a report."""
 
+import json
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -180,6 +181,14 @@ def read_runs(paths: list[Path]) -> list[Run]:
         folders |= dict.fromkeys(below)
     names = _distinct_names(list(folders))
     return [_read_run(folder, names[folder]) for folder in folders]
+
+
+def read_json(path: Path) -> Any:
+    """Content of a JSON file; None where it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def _distinct_names(folders: list[Path]) -> dict[Path, str]:

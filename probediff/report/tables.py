@@ -61,23 +61,11 @@ class Table:
 
     def latex(self) -> str:
         """A table environment that needs no package."""
-        rows = [" & ".join(map(_latex, line)) + r" \\" for line in self._texts()]
-        return "\n".join(
-            [
-                r"\begin{table}",
-                r"\centering",
-                rf"\caption{{{_latex(self.caption)}}}",
-                rf"\begin{{tabular}}{{l{'r' * (len(self.header) - 1)}}}",
-                r"\hline",
-                " & ".join(map(_latex, self.header)) + r" \\",
-                r"\hline",
-                *rows,
-                r"\hline",
-                r"\end{tabular}",
-                r"\end{table}",
-                "",
-            ]
-        )
+        header, *rows = [" & ".join(map(_latex, line)) + r" \\" for line in (self.header, *self._texts())]
+        columns = "l" + "r" * (len(self.header) - 1)
+        lines = [r"\begin{table}", r"\centering", rf"\caption{{{_latex(self.caption)}}}"]
+        lines += [rf"\begin{{tabular}}{{{columns}}}", r"\hline", header, r"\hline", *rows, r"\hline"]
+        return "\n".join([*lines, r"\end{tabular}", r"\end{table}", ""])
 
     def csv(self) -> str:
         """Numbers in full; a column of means has its spread and count in two columns of their own."""

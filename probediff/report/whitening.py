@@ -3,7 +3,6 @@
 P2 is *First-step inference in diffusion models learns image de-whitening*.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from probediff.report.groups import Comparison
 from probediff.report.measured import over_training
 from probediff.report.parts import Figure, Section, missing_from
 from probediff.report.published import FIRST_STEP_DISTANCES
-from probediff.report.sources import Run
+from probediff.report.sources import Run, read_json
 from probediff.report.spectra import Curve, draw_fit, draw_slopes
 from probediff.report.tables import Cell, Table
 from probediff.runs.folder import PROBED, WHITENING, WHITENING_ARRAYS, read_arrays
@@ -82,11 +81,7 @@ def _analyses(comparison: Comparison) -> Iterator[tuple[Run, Path, dict[str, Any
         files = ((run, sorted(run.path.glob(f"{PROBED}/*/{WHITENING}"))) for run in group.runs)
         run, paths = next(((run, paths) for run, paths in files if paths), (group.runs[0], []))
         for path in paths:
-            try:
-                values = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                continue
-            if isinstance(values, dict):
+            if isinstance(values := read_json(path), dict):
                 yield run, path.parent, values
 
 

@@ -220,9 +220,9 @@ class RunFolder:
 
     def catalogue(self) -> dict[str, Description]:
         """What is known of every probe: the catalogue of this version, then that of the folder."""
-        entries = _read_mapping(self.path / CATALOGUE)
+        others = {key: e for key, e in _read_mapping(self.path / CATALOGUE).items() if key not in PROBES}
         try:
-            return {key: Description.from_json(entry) for key, entry in entries.items()} | PROBES
+            return PROBES | {key: Description.from_json(entry) for key, entry in others.items()}
         except (KeyError, TypeError) as error:
             raise ValueError(f"{self.path / CATALOGUE} is of another version ({error}); remove it") from error
 

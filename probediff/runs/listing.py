@@ -83,7 +83,7 @@ def read_run(path: Path, now: float) -> RunInfo:
     """Everything about the run in ``path``; ``now`` is the time in seconds since 1970."""
     folder, changed_at = RunFolder(path), RunFolder(path).last_change()
     try:
-        records, config, lineage = folder.records(), folder.config(), folder.lineage()
+        records, config, lineage, _ = folder.records(), folder.config(), folder.lineage(), folder.catalogue()
     except (ValueError, OSError) as error:
         return RunInfo(path, "unreadable", str(error).splitlines()[0], changed_at=changed_at)
     state, why = _state(folder, records, now - changed_at)

@@ -108,6 +108,13 @@ def test_a_new_probe_gets_a_section_and_panels_by_itself() -> None:
     ]
 
 
+def test_the_time_of_any_probe_joins_the_times_of_an_event() -> None:
+    keys = [f"probe/timing/{name}_seconds" for name in ("event", "inversion_angles", "my_own_probe", "whitening")]
+    assert panel_of(keys[2], keys) == ("Training", panel_of(keys[0], keys)[1])
+    assert panel_of(keys[2], keys)[1].keys == tuple(keys)
+    assert specification({"probe/my_own_probe/num_images": "number"}) == []
+
+
 def test_features_join_the_curves_of_similarity_and_a_null_its_quantity() -> None:
     similarity = [f"probe/checkpoint_similarity_final/{name}" for name in ("cka", "dino_cosine")]
     assert panel_of(similarity[1], similarity)[1].keys == tuple(similarity)

@@ -16,6 +16,8 @@ from probediff.report.groups import Comparison, Estimate, group_runs
 from probediff.report.reproducing import pixel_correlations, reproducibility
 from probediff.report.sources import read_runs
 from probediff.report.tables import Table
+from probediff.runs.catalogue import PROBES, Description
+from probediff.runs.folder import RunFolder
 from tests.report.synthetic import values_of, write_probes, write_run
 
 TABLE = Table(
@@ -148,6 +150,17 @@ def test_every_probe_by_step_even_an_unknown_one(seeds: Comparison) -> None:
     assert "steps_final_samples_inversion_angles" in tables
 
 
+def test_the_catalogue_of_a_run_tells_what_is_bookkeeping(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", files=False)
+    others = (Description("my_own_probe", is_bookkeeping=True),)
+    RunFolder(run).save_catalogue(others)
+    comparison = group_runs(read_runs([run]))
+    assert "steps_own_my_own_probe" not in {table.name for table in overview.all_values(comparison).details}
+    assert comparison.describe("my_own_probe") == others[0]
+    assert comparison.describe("latent_normality") == PROBES["latent_normality"]
+    assert comparison.describe("unknown") == Description("unknown")
+
+
 def test_values_stand_beside_their_nulls(seeds: Comparison) -> None:
     section = latents.normality(seeds)
     rows = rows_of(section.tables[0])
@@ -198,5 +211,5 @@ def test_correlation_of_image_pairs_equals_numpy() -> None:
 def test_runs_with_one_seed_are_not_taken_for_seeds(tmp_path: Path) -> None:
     write_run(tmp_path / "a", 4)
     write_run(tmp_path / "b", 4)
-    (said,) = overview.overview(group_runs(read_runs([tmp_path]))).missing
-    assert said.startswith("a, b have the same training seed, 4")
+    (sentence,) = overview.overview(group_runs(read_runs([tmp_path]))).missing
+    assert sentence.startswith("a, b have the same training seed, 4")

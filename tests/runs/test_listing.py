@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from probediff.commands.runs import runs
+from probediff.runs.catalogue import PROBES, Column, Description
 from probediff.runs.folder import LOCK, RunFolder
 from probediff.runs.listing import find_runs, read_run
 from probediff.runs.lock import hold, holder, is_held, release
@@ -157,6 +159,20 @@ def test_the_table_and_its_notes(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert rows[1].split()[:7] == ["seeds/trial1", "finished", "1000/1000", "10", "12.5", "0.125", "30.5"]
     assert "image->noise" not in header
     assert rows[2:] == ["", "new: ValueError: no data", "seeds/trial1: sweep abc, trial 1, continues x and y"]
+
+
+def test_the_catalogue_of_a_run_may_list_more_and_its_damage_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path / "a", EVENTS + record(500, "mine", depth=7.25))
+    mine = Description("mine", columns=(Column("depth", listed_as="my depth"),))
+    RunFolder(tmp_path / "a").save_catalogue([PROBES["inversion_angles"], mine, PROBES["training"]])
+    (make_run(tmp_path / "b", EVENTS) / "catalogue.json").write_text('{"mine": 1}')
+    assert runs([str(tmp_path)]) == 0
+    header, _, *rows = capsys.readouterr().out.splitlines()
+    assert re.split(r"  +", header)[5:8] == ["loss", "angle at image", "my depth"]
+    assert rows[0].split()[5:8] == ["0.125", "30.5", "7.25"]
+    assert rows[1].split()[:2] == ["b", "unreadable"] and "catalogue.json is of another version" in rows[-1]
 
 
 def test_json_holds_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
