@@ -27,6 +27,9 @@ STOPPED = 75
 FIRST_PART = 0.6
 #: What a run may take to stop: the rest of a step or of a probe batch, and a checkpoint.
 STOPPING_SEC = 20.0
+#: In the log once steps are taken. A signal before, while Python imports, would end the process as it ends any other.
+SIGN_OF_WORK = "train/loss="
+PATIENCE_SEC = 120.0
 #: Beside configs/cifar10.yaml: probes that a short run has time for, and averages that forget the start.
 SHORT = [
     *("--data.root", "null", "--data.download", "false", "--model.ema_warmup", "true", "--wandb.mode", "disabled"),
@@ -48,13 +51,15 @@ TINY = [
 def part(number: int, arguments: Sequence[str], seconds: float, out: Path, run_dir: Path) -> dict[str, Any]:
     """Train for ``seconds``, then ask the run to stop and wait for it."""
     start = time.monotonic()
-    with (out / f"fit_{number}.log").open("w") as log:
+    log_path = out / f"fit_{number}.log"
+    with log_path.open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "probediff", "fit", *arguments], cwd=ROOT, stdout=log, stderr=subprocess.STDOUT
         )
         try:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=max(0.0, seconds))
+            wait_for_work(process, log_path)
             asked_after = time.monotonic() - start
             process.send_signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
@@ -64,6 +69,13 @@ def part(number: int, arguments: Sequence[str], seconds: float, out: Path, run_d
             process.wait()
     whole = {"part": number, "status": process.returncode, "asked_to_stop_after_sec": asked_after}
     return whole | {"seconds": time.monotonic() - start, "checkpoints": [path.name for path in checkpoints(run_dir)]}
+
+
+def wait_for_work(process: subprocess.Popen[bytes], log: Path) -> None:
+    """Until the run takes steps, or ends, or patience does."""
+    end = time.monotonic() + PATIENCE_SEC
+    while process.poll() is None and time.monotonic() < end and SIGN_OF_WORK not in log.read_text(errors="replace"):
+        time.sleep(0.5)
 
 
 def checkpoints(run_dir: Path) -> list[Path]:

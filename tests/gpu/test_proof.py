@@ -48,7 +48,8 @@ def test_the_whole_proof_in_miniature(tmp_path: Path) -> None:
     done = subprocess.run(
         [*command, "--device", "cpu", "--miniature"], cwd=ROOT, env=environment, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    logs = "\n".join(f"{path.name}:\n{path.read_text()[-1500:]}" for path in sorted(tmp_path.rglob("*.log")))
+    assert done.returncode == 0, done.stdout + done.stderr + logs
     lines = json.loads((tmp_path / "summary.json").read_text())
     assert [(line["stage"], line["status"]) for line in lines] == [
         ("checks", 0),
