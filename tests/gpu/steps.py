@@ -27,7 +27,6 @@ from tests.benchmarks.contenders import (
     Form,
     Network,
     diffusers,
-    graphed_probediff,
     probediff,
 )
 from tests.benchmarks.harness import pace
@@ -69,7 +68,7 @@ def shaped(build: Callable[[Network, torch.Tensor, str, Form | None], Contender]
 VARIANTS = (
     Variant("probediff, eager", shaped(probediff, EAGER), on_cpu=True),
     Variant("diffusers, eager", shaped(diffusers, EAGER), on_cpu=True),
-    Variant("probediff, step captured in a CUDA graph", graphed_probediff, 10),
+    Variant("probediff, step captured in a CUDA graph", 10),
     Variant("probediff, eager, channels_last", shaped(probediff, EAGER_LAST), on_cpu=True),
     Variant("probediff, compiled, channels_last", shaped(probediff, COMPILED_LAST), 105),
     Variant("diffusers, compiled, channels_last", shaped(diffusers, COMPILED_LAST), 105),

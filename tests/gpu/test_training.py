@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.benchmarks.contenders import CAPTURE_WARM_UP, Form, Network, Training, graphed_probediff
+from tests.benchmarks.contenders import Form, Network, Training
+from tests.gpu.captured import CAPTURE_WARM_UP, graphed_probediff
 from tests.gpu.conftest import Record
 from tests.gpu.scale import Scale, relative_difference, without_waiting
 
