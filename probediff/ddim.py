@@ -23,8 +23,7 @@ from probediff.schedule import Convention, NoiseSchedule
 
 #: ``(x (B,C,H,W), timestep (B,) int64) -> eps (B,C,H,W)``
 EpsFunction = Callable[[Tensor, Tensor], Tensor]
-#: ``(x (B,C,H,W), timestep) -> (x_0, eps)``, both (B,C,H,W): the image and the noise that x is predicted to consist of.
-#: The timestep is an index of the schedule, one for all rows or (B,) int64.
+#: ``(x (B,C,H,W), timestep, one or (B,) int64) -> (x_0, eps)``: the image and the noise that x is predicted to be made of.
 Predict = Callable[[Tensor, int | Tensor], tuple[Tensor, Tensor]]
 
 
@@ -135,11 +134,7 @@ class DDIMPath:
         return [Leg(*leg) for leg in zip(self.timesteps, self.alpha_bar, *ends, strict=True)]
 
     def steps_for(self, strength: float) -> int:
-        """How many of the last sampling steps an edit of ``strength`` does, at least one.
-
-        Raises:
-            ValueError: strength outside (0, 1].
-        """
+        """How many of the last sampling steps an edit of ``strength`` in (0, 1], else ValueError, does; at least one."""
         if not 0 < strength <= 1:
             raise ValueError(f"strength must lie in (0, 1], got {strength}; 1 keeps next to nothing of the image")
         return max(1, round(strength * len(self)))
@@ -193,7 +188,10 @@ def as_predict(model: EpsFunction, schedule: NoiseSchedule, network_dtype: torch
         if eps.shape != x.shape:
             raise ValueError(f"eps_model must return the shape of its input, {tuple(x.shape)}, got {tuple(eps.shape)}")
         eps = eps.to(x.dtype)
-        return (implied_image(x, eps, level) if x_0 is None else x_0).to(x.dtype), eps
+        # An image in fewer digits than the state has would keep the exact inversion methods from converging.
+        if x_0 is None or network_x.dtype != x.dtype:
+            x_0 = implied_image(x, eps, level)
+        return x_0.to(x.dtype), eps
 
     return predict
 

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import re
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from io import BufferedRandom
@@ -23,6 +24,8 @@ WRAPPERS = ("state_dict", "ema", "teacher", "model")
 #: What DistributedDataParallel, torch.compile and DINO put before the names of a network's tensors.
 PREFIXES = ("module.", "_orig_mod.", "backbone.")
 _DIFFERENCES_SHOWN = 5
+#: What an unpickler raises on bytes that are none of its own.
+_UNREADABLE = (ValueError, EOFError, LookupError, TypeError, AttributeError, struct.error, pickle.UnpicklingError)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -165,7 +168,7 @@ def read_checkpoint(path: Path, mmap: bool = False) -> Any:
         if path.suffix == ".safetensors":
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+    except (OSError, RuntimeError, SafetensorError, *_UNREADABLE) as error:
         reason = (str(error).splitlines() or ["it is empty"])[0]
         # torch recommends what would run the code of a stranger's file.
         if "weights_only" in str(error):

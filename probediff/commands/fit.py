@@ -149,8 +149,9 @@ class FitCLI(LightningCLI):
         if (trial_folder := claim_trial_folder()) is not None:
             return trial_folder
         parent = Path("runs") / self.config_name
-        if self.config.resume == "auto" and (started := sorted(parent.glob(f"*/{CHECKPOINTS}/step=*.ckpt"))):
-            return started[-1].parents[1]
+        started = [folder for folder in sorted(parent.glob("*/")) if RunFolder(folder).checkpoints()]
+        if self.config.resume == "auto" and started:
+            return started[-1]
         return parent / datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
 
     def checkpoint_to_resume(self) -> Path | None:

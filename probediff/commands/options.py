@@ -137,8 +137,11 @@ def pick(cls: type[T], options: Any, **others: Any) -> T:
 
 
 def device_of(options: Any) -> torch.device:
-    """The device that ``--device`` names."""
-    return torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """The device that ``--device`` names; raises ValueError for what is no device."""
+    try:
+        return torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise ValueError(f"--device must be cuda, cuda:1 or cpu, got {options.device!r}") from None
 
 
 def check_at_least(options: Any, **least: int) -> None:

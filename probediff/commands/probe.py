@@ -27,6 +27,7 @@ from probediff.commands.runner import run_guarded
 from probediff.data import ImageFolder
 from probediff.models import ProbeModel, fit_gaussian, load_run_data
 from probediff.models.images import Space, images_of_folder
+from probediff.models.run import run_of
 from probediff.models.source import ModelChoice, Source, find_source, published_convention
 from probediff.probing.afterwards import ProbeTask, probe_afterwards, same_numbers
 from probediff.probing.probe import Probe
@@ -99,7 +100,7 @@ def parse(arguments: list[str]) -> tuple[CommandParser, Any, Source]:
     if model.startswith("-"):
         raise ValueError(f"MODEL must come first, got {model!r}: probediff probe MODEL [--KEY VALUE ...]")
     parser = build_parser()
-    parser.set_defaults(_run_defaults(Path(model).parents[1] if model.endswith(".ckpt") else Path(model)))
+    parser.set_defaults(_run_defaults(run_of(Path(model)) if model.endswith(".ckpt") else Path(model)))
     options = parser.parse_args(rest)
     source = find_source(pick(ModelChoice, options, model=model))
     if source.run is None:

@@ -16,6 +16,7 @@ from probediff.models import ProbeModel, fit_gaussian
 from probediff.models.base import conventions_of, undisturbed
 from probediff.models.published import is_checkpoint_file
 from probediff.models.source import ModelChoice, find_source, published_convention
+from probediff.runs.folder import CHECKPOINTS, CONFIG, PROBED
 from probediff.schedule import Convention
 
 GAUSSIAN = "gaussian:"
@@ -121,7 +122,7 @@ def load_editable(choice: ModelChoice, prompts: Prompts) -> EditableModel:
         return _load_text_model(choice.model, prompts)
     if choice.model.startswith(GAUSSIAN):
         run = Path(choice.model.removeprefix(GAUSSIAN))
-        name, probe, out = "gaussian", fit_gaussian(run), run / "probes"
+        name, probe, out = "gaussian", fit_gaussian(run), run / PROBED
     else:
         source = find_source(choice)
         probe, out = source.load(source.steps[-1]), source.out
@@ -136,7 +137,7 @@ def load_editable(choice: ModelChoice, prompts: Prompts) -> EditableModel:
 def is_text_model(spec: str) -> bool:
     """Whether ``spec`` is a text-to-image pipeline; raises as ``is_text_to_image`` for what is no model at all."""
     path = Path(spec).expanduser()
-    is_run = (path / "checkpoints").is_dir() or (path / "config.yaml").is_file()
+    is_run = (path / CHECKPOINTS).is_dir() or (path / CONFIG).is_file()
     is_own = spec.startswith(GAUSSIAN) or is_run or is_checkpoint_file(path)
     return not is_own and is_text_to_image(spec)
 
@@ -157,4 +158,4 @@ def _load_text_model(spec: str, prompts: Prompts) -> EditableModel:
         return pipeline.path(num_steps)
 
     inverting = pipeline.eps_model(Prompt(prompts.source_prompt, "", 0.0))
-    return EditableModel(name, probe, path, inverting, Path("probes"))
+    return EditableModel(name, probe, path, inverting, Path(PROBED))

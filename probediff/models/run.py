@@ -15,7 +15,7 @@ from probediff.data import ImageDataModule
 from probediff.denoisers import EpsModel, UNet
 from probediff.files import load_strictly, read_checkpoint
 from probediff.models.base import ProbeModel, Weights, conventions_of
-from probediff.runs.folder import RunFolder
+from probediff.runs.folder import CHECKPOINTS, CONFIG, RunFolder
 from probediff.schedule import NoiseSchedule
 
 
@@ -39,7 +39,7 @@ def load_checkpoint_model(
         ValueError: no checkpoint of this run, an average that it does not keep, or a configuration that cannot be read.
     """
     path = Path(path_or_run).expanduser()
-    run = _run_of(path)
+    run = run_of(path)
     recipe = _Recipe.of(run, weights, ema_rate)
     if not path.is_dir():
         if step is not None:
@@ -47,7 +47,7 @@ def load_checkpoint_model(
         return recipe.load(path)
     checkpoints = RunFolder(run).checkpoints()
     if not checkpoints:
-        raise FileNotFoundError(f"{run / 'checkpoints'} must hold step=*.ckpt, got none: copy the checkpoints there")
+        raise FileNotFoundError(f"{run / CHECKPOINTS} must hold step=*.ckpt, got none: copy the checkpoints there")
     if step is None:
         return _newest(recipe, list(checkpoints.values()))
     if step not in checkpoints:
@@ -75,9 +75,9 @@ def read_run_config(run: str | Path) -> dict[str, Any]:
         FileNotFoundError: there is none.
         ValueError: it is no configuration of ``probediff fit``.
     """
-    path = Path(run) / "config.yaml"
+    path = Path(run) / CONFIG
     if not path.is_file():
-        raise FileNotFoundError(f"{run} must be the folder of a run of `probediff fit`, got no config.yaml in it")
+        raise FileNotFoundError(f"{run} must be the folder of a run of `probediff fit`, got no {CONFIG} in it")
     config = RunFolder(run).config()
     if missing := [key for key in ("model", "network", "data") if key not in config]:
         raise ValueError(f"{path} must be written by `probediff fit`, got a file without {', '.join(missing)}")
@@ -90,14 +90,14 @@ def schedule_of(config: dict[str, Any]) -> tuple[str, NoiseSchedule]:
     return model["schedule"], NoiseSchedule.from_name(model["schedule"], model["num_train_timesteps"])
 
 
-def _run_of(path: Path) -> Path:
-    """The run folder that ``path`` is or lies in."""
+def run_of(path: Path) -> Path:
+    """The run folder that ``path`` is or lies in; raises FileNotFoundError where there is none."""
     if path.is_dir():
         return path
     if not path.is_file():
         raise FileNotFoundError(f"{path} must be the folder of a run or one of its checkpoints, got no such file")
     for folder in path.absolute().parents[:2]:
-        if (folder / "config.yaml").is_file():
+        if (folder / CONFIG).is_file():
             return folder
     raise FileNotFoundError(
         f"{path} must lie in a run of `probediff fit` or in its folder checkpoints, got no config.yaml beside it or "
@@ -127,7 +127,7 @@ class _Recipe:
             with torch.device("meta"):
                 network = UNet(shape[1], in_channels=shape[0], out_channels=2 * shape[0], **config["network"])
         except TypeError as error:
-            raise ValueError(f"{run / 'config.yaml'} must describe a network of this version, got: {error}") from error
+            raise ValueError(f"{run / CONFIG} must describe a network of this version, got: {error}") from error
         skeleton = EpsModel(network, len(schedule), config["model"]["rescale_timesteps"])
         return cls(prefix, rate, name, schedule, skeleton.requires_grad_(False).eval(), shape)
 
@@ -201,7 +201,5 @@ def _data_module(run: Path, config: dict[str, Any]) -> ImageDataModule:
         data: ImageDataModule = cls(**arguments)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         # ValueError: an empty module name, or arguments that the class refuses.
-        raise ValueError(
-            f"data of {run / 'config.yaml'} must be a data module and its arguments, got: {error}"
-        ) from error
+        raise ValueError(f"data of {run / CONFIG} must be a data module and its arguments, got: {error}") from error
     return data

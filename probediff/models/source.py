@@ -7,7 +7,7 @@ from pathlib import Path
 
 from probediff.models.base import ProbeModel, Weights
 from probediff.models.published import load_published
-from probediff.models.run import load_checkpoint_model
+from probediff.models.run import load_checkpoint_model, run_of
 from probediff.runs.folder import CHECKPOINTS, PROBED, RunFolder
 from probediff.schedule import Convention, ScheduleName
 
@@ -65,7 +65,7 @@ def find_source(choice: ModelChoice) -> Source:
     if (path / CHECKPOINTS).is_dir():
         return Source(_chosen_steps(choice, path), load, path, path / PROBED)
     if path.suffix == ".ckpt":
-        model, run = load(), path.parents[1]
+        model, run = load(), run_of(path)
         return Source([model.step], lambda step: model, run, run / PROBED)
     published = load_published(choice.model, choice.schedule, choice.num_train_timesteps, choice.num_heads)
     return Source([published.step], lambda step: published, None, Path(PROBED))

@@ -41,6 +41,7 @@ class Probe:
     """A measurement at checkpoints. ``Probing`` runs the shared pass and hands it to every enabled probe.
 
     A subclass defines ``measure``; its name in records, dashboards and configurations is the class name in snake case.
+    In a Lightning trainer a probe is a ``probediff.callbacks.Probe``, which is this one and a callback.
     ``measure`` runs on the first process only, without gradients, in eval mode; random states are put back.
 
     Args:

@@ -1,1 +1,1 @@
-"""Tables made from records."""
+"""Tables, figures and one page made from the records of runs."""

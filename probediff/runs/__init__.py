@@ -1,1 +1,1 @@
-"""Local runs at a glance: which of them train, ended or failed, how far they are and what they found."""
+"""A run's own folder and everything about it: records, results, lock, groups, lists of runs, W&B beside it."""
