@@ -23,7 +23,7 @@ from probediff.schedule import Convention, NoiseSchedule
 
 #: ``(x (B,C,H,W), timestep (B,) int64) -> eps (B,C,H,W)``
 EpsFunction = Callable[[Tensor, Tensor], Tensor]
-#: ``(x (B,C,H,W), timestep, one or (B,) int64) -> (x_0, eps)``: the image and the noise that x is predicted to be made of.
+#: ``(x (B,C,H,W), timestep, one or (B,) int64) -> (x_0, eps)``: image and noise that x is predicted to consist of.
 Predict = Callable[[Tensor, int | Tensor], tuple[Tensor, Tensor]]
 
 
@@ -134,7 +134,7 @@ class DDIMPath:
         return [Leg(*leg) for leg in zip(self.timesteps, self.alpha_bar, *ends, strict=True)]
 
     def steps_for(self, strength: float) -> int:
-        """How many of the last sampling steps an edit of ``strength`` in (0, 1], else ValueError, does; at least one."""
+        """How many of the last sampling steps an edit of ``strength`` does; ValueError for one outside (0, 1]."""
         if not 0 < strength <= 1:
             raise ValueError(f"strength must lie in (0, 1], got {strength}; 1 keeps next to nothing of the image")
         return max(1, round(strength * len(self)))
