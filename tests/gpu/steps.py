@@ -31,6 +31,7 @@ from tests.benchmarks.contenders import (
 )
 from tests.benchmarks.harness import pace
 from tests.benchmarks.machine import describe, matrix_rate
+from tests.gpu.captured import graphed_probediff
 
 BATCH_SIZE = 128
 #: A backward pass costs two forward ones.
@@ -68,7 +69,7 @@ def shaped(build: Callable[[Network, torch.Tensor, str, Form | None], Contender]
 VARIANTS = (
     Variant("probediff, eager", shaped(probediff, EAGER), on_cpu=True),
     Variant("diffusers, eager", shaped(diffusers, EAGER), on_cpu=True),
-    Variant("probediff, step captured in a CUDA graph", 10),
+    Variant("probediff, step captured in a CUDA graph", graphed_probediff, 10),
     Variant("probediff, eager, channels_last", shaped(probediff, EAGER_LAST), on_cpu=True),
     Variant("probediff, compiled, channels_last", shaped(probediff, COMPILED_LAST), 105),
     Variant("diffusers, compiled, channels_last", shaped(diffusers, COMPILED_LAST), 105),
