@@ -187,7 +187,7 @@ class FitCLI(LightningCLI):
         return super().instantiate_trainer(default_root_dir=str(self.run_dir), **kwargs)
 
     def _config_text(self) -> str:
-        return str(self.parser.dump(self.config, skip_none=False))
+        return str(self.parser.dump(self.config, skip_unset=False))
 
     def after_instantiate_classes(self) -> None:
         """Write the configuration where the run will be."""

@@ -82,7 +82,7 @@ def probe(arguments: list[str]) -> int:
 def _probe(arguments: list[str]) -> None:
     parser, options, source = parse(arguments)
     device = _join_processes(options)
-    text = f"# probediff probe {' '.join(arguments)}\n" + parser.dump(options, skip_none=False)
+    text = f"# probediff probe {' '.join(arguments)}\n" + parser.dump(options, skip_unset=False)
     objects = parser.instantiate(options)
     tasks = build_tasks(source, objects)
     for task in tasks:
