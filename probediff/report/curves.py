@@ -1,4 +1,7 @@
-"""Curves against training step: thin runs, bold means, nulls, the Gaussian denoiser and published values."""
+"""Curves against training step: thin runs, bold means, nulls, the Gaussian denoiser and published values.
+
+Published values are those of P1, *There and Back Again*.
+"""
 
 from __future__ import annotations
 

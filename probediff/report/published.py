@@ -1,4 +1,6 @@
-"""Published figures of P1 (*There and Back Again*) and P2 (*De-whitening*), to stand beside a run's own.
+"""Published figures of two papers, to stand beside a run's own.
+
+P1 is *There and Back Again*, P2 is *First-step inference in diffusion models learns image de-whitening*.
 
 Transcribed from tables 1 and 2 of P1: mean and spread over three training seeds. What a table does not give is
 left out.

@@ -1,7 +1,7 @@
 """What every probe records: its quantities, their nulls, and where they are shown. Plain data.
 
 Dashboards, reports, ``probediff runs`` and the table that ends a run read these and no lists of their own. A probe that
-is not among them is described in its run's own folder, or by its names alone.
+is not among them is described in its run's own folder, or by its names alone. P1 is *There and Back Again*.
 """
 
 from __future__ import annotations
