@@ -15,7 +15,7 @@ from probediff.runs.lock import is_held
 
 #: Folders of ``probediff probe`` below a run; any other name is that of a model.
 KINDS = ("replay", "final_samples", "gaussian", "images")
-#: What a report prefers to look at first where a model was probed with several numbers of steps (*There and Back Again*: 100).
+#: What a report looks at first where a model was probed with several numbers of steps, as in *There and Back Again*.
 _USUAL_NUM_STEPS = 100
 #: Data sets that published figures exist for, by what their names have in common.
 _PUBLISHED = {"cifar10": "CIFAR-10", "imagenet64": "ImageNet-64", "celeba": "LDM-CelebA"}
