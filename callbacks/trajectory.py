@@ -1,4 +1,7 @@
-"""Where does the sampling trajectory pass the latent? (P1-F3)"""
+"""Where does the sampling trajectory pass the latent?
+
+This is figure 3 of P1, *There and Back Again*.
+"""
 
 from dataclasses import asdict
 from typing import ClassVar
