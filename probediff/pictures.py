@@ -1,19 +1,19 @@
 """Pictures for people: grids of images, the triangle and the heat map, which probes and reports draw alike.
 
-P1 is *There and Back Again*.
+Reports start without torch, so that it is imported where it is used. P1 is *There and Back Again*.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch import Tensor
 
 _SMALLEST_TILE_PX = 64
 _CONTRAST_STDS = 3.0
@@ -26,14 +26,14 @@ Corners = tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
 def to_uint8(images: Tensor, value_range: tuple[float, float] = (-1.0, 1.0)) -> Tensor:
     """(N, C, H, W) values in ``value_range`` (clipped) -> (N, 3, H, W) uint8; grey images become three channels."""
     low, high = value_range
-    scaled = ((images.float() - low) / (high - low)).clamp(0, 1).mul(255).round().to(torch.uint8)
+    scaled = ((images.float() - low) / (high - low)).clamp(0, 1).mul(255).round().byte()
     return scaled.expand(-1, 3, -1, -1) if scaled.shape[1] == 1 else scaled[:, :3]
 
 
 def own_contrast(noises: Tensor) -> Tensor:
     """(N, C, H, W) -> (N, 3, H, W) uint8, each from minus to plus 3 of its own standard deviations about its mean."""
     flat = noises.flatten(1).double()
-    mean, std = flat.mean(dim=1), flat.std(dim=1).clamp(min=torch.finfo(torch.float64).tiny)
+    mean, std = flat.mean(dim=1), flat.std(dim=1).clamp(min=sys.float_info.min)
     shaped = [part.reshape(-1, 1, 1, 1) for part in (mean, std)]
     return to_uint8((noises - shaped[0]) / shaped[1], (-_CONTRAST_STDS, _CONTRAST_STDS))
 
@@ -111,6 +111,7 @@ def draw_heat_map(axis: Any, distance: np.ndarray, step_fraction: np.ndarray, la
 
 def _render(figure: Figure) -> Tensor:
     """A figure as a (3, H, W) uint8 picture."""
+    import torch
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)

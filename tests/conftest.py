@@ -32,7 +32,14 @@ ROOT = Path(__file__).parents[1]
 torch.set_flush_denormal(True)
 # Tiny tensors are faster on one core, and pytest uses the others.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("WANDB_SILENT", "true")
+
+#: Files whose tests take longest: they begin first, or the other processes would wait for them at the end.
+LONGEST = (
+    *("sweep/test_agent.py", "commands/test_processes.py", "commands/test_resume.py", "sweep/test_training.py"),
+    *("runs/test_tracking.py", "report/test_page.py", "commands/test_probe.py", "inversion/test_accuracy.py"),
+)
 
 #: What the ``fit`` of tests trains on: `make gpu-proof` sets it to the GPU for some of them.
 ACCELERATOR = os.environ.get("PROBEDIFF_TEST_ACCELERATOR", "cpu")
@@ -41,6 +48,17 @@ CLOSE = 1e-5 if ACCELERATOR == "cpu" else 1e-3
 if ACCELERATOR != "cpu":
     # Its convolutions would round to TF32, and be compared with float32 on the CPU.
     torch.backends.cudnn.allow_tf32 = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a file stay together, for they share runs; the longest files come first."""
+    order = {ROOT / "tests" / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than cores: some tests wait for others."""
+    return (os.cpu_count() or 1) + 1
 
 
 def tiny_module(seed: int = 0, **options: Any) -> DiffusionModule:

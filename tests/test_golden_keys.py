@@ -18,15 +18,6 @@ ROOT = Path(__file__).parents[1]
 GOLDEN: dict[str, Any] = json.loads((ROOT / "tests" / "reference" / "golden" / "keys.json").read_text())
 QUICK = ("options", "configuration", "wandb", "fit")
 
-SAMPLING = ("convention", "noise_seed", "batch_size", "weights", "ema_rate")
-#: What these commands spelt without ``settings.``; they take that spelling still, without showing it.
-SETTINGS = {
-    "inversions": ("num_samples", *SAMPLING),
-    "whitening": ("num_samples", *SAMPLING),
-    "search-noise": ("weights", "ema_rate"),
-    "vary": SAMPLING,
-    "edit": SAMPLING,
-}
 #: Options of one meaning have one spelling in all commands: these are spelt ``--settings.NAME`` now.
 RESPELT = {
     "edit": ("batch_size", "convention", "ema_rate", "noise_seed", "weights"),

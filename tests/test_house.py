@@ -143,7 +143,7 @@ def test_every_sweep_parameter_is_a_key_of_the_configuration(path: Path) -> None
         assert {name, re.sub(r"^data\.(?!init_args)", "data.init_args.", name)} & keys, name
 
 
-def test_the_mathematics_works_without_lightning_or_wandb() -> None:
+def test_mathematics_and_probe_passes_work_without_lightning_or_wandb() -> None:
     """The public names for notebooks, in a process where the frameworks cannot be imported."""
     code = """
 import sys
@@ -153,7 +153,11 @@ from probediff.ddim import ddim_invert, ddim_sample
 from probediff.denoisers import GaussianDenoiser, UNet, load_openai
 from probediff.diffusion import hybrid_loss, simple_loss
 from probediff.measures import assignment_accuracy, cka, ssim, svcca, top_k_correlation, triangle_angles
+from probediff.models import ProbeModel
+from probediff.models.base import conventions_of
 from probediff.noise import seeded_noise
+from probediff.probing import PassSettings, Probe, ProbeContext, ProbePass, afterwards
+from probediff.probing.shared_pass import run_pass
 from probediff.schedule import NoiseSchedule
 import torch
 schedule = NoiseSchedule.cosine(40)
@@ -162,6 +166,9 @@ denoiser = GaussianDenoiser(torch.zeros(64), torch.eye(64) * 0.25, schedule)
 x_0 = ddim_sample(denoiser, schedule, noise, num_steps=10)
 latent = ddim_invert(denoiser, schedule, x_0, num_steps=10)
 print(triangle_angles(noise, x_0, latent).at_image_deg.shape, assignment_accuracy(noise, x_0).image_to_noise)
+conventions = conventions_of(denoiser, "cosine", schedule, (1, 8, 8))
+event = run_pass(ProbeModel(denoiser, schedule, (1, 8, 8), 0, conventions), PassSettings(num_samples=5, num_steps=10))
+print(event.latent.shape)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout.split() == ["torch.Size([5])", "1.0"], done.stderr
+    assert done.stdout.split() == ["torch.Size([5])", "1.0", "torch.Size([5,", "1,", "8,", "8])"], done.stderr

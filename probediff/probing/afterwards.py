@@ -8,20 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.loggers import Logger
 from safetensors.torch import load_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from probediff.files import save_tensors
-from probediff.models import ProbeModel
-from probediff.models.base import undisturbed
+from probediff.models.base import ProbeModel, undisturbed
 from probediff.probing.probe import Probe, ProbeContext
 from probediff.probing.recorder import Recorder, conventions_for, pass_request
 from probediff.probing.settings import PassSettings
 from probediff.probing.shared_pass import Advance, PassRequest, run_pass
 from probediff.runs.batches import PartialPass
 from probediff.runs.folder import END_OF_EVENT, RunFolder
+from probediff.runs.results import ResultLogger
 from probediff.runs.tracking import Tracker
 
 
@@ -62,7 +61,7 @@ def probe_afterwards(
     task: ProbeTask,
     probes: Sequence[Probe],
     device: torch.device,
-    loggers: Sequence[Logger] = (),
+    loggers: Sequence[ResultLogger] = (),
     progress: bool = True,
 ) -> None:
     """Probe every step of ``task`` that has no complete event in its folder yet, then let the probes look back.

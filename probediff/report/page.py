@@ -53,34 +53,32 @@ def write_report(comparison: Comparison, sections: list[Section], out: Path, ref
     Raises:
         ValueError: ``out`` cannot be written to.
     """
-    try:
-        for part in ("figures", "tables"):
-            (out / part).mkdir(parents=True, exist_ok=True)
-        figures = [figure for section in sections for figure in section.figures]
-        embedded = {figure.name: _write_figure(figure, out / "figures") for figure in figures}
-        tables = [table for section in sections for table in (*section.tables, *section.details)]
-        for table in tables:
-            for suffix, text in (("md", table.markdown()), ("tex", table.latex()), ("csv", table.csv())):
-                _write(out / "tables" / f"{table.name}.{suffix}", text.encode())
-        content = page(comparison, sections, embedded, refresh_sec).encode()
-        _write(out / "index.html", content)
-    except OSError as error:
-        raise ValueError(f"--out must be a folder that can be written to, got {out}: {error}") from error
+    figures = [figure for section in sections for figure in section.figures]
+    embedded = {figure.name: _write_figure(figure, out) for figure in figures}
+    tables = [table for section in sections for table in (*section.tables, *section.details)]
+    for table in tables:
+        for suffix, text in (("md", table.markdown()), ("tex", table.latex()), ("csv", table.csv())):
+            _write(out, f"tables/{table.name}.{suffix}", text.encode())
+    content = page(comparison, sections, embedded, refresh_sec).encode()
+    _write(out, "index.html", content)
     return Written(out / "index.html", len(figures), len(tables), len(content))
 
 
-def _write_figure(figure: Figure, folder: Path) -> str:
+def _write_figure(figure: Figure, out: Path) -> str:
     """PNG and PDF beside the page; returns the picture as a data URL."""
     dpi = _PICTURE_DPI if figure.is_picture else _DPI
     contents = {}
+    # Axes are placed once: matplotlib would draw everything twice for each file.
+    if (layout := figure.drawing.get_layout_engine()) is not None:
+        figure.drawing.set_dpi(dpi)
+        layout.execute(figure.drawing)
+        figure.drawing.set_layout_engine(None)
     # Without dates the same records give the same bytes.
     for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
         buffer = io.BytesIO()
         figure.drawing.savefig(buffer, format=suffix, dpi=dpi, metadata=metadata)
-        # Placing the axes takes longer than drawing them; the first time holds for both.
-        figure.drawing.set_layout_engine("none")
         contents[suffix] = buffer.getvalue()
-        _write(folder / f"{figure.name}.{suffix}", contents[suffix])
+        _write(out, f"figures/{figure.name}.{suffix}", contents[suffix])
     kind, data = "png", contents["png"]
     if len(data) > _LARGEST_PNG_BYTES:
         kind, data = "jpeg", _as_jpeg(data)
@@ -94,9 +92,13 @@ def _as_jpeg(png: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def _write(path: Path, content: bytes) -> None:
-    with whole_file(path, sync=False) as file:
-        file.write(content)
+def _write(out: Path, name: str, content: bytes) -> None:
+    try:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(out / name, sync=False) as file:
+            file.write(content)
+    except OSError as error:
+        raise ValueError(f"--out must be a folder that can be written to, got {out}: {error}") from error
 
 
 def page(

@@ -1,18 +1,22 @@
-"""Do runs that share their probe noise make the same images from it?"""
+"""Do runs that share their probe noise make the same images from it?
+
+Most reports have no such runs and start without torch, so that it is imported where samples are compared.
+"""
+
+from __future__ import annotations
 
 from itertools import combinations
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from probediff import measures
-from probediff.measures.transport import SAME_IMAGE_SSIM
 from probediff.report.curves import Line, Panel, Role, draw
 from probediff.report.groups import Comparison, estimate
 from probediff.report.measured import evenly
 from probediff.report.parts import Figure, Section
 from probediff.report.sources import Run
 from probediff.report.tables import Cell, Table
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _MOST_RUNS, _MOST_SAMPLES, _MOST_STEPS = 6, 256, 10
 #: What `reproducibility` needs: the window of SSIM, and a mismatched pair.
@@ -22,7 +26,7 @@ _KEYS = ("noise_seed", "num_samples", "image_shape")
 #: What pairs of runs are compared by, with the titles of the panels.
 _LIKENESS = {
     "ssim": "SSIM between runs",
-    "same": f"share of images with SSIM > {SAME_IMAGE_SSIM}",
+    "same": "share of images with SSIM > {same}",
     "correlation": "correlation between runs",
 }
 
@@ -36,6 +40,8 @@ def reproducibility(comparison: Comparison) -> Section:
     sharing = _sharing_runs(comparison)
     if not sharing:
         return Section(name, title, missing=("No two runs share probe noise (seed, number, image shape) and samples.",))
+    from probediff.measures.transport import SAME_IMAGE_SSIM
+
     rows: list[tuple[Cell, ...]] = []
     panels = []
     for runs in sharing:
@@ -45,7 +51,9 @@ def reproducibility(comparison: Comparison) -> Section:
         rows += [_row(f"{names} (step {steps[-1]})", [pair]) for names, pair in last.items()]
         if len(last) > 1:
             rows.append(_row(f"all pairs (step {steps[-1]})", list(last.values())))
-        panels += _panels(by_step, runs[0].name if len(sharing) > 1 else "") if len(steps) > 1 else []
+        if len(steps) > 1:
+            others = f": {runs[0].name} and others" if len(sharing) > 1 else ""
+            panels += _panels(by_step, {k: v.format(same=SAME_IMAGE_SSIM) + others for k, v in _LIKENESS.items()})
     same = f"share with SSIM > {SAME_IMAGE_SSIM}"
     header = ("pair of runs", "SSIM", "SSIM, null", same, "share, null", "correlation", "correlation, null")
     caption = (
@@ -85,13 +93,17 @@ def _common_steps(runs: list[Run]) -> list[int]:
 
 
 def _compare_all(runs: list[Run], step: int) -> dict[str, Likeness]:
+    import torch
+
     stored = {run.name: run.own.folder.first_samples(step, _MOST_SAMPLES) for run in runs}
     samples = {name: torch.from_numpy(x_0).clamp(-1, 1) for name, x_0 in stored.items() if x_0 is not None}
     return {f"{a} / {b}": _compare(samples[a], samples[b]) for a, b in combinations(samples, 2)}
 
 
 def _compare(x: Tensor, y: Tensor) -> Likeness:
-    pairs = measures.reproducibility(x, y)
+    from probediff.measures import reproducibility
+
+    pairs = reproducibility(x, y)
     correlations = (float(pixel_correlations(x, other).nanmean()) for other in (y, y.roll(-1, dims=0)))
     return {
         "ssim": (pairs.mean_ssim, pairs.mean_ssim_null),
@@ -103,17 +115,17 @@ def _compare(x: Tensor, y: Tensor) -> Likeness:
 def pixel_correlations(x: Tensor, y: Tensor) -> Tensor:
     """Pearson correlation over the pixels of x[i] and y[i], (N,) float64; NaN where an image is constant."""
     a, b = (z.double().flatten(1) - z.double().flatten(1).mean(dim=1, keepdim=True) for z in (x, y))
-    return (a * b).sum(dim=1) / torch.sqrt(a.square().sum(dim=1) * b.square().sum(dim=1))
+    return (a * b).sum(dim=1) / (a.square().sum(dim=1) * b.square().sum(dim=1)).sqrt()
 
 
 def _row(name: str, pairs: list[Likeness]) -> tuple[Cell, ...]:
     return (name, *(estimate((pair[key][k] for pair in pairs), 3) for key in _LIKENESS for k in (0, 1)))
 
 
-def _panels(by_step: dict[int, dict[str, Likeness]], name: str) -> list[Panel]:
+def _panels(by_step: dict[int, dict[str, Likeness]], titles: dict[str, str]) -> list[Panel]:
     panels = []
     labels: tuple[tuple[Role, str], ...] = (("mean", "same noise"), ("null", "null, mismatched pairs"))
-    for key, title in _LIKENESS.items():
+    for key, title in titles.items():
         lines = []
         for k, (role, label) in enumerate(labels):
             values = {step: estimate(pair[key][k] for pair in pairs.values()) for step, pairs in by_step.items()}
@@ -121,5 +133,5 @@ def _panels(by_step: dict[int, dict[str, Likeness]], name: str) -> list[Panel]:
             points = {step: value.mean for step, value in known.items()}
             std = {step: value.std or 0.0 for step, value in known.items()} if role == "mean" else {}
             lines.append(Line(label, role, points, std, 0))
-        panels.append(Panel(title + (f": {name} and others" if name else ""), "likeness", tuple(lines)))
+        panels.append(Panel(title, "likeness", tuple(lines)))
     return panels

@@ -148,8 +148,8 @@ class RunFolder:
         """All records in the order of writing; an incomplete last line, left by a kill, does not count."""
         if not self.records_path.exists():
             return []
-        *lines, _ = self.records_path.read_text(encoding="utf-8").split("\n")
         try:
+            *lines, _ = self.records_path.read_text(encoding="utf-8").split("\n")
             records = [json.loads(line) for line in lines if line.strip()]
             for record in records:
                 if not (isinstance(record, dict) and isinstance(record.get("step"), int) and "probe" in record):

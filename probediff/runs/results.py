@@ -1,6 +1,7 @@
-"""What one probe found at one step, on its way to the records."""
+"""What one probe found at one step, on its way to the records and to loggers."""
 
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -28,3 +29,11 @@ class ProbeResult:
         kinds: dict[str, Kind] = dict.fromkeys(self.values, "number")
         kinds |= dict.fromkeys(self.pictures, "picture")
         return kinds | dict.fromkeys((f"{name}_histogram" for name in self.histograms), "histogram")
+
+
+@runtime_checkable
+class ResultLogger(Protocol):
+    """A logger that takes whole results, pictures and histograms too, as this package's one for W&B does."""
+
+    def log_result(self, step: int, probe: str, result: ProbeResult) -> None:
+        """Log everything of one probe under the training step."""

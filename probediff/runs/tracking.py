@@ -1,19 +1,18 @@
-"""Where numbers go: the run's own folder first, Weights & Biases second. Runs know wandb from here only."""
+"""Where numbers go: the run's own folder first, then the loggers that take results, such as W&B's."""
 
+import itertools
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from lightning.pytorch.loggers import Logger
 from safetensors import SafetensorError
 from torch import Tensor
 
 from probediff.runs.catalogue import Description
 from probediff.runs.folder import RunFolder
-from probediff.runs.loggers import FailsafeWandbLogger
-from probediff.runs.results import ProbeResult
+from probediff.runs.results import ProbeResult, ResultLogger
 
 
 @dataclass(frozen=True)
@@ -46,16 +45,16 @@ class Entry:
 
 
 class Tracker:
-    """Stores what probes find: in the run folder, then in W&B where a logger for it is there.
+    """Stores what probes find: in the run folder, then in the loggers that take results.
 
     Args:
         folder: the run's folder.
-        loggers: the trainer's loggers.
+        loggers: the trainer's loggers; only ``ResultLogger`` get anything.
     """
 
-    def __init__(self, folder: RunFolder, loggers: Iterable[Logger]) -> None:
+    def __init__(self, folder: RunFolder, loggers: Iterable[object]) -> None:
         self.folder = folder
-        self._wandb = next((logger for logger in loggers if isinstance(logger, FailsafeWandbLogger)), None)
+        self._loggers = [logger for logger in loggers if isinstance(logger, ResultLogger)]
         self._unwritten: list[Entry] = []
         self._catalogue = folder.catalogue()
         self._described: set[str] = set()
@@ -74,9 +73,9 @@ class Tracker:
             self.folder.append(*(entry.record() for entry in self._unwritten))
             self._unwritten.clear()
         self._describe(entries)
-        for entry in entries:
-            if self._wandb is not None and (entry.result.values or entry.result.pictures):
-                self._wandb.log_result(entry.step, entry.probe, entry.result)
+        for logger, entry in itertools.product(self._loggers, entries):
+            if entry.result.values or entry.result.pictures:
+                logger.log_result(entry.step, entry.probe, entry.result)
 
     def save_samples(self, step: int, x_0: Tensor) -> None:
         """Store the samples of ``step``."""

@@ -42,12 +42,11 @@ def read_sweep(path: str | Path) -> SweepFile:
 
     Raises:
         ValueError: it is no sweep, or one that only W&B's server can run; the words say what to change.
-        OSError: it cannot be read.
     """
     path = Path(path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{path} must be a sweep file in YAML: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(

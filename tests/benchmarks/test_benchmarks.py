@@ -45,6 +45,8 @@ def test_what_fails_in_its_own_process_is_told() -> None:
         in_own_process(math.sqrt, -1)
 
 
+# Networks of full size take seconds to build and serve benchmarks only.
+@pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 def test_peer_has_a_network_of_the_same_size(network: str) -> None:
     sizes = NETWORKS[network]
@@ -54,6 +56,7 @@ def test_peer_has_a_network_of_the_same_size(network: str) -> None:
     assert theirs.parameters == pytest.approx(ours.parameters, rel=0.02)
 
 
+@pytest.mark.slow
 def test_contenders_learn() -> None:
     sizes = NETWORKS["small"]
     x_0 = torch.rand(2, 3, 32, 32) * 2 - 1

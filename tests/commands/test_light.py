@@ -1,4 +1,4 @@
-"""Commands that start without torch and Lightning, and `fit` beside a stranger's folder of the name `callbacks`."""
+"""Commands that start without torch and Lightning."""
 
 from __future__ import annotations
 
@@ -59,6 +59,7 @@ def source(tmp_path: Path) -> Path:
         ["dashboard", "team/project", "--dry_run"],
         ["dashboard", "team/project", "--dry_run", "--json"],
         ["report", "--help"],
+        ["report", "run", "--out", "page"],
         ["prepare", "--help"],
         ["prepare", "stream", "--help"],
         ["prepare", "imagenet64", "--help"],
@@ -66,7 +67,7 @@ def source(tmp_path: Path) -> Path:
     ids=" ".join,
 )
 def test_a_light_command_imports_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
-    write_run(tmp_path / "run", files=False)
+    write_run(tmp_path / "run", files=False, probes=("inversion_angles", "trajectory_heatmap"))
     assert imported(tmp_path, *arguments) == "imported:"
 
 
@@ -74,13 +75,3 @@ def test_decoding_and_verifying_images_import_nothing_heavy(source: Path, tmp_pa
     arguments = ["prepare", "imagenet64", str(source), str(tmp_path / "out"), "--num_workers", "1"]
     assert imported(tmp_path, *arguments) == "imported:"
     assert imported(tmp_path, *arguments, "--verify") == "imported:"
-
-
-def test_fit_beside_a_package_of_the_name_callbacks(tmp_path: Path) -> None:
-    (tmp_path / "callbacks").mkdir()
-    (tmp_path / "callbacks" / "__init__.py").write_text("raise RuntimeError('a stranger was imported')\n")
-    command = [sys.executable, "-m", "probediff", "fit", "--help"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert "--inversion_angles.enabled" in done.stdout

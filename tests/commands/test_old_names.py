@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +9,7 @@ import yaml
 
 from probediff.commands.old_names import rename_callbacks
 from probediff.runs.folder import RunFolder
+from tests.commands import forked
 
 ROOT = Path(__file__).parents[2]
 TINY = [
@@ -23,18 +21,17 @@ TINY = [
 
 
 def fit(folder: Path, *options: str) -> tuple[str, dict[str, object]]:
-    """What `fit` says in a folder, and the configuration that it stores."""
-    command = [sys.executable, "-m", "probediff", "fit", *TINY, "--run_dir", "run", *options]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stderr, yaml.safe_load((folder / "run" / "config.yaml").read_text())
+    """What `fit` says, and the configuration that it stores."""
+    log = folder / "log"
+    process = forked.start(["fit", *TINY, "--run_dir", str(folder / "run"), *options], log)
+    assert forked.wait(process) == 0, log.read_text()
+    return log.read_text(), yaml.safe_load((folder / "run" / "config.yaml").read_text())
 
 
 def test_a_configuration_with_the_old_name(tmp_path: Path) -> None:
     listed = [{"class_path": "callbacks.InversionAngles", "init_args": {"num_shown": 3}}]
     (tmp_path / "old.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": listed}}))
-    output, config = fit(tmp_path, "--config", "old.yaml", "--inversion_angles.enabled=false")
+    output, config = fit(tmp_path, "--config", str(tmp_path / "old.yaml"), "--inversion_angles.enabled=false")
     line = "callbacks.InversionAngles is called probediff.callbacks.InversionAngles now"
     assert output.count(line) == 1
     (stored,) = config["trainer"]["callbacks"]  # type: ignore[index]

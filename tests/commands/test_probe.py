@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +21,7 @@ from probediff.noise import seeded_noise
 from probediff.runs.batches import PartialPass
 from probediff.runs.folder import RunFolder
 from probediff.schedule import NoiseSchedule
+from tests.commands import forked
 from tests.conftest import close_to, finite
 
 ROOT = Path(__file__).parents[2]
@@ -211,12 +209,10 @@ def test_results_of_other_settings_are_not_mixed(
 
 def test_two_processes_share_the_work(tiny_run: Path, tmp_path: Path) -> None:
     one = probed(tiny_run, tmp_path / "one", "--checkpoints", "last") / "num_steps=0008"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"]
-    command += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "-m", "probediff", "probe", str(tiny_run)]
-    command += ["--out", str(tmp_path / "two"), "--checkpoints", "last", "--device", "cpu", "--progress", "false"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr
+    arguments = ["probe", str(tiny_run), "--out", str(tmp_path / "two"), "--checkpoints", "last"]
+    log = tmp_path / "two.log"
+    statuses = forked.run_together([*arguments, "--device", "cpu", "--progress", "false"], log, 2)
+    assert statuses == [0, 0], log.read_text()
     ours, theirs = measured(tmp_path / "two" / "num_steps=0008"), measured(one)
     assert ours.keys() == theirs.keys()
     for key, values in theirs.items():

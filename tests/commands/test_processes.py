@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from probediff.runs.folder import RunFolder
+from tests.commands import forked
 from tests.conftest import close_to, finite
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +35,7 @@ def values(run_dir: Path) -> dict[tuple[str, int], dict[str, float]]:
     return found
 
 
-@pytest.mark.parametrize(("num_samples", "steps", "every"), [(17, 20, 1), (64, 4, 4)])
+@pytest.mark.parametrize(("num_samples", "steps", "every"), [(17, 20, 4), (64, 4, 4)])
 def test_two_processes_give_the_losses_and_records_of_one(
     num_samples: int, steps: int, every: int, tmp_path: Path
 ) -> None:
@@ -46,9 +46,8 @@ def test_two_processes_give_the_losses_and_records_of_one(
         options += [f"--probing.settings.num_samples={num_samples}", f"--probing.schedule.every_n_steps={every}"]
         if devices > 1:
             options.append("--trainer.strategy=ddp")
-        command = [sys.executable, "-m", "probediff", *TINY, *options]
-        done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
-        assert done.returncode == 0, done.stdout + done.stderr
+        log = run_dir.with_suffix(".log")
+        assert forked.run_together([*TINY, *options], log, devices) == [0] * devices, log.read_text()
         results.append(values(run_dir))
     one, two = results
     assert one.keys() == two.keys()
@@ -57,17 +56,16 @@ def test_two_processes_give_the_losses_and_records_of_one(
         assert finite(two[key]) == close_to(expected), key
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+TWELVE_STEPS = [
+    *("--trainer.strategy=ddp", "--trainer.max_steps=12"),
+    *("--probing.settings.num_samples=17", "--probing.schedule.every_n_steps=2"),
+]
 
 
 def start_nodes(run_dir: Path) -> list[subprocess.Popen[str]]:
-    port = free_port()
-    options = ["--trainer.devices=1", "--trainer.num_nodes=2", "--trainer.strategy=ddp", "--trainer.max_steps=12"]
-    options += ["--probing.settings.num_samples=17", "--probing.schedule.every_n_steps=2", "--run_dir", str(run_dir)]
+    options = ["--trainer.devices=1", "--trainer.num_nodes=2", *TWELVE_STEPS, "--run_dir", str(run_dir)]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", "--max_restarts=0"]
-    launch += ["--master_addr=127.0.0.1", f"--master_port={port}"]
+    launch += ["--master_addr=127.0.0.1", f"--master_port={forked.free_port()}"]
     commands = [[*launch, f"--node_rank={rank}", "-m", "probediff", *TINY, *options] for rank in range(2)]
     return [
         subprocess.Popen(
@@ -101,11 +99,13 @@ def test_two_nodes_train_are_killed_and_go_on(tmp_path: Path) -> None:
     for node in nodes:
         node.communicate()
     assert not RunFolder(killed).is_finished()
-    for run_dir in (killed, whole):
-        nodes = start_nodes(run_dir)
-        outputs = [node.communicate(timeout=240)[0] for node in nodes]
-        assert [node.returncode for node in nodes] == [0, 0], outputs
-        assert RunFolder(run_dir).is_finished()
+    nodes = start_nodes(killed)
+    outputs = [node.communicate(timeout=240)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], outputs
+    assert RunFolder(killed).is_finished()
+    log = tmp_path / "whole.log"
+    statuses = forked.run_together([*TINY, "--trainer.devices=2", *TWELVE_STEPS, "--run_dir", str(whole)], log, 2)
+    assert statuses == [0, 0], log.read_text()
     assert values(killed) == values(whole)
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
-import sys
 import time
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -18,6 +16,7 @@ import torch
 from probediff.commands.fit import fit as fit_command
 from probediff.runs.folder import RunFolder
 from probediff.training.checkpoints import load_checkpoint, newest_loadable
+from tests.commands import forked
 
 ROOT = Path(__file__).parents[2]
 LAST = 12
@@ -32,33 +31,14 @@ COMMAND = [
 ]
 #: What may differ between two runs: clocks.
 CLOCKS = ("timing", "pass")
-# Processes are forked from one that has imported everything, or most of a test would be imports.
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["probediff.commands.fit", "tests.commands.test_resume"])
-
-
-def run_in_child(arguments: list[str], log: Path) -> None:
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    torch.set_num_threads(1)
-    sys.exit(fit_command(arguments))
 
 
 def start(run_dir: Path) -> ForkServerProcess:
-    arguments = [*COMMAND, "--run_dir", str(run_dir), "--resume=auto"]
-    process = CONTEXT.Process(target=run_in_child, args=(arguments, run_dir.with_suffix(".log")))
-    process.start()
-    return process
-
-
-def ended(process: ForkServerProcess) -> int | None:
-    process.join(timeout=300)
-    return process.exitcode
+    return forked.start(["fit", *COMMAND, "--run_dir", str(run_dir), "--resume=auto"], run_dir.with_suffix(".log"))
 
 
 def finish(run_dir: Path) -> None:
-    assert ended(start(run_dir)) == 0, run_dir.with_suffix(".log").read_text()
+    assert forked.wait(start(run_dir)) == 0, run_dir.with_suffix(".log").read_text()
 
 
 def comparable(folder: RunFolder) -> list[dict[str, Any]]:
@@ -131,7 +111,7 @@ def seconds(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> float:
     process = start(run_dir)
     wait_for_a_sign_of_work(process, run_dir)
     begin = time.monotonic()
-    assert ended(process) == 0
+    assert forked.wait(process) == 0
     return time.monotonic() - begin
 
 
@@ -193,7 +173,7 @@ def test_signals_save_and_stop(signal_number: int, reference: Path, tmp_path: Pa
         time.sleep(0.005)
     assert process.pid is not None
     os.kill(process.pid, signal_number)
-    code, output = ended(process), run_dir.with_suffix(".log").read_text()
+    code, output = forked.wait(process), run_dir.with_suffix(".log").read_text()
     assert code == 75, output
     assert f"stopped by {signal.Signals(signal_number).name}" in output
     assert "--resume auto" in output

@@ -28,9 +28,9 @@ def network(digits: Tensor) -> nn.Module:
     model = tiny_module(num_train_timesteps=NUM_TRAIN_TIMESTEPS).eps_model.eval()
     schedule = NoiseSchedule.cosine(NUM_TRAIN_TIMESTEPS)
     optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
-    for _ in range(250):
-        x_0 = digits[torch.randint(len(digits), (64,), generator=generator)]
-        timestep = torch.randint(NUM_TRAIN_TIMESTEPS, (64,), generator=generator)
+    for _ in range(200):
+        x_0 = digits[torch.randint(len(digits), (32,), generator=generator)]
+        timestep = torch.randint(NUM_TRAIN_TIMESTEPS, (32,), generator=generator)
         eps = torch.randn(x_0.shape, generator=generator)
         loss = simple_loss(model, schedule, x_0, timestep, eps).mean()
         optimizer.zero_grad()
