@@ -215,7 +215,11 @@ def quiet_libraries() -> None:
 def fit(arguments: list[str]) -> int:
     """``probediff fit``: train and probe; returns the exit status."""
     quiet_libraries()
-    return run_guarded("probediff fit", partial(_fit, arguments))
+    try:
+        return run_guarded("probediff fit", partial(_fit, arguments))
+    finally:
+        # It was for the processes of this run: those of a later one must not write into its folder.
+        os.environ.pop(_RUN_DIR_VARIABLE, None)
 
 
 def _fit(arguments: list[str]) -> int | None:

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -19,8 +19,10 @@ from probediff.__main__ import main
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["probediff.commands.fit", "probediff.commands.probe", "tests.commands.forked"])
 
+Command = Callable[[Sequence[str]], int]
 
-def _work(arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
+
+def _work(command: Command, arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -28,12 +30,14 @@ def _work(arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -
     # Lightning reads the rank when it is imported, which was before there was one.
     rank_zero_only.rank = int(environment.get("RANK", 0))
     torch.set_num_threads(1)
-    sys.exit(main(arguments))
+    sys.exit(command(arguments))
 
 
-def start(arguments: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> ForkServerProcess:
+def start(
+    arguments: Sequence[str], log: Path, environment: Mapping[str, str] | None = None, command: Command = main
+) -> ForkServerProcess:
     """Start ``probediff`` with these arguments; what it prints is appended to ``log``."""
-    process = CONTEXT.Process(target=_work, args=(arguments, log, environment or {}))
+    process = CONTEXT.Process(target=_work, args=(command, arguments, log, environment or {}))
     process.start()
     return process
 
@@ -51,15 +55,20 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def run_together(arguments: Sequence[str], log: Path, count: int) -> list[int | None]:
-    """Exit statuses of so many processes with the environment that torchrun gives to its own."""
+def start_together(
+    arguments: Sequence[str], log: Path, count: int, num_nodes: int = 1, command: Command = main
+) -> list[ForkServerProcess]:
+    """Start so many processes on each node, with the environment that torchrun gives to its own."""
     shared = {
-        "WORLD_SIZE": str(count),
+        "WORLD_SIZE": str(count * num_nodes),
         "LOCAL_WORLD_SIZE": str(count),
-        "GROUP_RANK": "0",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
         "TORCHELASTIC_RUN_ID": "test",
     }
-    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
-    return [wait(process) for process in [start(arguments, log, shared | rank) for rank in ranks]]
+    processes = []
+    for rank in range(count * num_nodes):
+        node, local = divmod(rank, count)
+        place = {"RANK": str(rank), "GROUP_RANK": str(node), "LOCAL_RANK": str(local)}
+        processes.append(start(arguments, log, shared | place, command))
+    return processes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -125,6 +126,7 @@ def test_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.chdir(tmp_path)
     assert main(TINY) == 0
     (run_dir,) = (tmp_path / "runs" / "digits").iterdir()
+    assert "PROBEDIFF_RUN_DIR" not in os.environ, "processes of a later run would write into this folder"
     output = capsys.readouterr().out
     for heading in ("inversion_angles", "assignment_accuracy", "pixel_correlation", "checkpoint_similarity_final"):
         assert re.search(rf"^{heading}\nstep ", output, re.MULTILINE)

@@ -14,7 +14,7 @@ from PIL import Image
 from tests.report.synthetic import write_run
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("torch", "lightning", "torchvision", "torchmetrics", "jsonargparse", "wandb")
+HEAVY = ("torch", "lightning", "torchvision", "torchmetrics", "jsonargparse", "wandb", "matplotlib.pyplot")
 _CODE = """
 import sys
 from probediff.__main__ import main

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from probediff.commands.fit import fit as fit_command
 from probediff.commands.old_names import rename_callbacks
 from probediff.runs.folder import RunFolder
-from tests.commands import forked
 
 ROOT = Path(__file__).parents[2]
 TINY = [
@@ -20,30 +20,28 @@ TINY = [
 ]
 
 
-def fit(folder: Path, *options: str) -> tuple[str, dict[str, object]]:
-    """What `fit` says, and the configuration that it stores."""
-    log = folder / "log"
-    process = forked.start(["fit", *TINY, "--run_dir", str(folder / "run"), *options], log)
-    assert forked.wait(process) == 0, log.read_text()
-    return log.read_text(), yaml.safe_load((folder / "run" / "config.yaml").read_text())
+def fit(folder: Path, *options: str) -> dict[str, object]:
+    """The configuration that `fit` stores."""
+    assert fit_command([*TINY, "--run_dir", str(folder / "run"), *options]) == 0
+    return yaml.safe_load((folder / "run" / "config.yaml").read_text())
 
 
-def test_a_configuration_with_the_old_name(tmp_path: Path) -> None:
+def test_a_configuration_with_the_old_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     listed = [{"class_path": "callbacks.InversionAngles", "init_args": {"num_shown": 3}}]
     (tmp_path / "old.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": listed}}))
-    output, config = fit(tmp_path, "--config", str(tmp_path / "old.yaml"), "--inversion_angles.enabled=false")
+    config = fit(tmp_path, "--config", str(tmp_path / "old.yaml"), "--inversion_angles.enabled=false")
     line = "callbacks.InversionAngles is called probediff.callbacks.InversionAngles now"
-    assert output.count(line) == 1
+    assert capsys.readouterr().err.count(line) == 1
     (stored,) = config["trainer"]["callbacks"]  # type: ignore[index]
     assert stored["class_path"] == "probediff.callbacks.InversionAngles"
     assert stored["init_args"]["num_shown"] == 3
     assert any(r["probe"] == "inversion_angles" for r in RunFolder(tmp_path / "run").records())
 
 
-def test_the_old_name_as_an_option(tmp_path: Path) -> None:
+def test_the_old_name_as_an_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--trainer.callbacks=callbacks.PixelCorrelation", "--trainer.callbacks+=callbacks.PaperCompat"]
-    output, config = fit(tmp_path, *options, "--pixel_correlation.enabled=false")
-    assert "callbacks.PaperCompat is called probediff.callbacks.PaperCompat now" in output
+    config = fit(tmp_path, *options, "--pixel_correlation.enabled=false")
+    assert "callbacks.PaperCompat is called probediff.callbacks.PaperCompat now" in capsys.readouterr().err
     paths = [callback["class_path"] for callback in config["trainer"]["callbacks"]]  # type: ignore[index]
     assert paths == ["probediff.callbacks.PixelCorrelation", "probediff.callbacks.PaperCompat"]
 

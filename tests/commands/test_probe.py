@@ -21,8 +21,6 @@ from probediff.noise import seeded_noise
 from probediff.runs.batches import PartialPass
 from probediff.runs.folder import RunFolder
 from probediff.schedule import NoiseSchedule
-from tests.commands import forked
-from tests.conftest import close_to, finite
 
 ROOT = Path(__file__).parents[2]
 
@@ -205,15 +203,3 @@ def test_results_of_other_settings_are_not_mixed(
     probed(tiny_run, tmp_path / "out", "--checkpoints", "last")
     assert probe([str(tiny_run), "--out", str(tmp_path / "out"), "--settings.noise_seed", "1"]) == 1
     assert "holds results with noise_seed=420, asked for 1; give another --out" in capsys.readouterr().err
-
-
-def test_two_processes_share_the_work(tiny_run: Path, tmp_path: Path) -> None:
-    one = probed(tiny_run, tmp_path / "one", "--checkpoints", "last") / "num_steps=0008"
-    arguments = ["probe", str(tiny_run), "--out", str(tmp_path / "two"), "--checkpoints", "last"]
-    log = tmp_path / "two.log"
-    statuses = forked.run_together([*arguments, "--device", "cpu", "--progress", "false"], log, 2)
-    assert statuses == [0, 0], log.read_text()
-    ours, theirs = measured(tmp_path / "two" / "num_steps=0008"), measured(one)
-    assert ours.keys() == theirs.keys()
-    for key, values in theirs.items():
-        assert finite(ours[key]) == close_to(values), key

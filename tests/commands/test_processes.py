@@ -8,13 +8,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 
+import lightning as L
 import pytest
+from lightning.pytorch.strategies import DDPStrategy
 
+from probediff.callbacks.waiting import on_first_process
+from probediff.commands.probe import probe
+from probediff.data import Digits
 from probediff.runs.folder import RunFolder
 from tests.commands import forked
-from tests.conftest import close_to, finite
+from tests.conftest import close_to, finite, tiny_module
 
 ROOT = Path(__file__).parents[2]
 TINY = [
@@ -23,7 +30,10 @@ TINY = [
     *("--probing.schedule.steps=[]", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"),
     *("--probing.progress=false", "--resume=auto"),
 ]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+TWO_NODES = [
+    *("--trainer.devices=1", "--trainer.num_nodes=2", "--trainer.strategy=ddp", "--trainer.max_steps=12"),
+    *("--probing.settings.num_samples=17", "--probing.schedule.every_n_steps=2"),
+]
 
 
 def values(run_dir: Path) -> dict[tuple[str, int], dict[str, float]]:
@@ -33,6 +43,11 @@ def values(run_dir: Path) -> dict[tuple[str, int], dict[str, float]]:
             record["values"].pop("steps_per_second", None)
             found[record["probe"], record["step"]] = record["values"]
     return found
+
+
+def run_together(log: Path, *arguments: str, count: int = 1, num_nodes: int = 1) -> None:
+    processes = forked.start_together(arguments, log, count, num_nodes)
+    assert [forked.wait(process) for process in processes] == [0] * count * num_nodes, log.read_text()
 
 
 @pytest.mark.parametrize(("num_samples", "steps", "every"), [(17, 20, 4), (64, 4, 4)])
@@ -46,8 +61,7 @@ def test_two_processes_give_the_losses_and_records_of_one(
         options += [f"--probing.settings.num_samples={num_samples}", f"--probing.schedule.every_n_steps={every}"]
         if devices > 1:
             options.append("--trainer.strategy=ddp")
-        log = run_dir.with_suffix(".log")
-        assert forked.run_together([*TINY, *options], log, devices) == [0] * devices, log.read_text()
+        run_together(run_dir.with_suffix(".log"), *TINY, *options, count=devices)
         results.append(values(run_dir))
     one, two = results
     assert one.keys() == two.keys()
@@ -56,28 +70,54 @@ def test_two_processes_give_the_losses_and_records_of_one(
         assert finite(two[key]) == close_to(expected), key
 
 
-TWELVE_STEPS = [
-    *("--trainer.strategy=ddp", "--trainer.max_steps=12"),
-    *("--probing.settings.num_samples=17", "--probing.schedule.every_n_steps=2"),
-]
+def test_two_processes_share_the_work_of_probing(tiny_run: Path, tmp_path: Path) -> None:
+    options = ["--checkpoints", "last", "--device", "cpu", "--progress", "false"]
+    assert probe([str(tiny_run), "--out", str(tmp_path / "one"), *options]) == 0
+    run_together(tmp_path / "log", "probe", str(tiny_run), "--out", str(tmp_path / "two"), *options, count=2)
+    theirs, ours = (values(tmp_path / name / "num_steps=0008") for name in ("one", "two"))
+    assert ours.keys() == theirs.keys()
+    for key, expected in theirs.items():
+        assert finite(ours[key]) == close_to(expected), key
 
 
-def start_nodes(run_dir: Path) -> list[subprocess.Popen[str]]:
-    options = ["--trainer.devices=1", "--trainer.num_nodes=2", *TWELVE_STEPS, "--run_dir", str(run_dir)]
+def wait_for_events(run_dir: Path, are_alive: Callable[[], bool], log: Path) -> None:
+    """Wait until some events are recorded and the training is not yet over."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and len(RunFolder(run_dir).records()) < 15:
+        assert are_alive(), log.read_text()
+        time.sleep(0.02)
+
+
+def test_two_nodes_train_are_killed_and_go_on(tmp_path: Path) -> None:
+    killed, whole, log = tmp_path / "killed", tmp_path / "whole", tmp_path / "log"
+    nodes = forked.start_together([*TINY, *TWO_NODES, "--run_dir", str(killed)], log, count=1, num_nodes=2)
+    wait_for_events(killed, lambda: all(node.is_alive() for node in nodes), log)
+    for node in nodes:
+        node.kill()
+        node.join()
+    assert not RunFolder(killed).is_finished()
+    for run_dir in (killed, whole):
+        run_together(log, *TINY, *TWO_NODES, "--run_dir", str(run_dir), num_nodes=2)
+        assert RunFolder(run_dir).is_finished()
+    assert values(killed) == values(whole)
+
+
+def start_nodes(run_dir: Path, log: Path) -> list[subprocess.Popen[bytes]]:
     launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", "--max_restarts=0"]
     launch += ["--master_addr=127.0.0.1", f"--master_port={forked.free_port()}"]
-    commands = [[*launch, f"--node_rank={rank}", "-m", "probediff", *TINY, *options] for rank in range(2)]
-    return [
-        subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=ENVIRONMENT,
-            start_new_session=True,
-        )
-        for command in commands
-    ]
+    training = ["-m", "probediff", *TINY, *TWO_NODES, "--run_dir", str(run_dir)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with log.open("a") as output:
+        return [
+            subprocess.Popen(
+                [*launch, f"--node_rank={rank}", *training],
+                stdout=output,
+                stderr=output,
+                env=environment,
+                start_new_session=True,
+            )
+            for rank in range(2)
+        ]
 
 
 def kill_everything_about(run_dir: Path) -> None:
@@ -88,53 +128,45 @@ def kill_everything_about(run_dir: Path) -> None:
                 os.kill(int(entry.parent.name), signal.SIGKILL)
 
 
-def test_two_nodes_train_are_killed_and_go_on(tmp_path: Path) -> None:
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    nodes = start_nodes(killed)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and len(RunFolder(killed).records()) < 15:
-        assert all(node.poll() is None for node in nodes), [node.communicate()[0] for node in nodes]
-        time.sleep(0.05)
+# The same with torchrun's own processes, which import everything again and again.
+@pytest.mark.slow
+def test_two_nodes_that_torchrun_starts_are_killed_and_go_on(tmp_path: Path) -> None:
+    killed, whole, log = tmp_path / "killed", tmp_path / "whole", tmp_path / "log"
+    nodes = start_nodes(killed, log)
+    wait_for_events(killed, lambda: all(node.poll() is None for node in nodes), log)
     kill_everything_about(killed)
     for node in nodes:
-        node.communicate()
+        node.wait()
     assert not RunFolder(killed).is_finished()
-    nodes = start_nodes(killed)
-    outputs = [node.communicate(timeout=240)[0] for node in nodes]
-    assert [node.returncode for node in nodes] == [0, 0], outputs
-    assert RunFolder(killed).is_finished()
-    log = tmp_path / "whole.log"
-    statuses = forked.run_together([*TINY, "--trainer.devices=2", *TWELVE_STEPS, "--run_dir", str(whole)], log, 2)
-    assert statuses == [0, 0], log.read_text()
+    nodes = start_nodes(killed, log)
+    assert [node.wait(timeout=240) for node in nodes] == [0, 0], log.read_text()
+    run_together(log, *TINY, *TWO_NODES, "--run_dir", str(whole), num_nodes=2)
     assert values(killed) == values(whole)
+
+
+class Slow(L.Callback):
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        on_first_process(trainer, lambda: time.sleep(20), heartbeat_sec=1)
+
+
+def train_slowly(_: Sequence[str]) -> int:
+    trainer = L.Trainer(
+        accelerator="cpu",
+        devices=2,
+        strategy=DDPStrategy(timeout=timedelta(seconds=15)),
+        max_steps=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        callbacks=[Slow()],
+    )
+    trainer.fit(tiny_module(), datamodule=Digits(batch_size=16))
+    return 0 if trainer.global_step == 2 else 1
 
 
 def test_work_of_the_first_process_outlasts_the_timeout(tmp_path: Path) -> None:
     """Two gloo processes with a timeout of 15 s; the first one works for 20 s."""
-    script = tmp_path / "script.py"
-    script.write_text(
-        """
-import time
-from datetime import timedelta
-import lightning as L
-from lightning.pytorch.strategies import DDPStrategy
-from probediff.callbacks.waiting import on_first_process
-from probediff.data import Digits
-from tests.conftest import tiny_module
-
-class Slow(L.Callback):
-    def on_train_start(self, trainer, module):
-        on_first_process(trainer, lambda: time.sleep(20), heartbeat_sec=1)
-
-trainer = L.Trainer(accelerator="cpu", devices=2, strategy=DDPStrategy(timeout=timedelta(seconds=15)), max_steps=2,
-    logger=False, enable_checkpointing=False, enable_progress_bar=False, use_distributed_sampler=False,
-    enable_model_summary=False, callbacks=[Slow()])
-trainer.fit(tiny_module(), datamodule=Digits(batch_size=16))
-if trainer.is_global_zero:
-    print("steps", trainer.global_step)
-"""
-    )
-    done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, env=ENVIRONMENT, timeout=240, cwd=tmp_path
-    )
-    assert "steps 2" in done.stdout, done.stdout + done.stderr
+    processes = forked.start_together([], tmp_path / "log", count=2, command=train_slowly)
+    assert [forked.wait(process) for process in processes] == [0, 0], (tmp_path / "log").read_text()

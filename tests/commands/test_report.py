@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -105,20 +103,6 @@ def test_matplotlib_is_asked_for_where_it_is_missing(
     monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
     assert report([str(write_run(tmp_path / "run")), "--out", str(tmp_path / "out")]) == 1
     assert "pip install matplotlib" in capsys.readouterr().err
-
-
-def test_neither_lightning_nor_wandb_is_needed(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", files=False, probes=("training",))
-    code = (
-        "import sys\n"
-        "for name in ('lightning', 'wandb', 'torchmetrics', 'jsonargparse'): sys.modules[name] = None\n"
-        "from probediff.commands.report import report\n"
-        f"status = report([{str(run)!r}, '--out', {str(tmp_path / 'out')!r}])\n"
-        "assert 'matplotlib.pyplot' not in sys.modules\n"
-        "sys.exit(status)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    assert done.returncode == 0, done.stderr
 
 
 def test_a_real_run(fit: Fit, tmp_path: Path) -> None:

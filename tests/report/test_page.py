@@ -162,6 +162,7 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     assert escaped("one ` only") == "one ` only"
 
 
+@pytest.mark.slow
 def test_three_runs_of_forty_checkpoints_stay_below_ten_megabytes(tmp_path: Path) -> None:
     steps = tuple(round(1000 * (k / 39) ** 2) for k in range(40))
     for seed in (0, 1, 2):

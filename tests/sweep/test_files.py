@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import re
 import subprocess
@@ -12,7 +13,6 @@ from typing import Any
 
 import pytest
 import yaml
-from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from probediff.commands.fit import FitCLI
 from probediff.commands.sweep import sweep
@@ -35,11 +35,16 @@ ARRIVES: dict[str, Callable[[FitCLI], Any]] = {
 }
 
 
+def agent() -> Any:
+    """Functions of ``wandb agent``; every process of the tests would wait two seconds for them to collect this file."""
+    return importlib.import_module("wandb.sdk.launch.sweeps.utils")
+
+
 def agents_command(command: list[Any], values: dict[str, Any]) -> list[str]:
     """The command line by the functions that ``wandb agent`` calls."""
-    args = create_sweep_command_args({"args": {key: {"value": value} for key, value in values.items()}})["args"]
+    args = agent().create_sweep_command_args({"args": {key: {"value": value} for key, value in values.items()}})["args"]
     replaced = {"${env}": ["/usr/bin/env"], "${args}": args}
-    return [part for word in create_sweep_command(list(command)) for part in replaced.get(word, [word])]
+    return [part for word in agent().create_sweep_command(list(command)) for part in replaced.get(word, [word])]
 
 
 def one_at_a_time(path: Path) -> list[dict[str, Any]]:
@@ -103,9 +108,9 @@ def test_macros_are_the_agents(macro: str, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("SOMEWHERE", "/data")
     values = {"a.b": 1e-4, "c": True, "d": "x y", "e": [1, 2]}
     ours = SweepFile("test", "grid", ("${envvar:SOMEWHERE}/z${envvar:MISSING}", "${" + macro + "}"), {}, None, "p.py")
-    theirs = create_sweep_command_args({"args": {key: {"value": value} for key, value in values.items()}})
+    theirs = agent().create_sweep_command_args({"args": {key: {"value": value} for key, value in values.items()}})
     theirs |= {"program": ["p.py"], "interpreter": ["python"]}
-    assert trial_command(ours, values) == [*create_sweep_command(list(ours.command))[:1], *theirs[macro]]
+    assert trial_command(ours, values) == [*agent().create_sweep_command(list(ours.command))[:1], *theirs[macro]]
 
 
 def test_p1_seeds() -> None:
