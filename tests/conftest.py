@@ -37,8 +37,8 @@ os.environ.setdefault("WANDB_SILENT", "true")
 
 #: Files whose tests take longest: they begin first, or the other processes would wait for them at the end.
 LONGEST = (
-    *("sweep/test_agent.py", "commands/test_processes.py", "commands/test_resume.py", "sweep/test_training.py"),
-    *("runs/test_tracking.py", "report/test_page.py", "commands/test_probe.py", "inversion/test_accuracy.py"),
+    *("sweep/test_agent.py", "commands/test_resume.py", "commands/test_processes.py", "runs/test_tracking.py"),
+    *("commands/test_probe.py", "inversion/test_accuracy.py", "report/test_page.py", "test_old_run.py"),
 )
 
 #: What the ``fit`` of tests trains on: `make gpu-proof` sets it to the GPU for some of them.

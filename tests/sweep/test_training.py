@@ -49,6 +49,8 @@ def comparable(folder: Path) -> list[dict[str, Any]]:
     return records
 
 
+# Eight trainings, five of which import everything; test_local.py and test_agent.py have the parts of it.
+@pytest.mark.slow
 def test_three_seeds_killed_in_the_middle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
