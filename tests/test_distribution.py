@@ -51,9 +51,9 @@ def copy_tree(target: Path) -> Path:
 
 
 def sources() -> set[str]:
-    """Modules of the package as they lie in a wheel, those behind the symbolic link included."""
+    """Files of the package as they lie in a wheel, those behind the symbolic link included."""
     rooms = [ROOT / "probediff", *(path for path in (ROOT / "probediff").iterdir() if path.is_dir())]
-    paths = {path for room in rooms for path in room.rglob("*.py")}
+    paths = {path for room in rooms for path in room.rglob("*") if path.is_file() and path.suffix != ".pyc"}
     return {path.relative_to(ROOT).as_posix() for path in paths}
 
 
@@ -86,8 +86,8 @@ def test_a_wheel_holds_probediff_alone(distributions: dict[str, Path], kind: str
     with zipfile.ZipFile(distributions[kind]) as wheel:
         names = set(wheel.namelist())
     assert top_levels(names) == {"probediff", f"probediff-{__version__}.dist-info"}
-    assert sources() == {name for name in names if name.endswith(".py")}
-    assert {"probediff/py.typed", "probediff/callbacks/coordinator.py"} <= names
+    assert sources() == {name for name in names if name.startswith("probediff/")}
+    assert {"probediff/py.typed", "probediff/callbacks/coordinator.py", "probediff/report/page.css"} <= names
 
 
 @pytest.mark.slow

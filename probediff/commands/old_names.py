@@ -11,7 +11,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from probediff import callbacks
 
-_OLD_CALLBACK = re.compile(r"(--[\w.]+\+?=)?(callbacks\.(\w+)[\w.]*)")
+_OLD_CALLBACK = re.compile(r"(--[\w.]+\+?=)?(callbacks(?:\.(\w+))?\.(\w+))")
+_OLD_MODULES = ("probing", "schedule")
 
 
 def rename_callbacks(value: Any) -> Any:
@@ -21,18 +22,21 @@ def rename_callbacks(value: Any) -> Any:
     if isinstance(value, list):
         return [rename_callbacks(part) for part in value]
     match = _OLD_CALLBACK.fullmatch(value) if isinstance(value, str) else None
-    # Somebody's own package of the same name keeps its name.
-    if match is None or not hasattr(callbacks, match[3]):
+    if match is None:
         return value
-    _announce(match[2])
-    return f"{match[1] or ''}probediff.{match[2]}"
+    option, old, module, name = match.groups()
+    # Somebody's own package of the same name keeps its name.
+    if not hasattr(callbacks, name) or not (module in (None, *_OLD_MODULES) or hasattr(callbacks, module)):
+        return value
+    _announce(old, f"probediff.callbacks.{name}")
+    return f"{option or ''}probediff.callbacks.{name}"
 
 
 @functools.cache
 @rank_zero_only
-def _announce(old: str) -> None:
+def _announce(old: str, new: str) -> None:
     # Not among what --print_config prints.
-    print(f"{old} is called probediff.{old} now: please change it in the configuration", file=sys.stderr)
+    print(f"{old} is called {new} now: please change it in the configuration", file=sys.stderr)
 
 
 def accept_old_names(parser_mode: str) -> None:

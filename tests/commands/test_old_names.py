@@ -50,11 +50,21 @@ def test_only_names_of_ours_change(capsys: pytest.CaptureFixture[str]) -> None:
     kept = {
         "class_path": "callbacks.MyOwn",
         "paths": ["runs/callbacks.Probing", "my.callbacks.Probing", "probediff.callbacks.Probing", "callbacks"],
+        "modules": ["callbacks.mine.Probing", "callbacks.angles.Mine", "callbacks.a.b.Probing", "callbacks.probing"],
         "num": [1, None, True],
     }
     assert rename_callbacks(kept) == kept
     assert capsys.readouterr().err == ""
-    assert rename_callbacks(["--x", {"y": "callbacks.angles.InversionAngles"}]) == [
-        "--x",
-        {"y": "probediff.callbacks.angles.InversionAngles"},
-    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "name"),
+    [
+        ("callbacks.angles.InversionAngles", "InversionAngles"),
+        ("callbacks.probing.Probing", "Probing"),
+        ("callbacks.schedule.ProbeSchedule", "ProbeSchedule"),
+    ],
+)
+def test_names_with_their_module_change_too(old: str, name: str) -> None:
+    assert rename_callbacks(["--x", {"y": old}]) == ["--x", {"y": f"probediff.callbacks.{name}"}]
+    assert rename_callbacks(f"--trainer.callbacks+={old}") == f"--trainer.callbacks+=probediff.callbacks.{name}"

@@ -24,12 +24,7 @@ ACCELERATOR = os.environ.get("PROBEDIFF_TEST_ACCELERATOR", "cpu")
 COMMAND = [
     *("--config", str(ROOT / "configs" / "digits.yaml"), f"--trainer.max_steps={LAST}"),
     *(f"--trainer.accelerator={ACCELERATOR}", *(["--trainer.deterministic=warn"] if ACCELERATOR != "cpu" else [])),
-    *(
-        "--network.channels=8",
-        "--network.dropout=0.1",
-        "--model.num_train_timesteps=40",
-        "--model.random_flip=true",
-    ),
+    *("--network.channels=8", "--network.dropout=0.1", "--model.num_train_timesteps=40", "--model.random_flip=true"),
     *("--wandb.mode=disabled", "--probing.settings.num_samples=17", "--probing.settings.num_steps=4"),
     *("--probing.schedule.steps=[3,5,9]", "--probing.schedule.every_n_steps=null", "--data.batch_size=300"),
     *("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--probing.progress=false"),
