@@ -42,11 +42,11 @@ def ways(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> Callable[[type, str, str]
     def find(owner: type, method: str, start: str) -> list[list[str]]:
         original, stacks = getattr(owner, method), []
 
-        def watched(self: Any, *arguments: Any) -> Any:
+        def watch(self: Any, *arguments: Any) -> Any:
             stacks.append(own_calls())
             return original(self, *arguments)
 
-        monkeypatch.setattr(owner, method, watched)
+        monkeypatch.setattr(owner, method, watch)
         fit([InversionAngles()])
         # The call of the method itself counts too.
         return [[*stack[stack.index(start) + 1 :], method] for stack in stacks if start in stack and HOOK in stack]

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from probediff import callbacks
 
 _OLD_CALLBACK = re.compile(r"(--[\w.]+\+?=)?(callbacks(?:\.(\w+))?\.(\w+))")
+#: Modules of today's classes that are called otherwise now.
 _OLD_MODULES = ("probing", "schedule")
 
 
