@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
+import mmap
 import os
 import pickle
 import re
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from io import BufferedRandom
 from pathlib import Path
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 PARTIAL = ".partial"
+#: Key of the metadata of a safetensors file.
+_CHECKSUM = "sha256"
 #: Names under which training code keeps a state dict, averaged weights before the raw ones beside them.
 WRAPPERS = ("state_dict", "ema", "teacher", "model")
 #: What DistributedDataParallel, torch.compile and DINO put before the names of a network's tensors.
@@ -119,11 +124,72 @@ def _sync_folder(folder: Path) -> None:
 
 
 def save_tensors(target: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write tensors, and words about them, as safetensors at once; see `whole_file`."""
+    """Write tensors, words about them and a checksum as safetensors at once; see `whole_file`."""
     from safetensors.torch import save
 
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    words = dict(metadata or {})
     with whole_file(target) as file:
-        file.write(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata))
+        file.write(save(plain, words | {_CHECKSUM: _checksum(save(plain, words))[0]}))
+
+
+def verify_tensors(path: Path) -> None:
+    """Compare a safetensors file with the checksum that `save_tensors` put into it; files without one pass.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged.
+    """
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            actual, stored = _checksum(content)
+    except FileNotFoundError:
+        raise
+    except (OSError, *_UNREADABLE) as error:
+        raise ValueError(f"{path} cannot be read ({error})") from error
+    if stored not in (None, actual):
+        raise ValueError(f"{path} is damaged: its content does not have the checksum that was written with it")
+
+
+def _checksum(content: bytes | mmap.mmap) -> tuple[str, str | None]:
+    """SHA-256 of the content of a safetensors file without the checksum in it, and that checksum."""
+    (size,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + size])
+    stored = header.get("__metadata__", {}).pop(_CHECKSUM, None)
+    if not header.get("__metadata__"):
+        header.pop("__metadata__", None)
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    with memoryview(content) as whole, whole[8 + size :] as data:
+        digest.update(data)
+    return digest.hexdigest(), stored
+
+
+def load_whole(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file that `save_tensors` wrote.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    verify_tensors(path)
+    try:
+        return load_file(path)
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error})") from error
+
+
+def digest_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """The first 16 hexadecimal digits of a SHA-256 over names, types, shapes and values: what tells contents apart."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors, key=lambda named: named[0]):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def load_tensors(
@@ -143,6 +209,7 @@ def load_tensors(
     from safetensors import SafetensorError, safe_open
 
     try:
+        verify_tensors(path)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             return {name: file.get_tensor(name) for name in names}, {word: metadata[word] for word in words}
@@ -153,6 +220,8 @@ def load_tensors(
 def read_checkpoint(path: Path, mmap: bool = False) -> Any:
     """Content of a file that ``torch.save`` or safetensors wrote; never runs code from it.
 
+    The checksums of a file are compared (torch itself reads over them), also of one that is left on the disk.
+
     Args:
         path: the file; the suffix .safetensors tells the two apart.
         mmap: leave the tensors on the disk until they are used.
@@ -161,19 +230,30 @@ def read_checkpoint(path: Path, mmap: bool = False) -> Any:
         ValueError: It cannot be read, is damaged, or holds more than tensors and plain types.
     """
     import torch
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         if path.suffix == ".safetensors":
+            verify_tensors(path)
             return load_file(path)
+        _verify_zip(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except (OSError, RuntimeError, SafetensorError, *_UNREADABLE) as error:
+    except Exception as error:  # damaged files raise classes of zipfile, zlib, pickle, torch and safetensors
         reason = (str(error).splitlines() or ["it is empty"])[0]
         # torch recommends what would run the code of a stranger's file.
         if "weights_only" in str(error):
             reason = "it is damaged, or holds Python objects, which may run code and are not read"
         raise ValueError(f"{path} cannot be read ({type(error).__name__}: {reason})") from None
+
+
+def _verify_zip(path: Path) -> None:
+    """Raise ValueError where a part of a zip file, which is what torch writes, has not its checksum."""
+    if not zipfile.is_zipfile(path):
+        return  # the format before torch 1.6, which has no checksums; or no checkpoint, as reading it will tell
+    with zipfile.ZipFile(path) as file:
+        damaged = file.testzip()
+    if damaged is not None:
+        raise ValueError(f"it is damaged: the checksum of {damaged} in it is wrong")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

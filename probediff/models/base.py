@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from probediff.ddim import Predict, as_predict
+from probediff.files import digest_tensors
 from probediff.schedule import NoiseSchedule
 
 Weights = Literal["ema", "raw"]
@@ -46,6 +47,11 @@ class ProbeModel:
     def predict(self) -> Predict:
         """What samplers ask: ``(x, timestep) -> (x_0, eps)``, see ``probediff.ddim.as_predict``."""
         return as_predict(self.eps_model, self.schedule)
+
+    @cached_property
+    def digest(self) -> str:
+        """What tells its weights apart from any others, for the records; see ``probediff.files.digest_tensors``."""
+        return digest_tensors(chain(self.eps_model.named_parameters(), self.eps_model.named_buffers()))
 
     @property
     def weight(self) -> Tensor:
@@ -84,6 +90,24 @@ def conventions_of(
         "image_shape": list(image_shape),
         "dtype": str(weight.dtype).removeprefix("torch."),
         **others,
+    }
+
+
+def conditions_of(device: torch.device) -> dict[str, Any]:
+    """What rounding depends on, for the records; the keys are ``probediff.runs.conditions.CONDITIONS``."""
+    is_gpu = device.type == "cuda"
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return {
+        "device": torch.cuda.get_device_name(device) if is_gpu else device.type,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "num_threads": torch.get_num_threads(),
+        "num_processes": torch.distributed.get_world_size() if distributed else 1,
+        "tf32": [
+            *(["convolutions"] if is_gpu and torch.backends.cudnn.allow_tf32 else []),
+            *(["matrix products"] if torch.get_float32_matmul_precision() != "highest" else []),
+        ],
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "torch": torch.__version__,
     }
 
 

@@ -30,7 +30,8 @@ RECORDS, CONFIG, CATALOGUE = "records.jsonl", "config.yaml", "catalogue.json"
 INVERSION_METHODS, WHITENING, WHITENING_ARRAYS = "inversion_methods.json", "whitening.json", "whitening.safetensors"
 CHECKPOINTS, SAMPLES, PICTURES, PROBED = "checkpoints", "samples", "pictures", "probes"
 #: What locks, traceback, sweep and W&B leave in the folder.
-LOCK, ERROR, LINEAGE, WANDB, WANDB_ID = "process.lock", "error.txt", "lineage.json", "wandb", "wandb_id.txt"
+LOCK, WRITING, ERROR, LINEAGE = "process.lock", "writing.lock", "error.txt", "lineage.json"
+WANDB, WANDB_ID = "wandb", "wandb_id.txt"
 #: Probe names of the records that close an event and a run: what comes before them is whole.
 END_OF_EVENT, FINISHED = "timing", "run"
 #: Parts of runs and of reports, in which no run is looked for.

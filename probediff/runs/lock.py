@@ -1,20 +1,27 @@
-"""Whose folder a run's is: a lock that the kernel takes away when its process ends, however it ends."""
+"""Two locks of a folder of results, which the kernel takes away when their process ends, however it ends.
+
+``hold`` is ownership: whoever trains or probes into a folder holds it as long as it works. ``writing`` is held for the
+moment of a write, by whoever changes files there.
+"""
 
 import fcntl
 import json
 import os
 import socket
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from probediff.runs.folder import LOCK
+from probediff.runs.folder import LOCK, WRITING
 
 #: How long a new process waits for what is left of an earlier one: its data workers notice its death late.
 WAIT_SEC = 10.0
 #: `holder` takes the lock for a moment, to see whether it is free.
 _MOMENT_SEC = 0.2
+#: How long a write waits for that of another process, which may be an event on a slow disk.
+_WRITING_SEC = 120.0
 
 _held: dict[Path, IO[str]] = {}
 
@@ -30,17 +37,23 @@ def hold(folder: Path, wait_sec: float = _MOMENT_SEC) -> bool:
     key = folder.resolve()
     if key in _held:
         return True
-    folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / LOCK).open("a+", encoding="utf-8")
-    if not _locked(file, wait_sec):
-        file.close()
+    file = _open_locked(folder / LOCK, wait_sec)
+    if file is None:
         return False
-    file.truncate(0)
     gpu = os.environ.get("CUDA_VISIBLE_DEVICES")
-    json.dump({"process": os.getpid(), "host": socket.gethostname(), "gpu": gpu}, file)
-    file.flush()
+    with suppress(OSError):  # a full disk: then nobody can read who it is
+        file.truncate(0)
+        json.dump({"process": os.getpid(), "host": socket.gethostname(), "gpu": gpu}, file)
+        file.flush()
     _held[key] = file
     return True
+
+
+def own(folder: Path, option: str, wait_sec: float = _MOMENT_SEC) -> None:
+    """``hold`` or raise ValueError, with the process that is at work there; ``option`` is the one that names it."""
+    if not hold(folder, wait_sec):
+        who = (holder(folder) or {}).get("process", "unknown")
+        raise ValueError(f"process {who} is at work in {folder}; wait for its end, or give another {option}")
 
 
 def release(folder: Path) -> None:
@@ -49,11 +62,45 @@ def release(folder: Path) -> None:
     if file is not None:
         with suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_UN)
+        with suppress(OSError):
+            file.close()
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Change files of ``folder``, which is made if need be, while no other process does.
+
+    Raises:
+        OSError: another process has not finished its write for two minutes.
+    """
+    file = _open_locked(folder / WRITING, _WRITING_SEC)
+    if file is None:
+        raise OSError(f"another process has been writing to {folder} for {_WRITING_SEC:g} s; end it, or wait for it")
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_UN)
         file.close()
 
 
-def _locked(file: IO[str], wait_sec: float) -> bool:
+def _open_locked(path: Path, wait_sec: float) -> IO[str] | None:
+    """The file, locked; None where another process holds it after ``wait_sec``."""
     deadline = time.monotonic() + wait_sec
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+", encoding="utf-8")
+        if not _locked(file, deadline):
+            file.close()
+            return None
+        # A start that was refused removes the file that it made, perhaps after we have opened it.
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()
+
+
+def _locked(file: IO[str], deadline: float) -> bool:
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -67,8 +114,14 @@ def _locked(file: IO[str], wait_sec: float) -> bool:
 
 
 def holder(folder: Path) -> dict[str, Any] | None:
-    """``process``, ``host`` and ``gpu`` of who is at work in ``folder``; None when nobody is."""
-    return json.loads((folder / LOCK).read_text(encoding="utf-8") or "{}") if is_held(folder) else None
+    """``process``, ``host`` and ``gpu`` of who is at work in ``folder``, as far as known; None when nobody is."""
+    if not is_held(folder):
+        return None
+    try:
+        content = json.loads((folder / LOCK).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def is_held(folder: Path) -> bool | None:

@@ -1,0 +1,28 @@
+"""What a number depends on: its settings, and the conditions that change no more than its rounding."""
+
+from collections.abc import Mapping
+from typing import Any
+
+#: Keys of the conventions that say where and how it was computed; versions before them recorded none.
+CONDITIONS = ("device", "cpu_capability", "num_threads", "num_processes", "tf32", "deterministic", "torch")
+
+
+def settings_in(conventions: Mapping[str, Any]) -> dict[str, Any]:
+    """The conventions without the conditions: equal settings make numbers comparable."""
+    return {key: value for key, value in conventions.items() if key not in CONDITIONS}
+
+
+def differing_settings(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Settings that both name and that differ: key -> (there, wanted).
+
+    A key that only one of them has is new in its version, and says nothing about the other.
+    """
+    theirs, ours = settings_in(there), settings_in(as_json(wanted))
+    return {key: (theirs[key], ours[key]) for key in ours if key in theirs and theirs[key] != ours[key]}
+
+
+def as_json(value: Any) -> Any:
+    """What a value is after a round trip through JSON."""
+    if isinstance(value, Mapping):
+        return {key: as_json(part) for key, part in value.items()}
+    return [as_json(part) for part in value] if isinstance(value, list | tuple) else value
