@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -14,10 +18,12 @@ from probediff.data import ImageFolder, ImageTensors
 from probediff.data.base import ImageArray
 from probediff.models.base import ProbeModel
 from probediff.models.run import load_run_data, read_run_config
-from probediff.prepare.decoding import square_pixels
-from probediff.prepare.sources import list_images
+from probediff.prepare.decoding import DECODING, square_pixels
+from probediff.prepare.sources import ImageFile, list_images
 
 _CHUNK = 256
+# Of sets that are not files: all of them are read in no time, and a set of millions is told apart by as few.
+_FINGERPRINTED = 256
 
 Shape = tuple[int, int, int]
 
@@ -57,20 +63,34 @@ class RealImages:
         name: where they come from, for the record.
         mirrored: whether each counts with its mirror image, as for a model that was trained with flips.
         codes: pixels -> codes, for a latent diffusion model.
+        folder: the folder that they were decoded from, if they were.
     """
 
     array: ImageArray
     name: str
     mirrored: bool = False
     codes: Callable[[Tensor], Tensor] = _unchanged
+    folder: ImageFolder | None = None
 
     def __len__(self) -> int:
         return len(self.array)
 
+    @cached_property
+    def conventions(self) -> dict[str, Any]:
+        """What tells these images from any others, for the records of numbers that depend on them.
+
+        ``images`` is their name, ``images_sha256`` the first 16 hexadecimal digits of a SHA-256 over the relative paths
+        and the bytes of the files of a folder, which are all read, or else over number, shape and 256 of the images;
+        ``decoding`` says how files became pixels.
+        """
+        if self.folder is None:
+            return {"images": self.name, "images_sha256": _fingerprint(self.array)}
+        digest = _digest_files(self.folder.path, self.folder.files)
+        return {"images": self.name, "images_sha256": digest, "decoding": dict(DECODING)}
+
     def chunks(self, count: int) -> Iterator[Tensor]:
         """``count`` images, evenly chosen over the set: (B, C, H, W) in [-1, 1], or codes."""
-        total = len(self.array)
-        chosen = np.linspace(0, total - 1, min(count, total)).round().astype(np.int64)
+        chosen = _evenly_chosen(len(self.array), count)
         for rows in np.split(chosen, range(_CHUNK, len(chosen), _CHUNK)):
             yield self._read(rows.tolist())
 
@@ -103,7 +123,17 @@ def images_of_folder(path: Path, space: Space) -> RealImages:
     """All images of a folder, resized to what a model wants."""
     folder = ImageFolder(str(path), image_size=space.pixel_shape[-1], channels=space.pixel_shape[0])
     folder.setup()
-    return RealImages(folder.images, path.name, codes=space.codes)
+    return RealImages(folder.images, folder.path.absolute().name, codes=space.codes, folder=folder)
+
+
+def digest_images(images: Tensor) -> str:
+    """What tells images from any others, for the records: 16 hexadecimal digits of a SHA-256 over shape and pixels.
+
+    Args:
+        images: (B, C, H, W) in [-1, 1] that were bytes, as `read_images` gives them.
+    """
+    pixels = images.add(1).mul(127.5).round().to(torch.uint8)
+    return _digest_pixels(pixels.shape, pixels.cpu().numpy())
 
 
 def image_files(names: Sequence[str]) -> list[Path]:
@@ -138,3 +168,26 @@ def read_images(files: Sequence[Path], shape: Shape) -> Tensor:
         except Exception as error:  # decoders raise anything
             raise ValueError(f"{path} must be an image of at least {shape[1]} pixels, got: {error}") from error
     return torch.stack(rows).float().div_(127.5).sub_(1.0)
+
+
+def _evenly_chosen(total: int, count: int) -> npt.NDArray[np.int64]:
+    return np.linspace(0, total - 1, min(count, total)).round().astype(np.int64)
+
+
+def _fingerprint(array: ImageArray) -> str:
+    return _digest_pixels(array.shape, array[_evenly_chosen(len(array), _FINGERPRINTED)])
+
+
+def _digest_pixels(shape: Sequence[int], pixels: npt.NDArray[np.uint8]) -> str:
+    digest = hashlib.sha256(f"{tuple(shape)}".encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()[:16]
+
+
+def _digest_files(folder: Path, files: Sequence[ImageFile]) -> str:
+    digest = hashlib.sha256()
+    for relative_path in sorted(file.relative_path for file in files):
+        digest.update(f"{relative_path}\0".encode("utf-8", "surrogateescape"))
+        with open(folder / relative_path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]

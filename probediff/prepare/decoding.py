@@ -12,6 +12,13 @@ EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 # Part of the identity of caches and prepared sets: raise it when the decoding below changes, so that old ones are not
 # taken for new ones.
 DECODING_VERSION = 1
+#: What is done to a file, in words, for the conventions of numbers that depend on it.
+DECODING: dict[str, int | str] = {
+    "version": DECODING_VERSION,
+    "exif_orientation": "not followed",
+    "alpha": "left out",
+    "resize": "box halvings, bicubic, centre crop",
+}
 
 
 def square_pixels(file: Path | IO[bytes], image_size: int, channels: int) -> npt.NDArray[np.uint8]:
