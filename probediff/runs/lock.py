@@ -51,7 +51,11 @@ def hold(folder: Path, wait_sec: float = _MOMENT_SEC) -> bool:
 
 def own(folder: Path, option: str, wait_sec: float = _MOMENT_SEC) -> None:
     """``hold`` or raise ValueError, with the process that is at work there; ``option`` is the one that names it."""
-    if not hold(folder, wait_sec):
+    try:
+        is_ours = hold(folder, wait_sec)
+    except OSError as error:
+        raise ValueError(f"{option} must be a folder that can be written to, got {folder}: {error}") from error
+    if not is_ours:
         who = (holder(folder) or {}).get("process", "unknown")
         raise ValueError(f"process {who} is at work in {folder}; wait for its end, or give another {option}")
 
@@ -64,6 +68,50 @@ def release(folder: Path) -> None:
             fcntl.flock(file, fcntl.LOCK_UN)
         with suppress(OSError):
             file.close()
+
+
+@contextmanager
+def owned(folder: Path, option: str, wait_sec: float = _MOMENT_SEC) -> Iterator[None]:
+    """``own`` during a block; where that leaves nothing there, the folders and locks that it made go again.
+
+    So a start that is refused, in any place of the block, leaves nothing. In a block of the same process that owns the
+    folder already, it changes nothing.
+
+    Raises:
+        ValueError: another process is at work there, or the folder cannot be written to.
+    """
+    if folder.resolve() in _held:
+        yield
+        return
+    new = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
+    before = _names_in(folder)
+    own(folder, option, wait_sec)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            _remove_locks(folder, _names_in(folder) - before)
+            for path in new:
+                path.rmdir()
+        release(folder)
+
+
+def _names_in(folder: Path) -> set[str]:
+    try:
+        return set(os.listdir(folder))
+    except OSError:  # there is none, or none any more
+        return set()
+
+
+def _remove_locks(folder: Path, new: set[str]) -> None:
+    """Remove the locks of an owned folder if nothing else in it is new; who waits for them opens them anew."""
+    if not new <= {LOCK, WRITING}:
+        return
+    if WRITING in new:
+        with writing(folder):
+            (folder / WRITING).unlink()
+    if LOCK in new:
+        (folder / LOCK).unlink()
 
 
 @contextmanager
@@ -88,8 +136,13 @@ def _open_locked(path: Path, wait_sec: float) -> IO[str] | None:
     """The file, locked; None where another process holds it after ``wait_sec``."""
     deadline = time.monotonic() + wait_sec
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+", encoding="utf-8")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+", encoding="utf-8")
+        except FileNotFoundError:  # that start removes its folder too, perhaps in between
+            if time.monotonic() > deadline:
+                raise
+            continue
         if not _locked(file, deadline):
             file.close()
             return None
