@@ -90,7 +90,7 @@ def owned(folder: Path, option: str, wait_sec: float = _MOMENT_SEC) -> Iterator[
         yield
     finally:
         with suppress(OSError):
-            _remove_locks(folder, _names_in(folder) - before)
+            _remove_locks(folder, before)
             for path in new:
                 path.rmdir()
         release(folder)
@@ -103,10 +103,14 @@ def _names_in(folder: Path) -> set[str]:
         return set()
 
 
-def _remove_locks(folder: Path, new: set[str]) -> None:
-    """Remove the locks of an owned folder if nothing else in it is new; who waits for them opens them anew."""
+def _remove_locks(folder: Path, before: set[str]) -> None:
+    """Remove new locks of an owned folder, and old ones of an empty one, if nothing else in it is new."""
+    names = _names_in(folder)
+    is_empty = names <= {LOCK, WRITING}
+    new = names if is_empty else names - before
     if not new <= {LOCK, WRITING}:
         return
+    # Who waits for one of them opens it anew.
     if WRITING in new:
         with writing(folder):
             (folder / WRITING).unlink()

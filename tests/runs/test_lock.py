@@ -127,7 +127,7 @@ def test_writers_never_come_between_each_other(tmp_path: Path) -> None:
 def test_starts_that_are_refused_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
     processes = [start(REFUSED, tmp_path / "a" / "out") for _ in range(3)]
     assert [process.wait(60) for process in processes] == [0] * 3
-    assert not list(tmp_path.iterdir())
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_a_lock_is_released_once(tmp_path: Path) -> None:
