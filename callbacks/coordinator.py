@@ -5,7 +5,9 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import lightning as L
@@ -17,9 +19,8 @@ from probediff.callbacks.due_steps import ProbeSchedule
 from probediff.callbacks.stopping import StopRequest
 from probediff.callbacks.waiting import on_first_process
 from probediff.data import ImageDataModule
-from probediff.exceptions import StoppedBySignalError
 from probediff.models.base import undisturbed
-from probediff.probing.probe import ProbeContext
+from probediff.probing.probe import ProbeContext, least_work
 from probediff.probing.recorder import Recorder, conventions_for, pass_request
 from probediff.probing.settings import PassSettings
 from probediff.probing.shared_pass import PASS, Advance, run_pass
@@ -63,6 +64,8 @@ class Probing(L.Callback):
         self._looked_back = False
         self._due: frozenset[int] = frozenset()
         self._restored: dict[str, Any] | None = None
+        self._num_processes = 1
+        self._nothing_kept: TemporaryDirectory[str] | None = None
         self._loss_sum = torch.zeros((), dtype=torch.float64)
         self._loss_count = 0
         self._interval_start = time.perf_counter()
@@ -71,36 +74,41 @@ class Probing(L.Callback):
         """Check everything that can be known before the first training step."""
         if not isinstance(pl_module, DiffusionModule):
             raise ValueError(f"Probing needs a probediff DiffusionModule, got {type(pl_module).__name__}")
+        if trainer.max_steps == trainer.max_epochs == -1:
+            raise ValueError(
+                "trainer.max_steps (or trainer.max_epochs) must be set: without an end there is no last step to probe"
+            )
         self.settings.check(pl_module.schedule)
         model = pl_module.probe_model(self.settings.weights, self.settings.ema_rate)
         self.probes = [c for c in trainer.callbacks if isinstance(c, Probe) and c.enabled]  # type: ignore[attr-defined]
         folder = RunFolder(trainer.default_root_dir)
-        if trainer.is_global_zero:
-            folder.create()
         data = getattr(trainer, "datamodule", None)
         real_images = data.real_images if isinstance(data, ImageDataModule) else None
         self.context = ProbeContext(self.settings, model.image_shape, folder, real_images, model.pixels)
-        tracker = Tracker(folder, trainer.loggers)
-        self.recorder = Recorder(self.probes, self.context, tracker, conventions_for(self.settings, model))
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._nothing_kept = TemporaryDirectory(prefix="probediff-")
+            folder = RunFolder(self._nothing_kept.name)
+            self.context = least_work(replace(self.context, folder=folder), self.probes, pl_module.schedule)
+            self.settings = self.context.settings
         for probe in self.probes:
             probe.check(self.context)
 
     def state_dict(self) -> dict[str, Any]:
         """The running loss since the last event and its seconds, so that a resumed run records the same mean."""
         seconds = time.perf_counter() - self._interval_start
-        return {"loss_sum": float(self._loss_sum), "loss_count": self._loss_count, "seconds": seconds}
+        interval = {"loss_sum": float(self._loss_sum), "loss_count": self._loss_count, "seconds": seconds}
+        return interval | {"num_processes": self._num_processes}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the running loss of the checkpoint."""
-        self._restored = state_dict
+        """Go on with the running loss of the checkpoint.
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse to write over another run."""
-        folder = self.context.folder
-        if self._restored is None and folder.records():
-            raise ValueError(
-                f"{folder.path} already holds a run; go on with it by --resume auto, or give another --run_dir"
-            )
+        Raises:
+            ValueError: it is not there.
+        """
+        for name, kind in (("loss_sum", float), ("loss_count", int)):
+            if not isinstance(state_dict.get(name), kind):
+                raise ValueError(f"the state of Probing must hold {name}, got {state_dict.get(name)!r}")
+        self._restored = state_dict
 
     def on_train_start(self, trainer: L.Trainer, pl_module: DiffusionModule) -> None:  # type: ignore[override]
         """Probe the untrained model, or bring a resumed run to where it was."""
@@ -108,20 +116,32 @@ class Probing(L.Callback):
         self._begin(trainer, pl_module)
 
     def _begin(self, trainer: L.Trainer, module: DiffusionModule) -> None:
-        last_step = trainer.estimated_stepping_batches
-        if math.isinf(last_step):
+        folder = self.context.folder
+        if self._restored is None and folder.records():
             raise ValueError(
-                "trainer.max_steps (or trainer.max_epochs) must be set: without an end there is no last step to probe"
+                f"{folder.path} already holds a run; go on with it by --resume auto, or give another --run_dir"
             )
-        self._due = self.schedule.until(int(last_step))
+        if trainer.is_global_zero:
+            folder.create()
+        model = module.probe_model(self.settings.weights, self.settings.ema_rate)
+        tracker = Tracker(folder, trainer.loggers)
+        self.recorder = Recorder(self.probes, self.context, tracker, conventions_for(self.settings, model))
+        self._due = self.schedule.until(int(trainer.estimated_stepping_batches))
+        self._num_processes = trainer.world_size
         # A float64 sum: its value does not depend on where a resumed run was cut. Checkpoints of earlier versions do
         # not say how long the interval has lasted, so that its speed is not known.
         restored = self._restored or {"loss_sum": 0.0, "loss_count": 0, "seconds": 0.0}
         self._loss_sum = torch.tensor(restored["loss_sum"], dtype=torch.float64, device=module.device)
         self._loss_count = restored["loss_count"]
         self._interval_start = time.perf_counter() - restored.get("seconds", math.nan)
+        before = restored.get("num_processes", self._num_processes)
+        if before != self._num_processes and trainer.is_global_zero:
+            warnings.warn(
+                f"the run goes on with {self._num_processes} process(es), before {before}: the images and noises stay "
+                f"the same, dropout and rounding do not",
+                stacklevel=2,
+            )
         step = self._seen_step = trainer.global_step
-        folder = self.context.folder
         complete = trainer.is_global_zero and folder.rewind(step)
         if trainer.strategy.reduce_boolean_decision(complete, all=False):
             self._finish_event(step)
@@ -142,8 +162,8 @@ class Probing(L.Callback):
         if step in self._due:
             self._probe(trainer, pl_module)
         elif self.stop.agreed(trainer):
-            self._save(trainer, pl_module)
-            raise StoppedBySignalError(f"stopped by {self.stop.signal_name or 'another process'} at step {step}")
+            saved = self._save(trainer, pl_module)
+            raise self.stop.error(f" at step {step}" + ("" if saved else ", of which no checkpoint could be written"))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: DiffusionModule) -> None:  # type: ignore[override]
         """Probe the last step if it was not due, then let probes look back over the whole run."""
@@ -161,13 +181,19 @@ class Probing(L.Callback):
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Give the signals back."""
         self.stop.uninstall()
+        if self._nothing_kept is not None:
+            self._nothing_kept.cleanup()
+
+    def losses(self) -> list[str]:
+        """What of the run could not be kept, such as ``samples of step 5, 10``; empty if nothing is missing."""
+        return self.recorder.tracker.losses()
 
     def _look_back(self, trainer: L.Trainer, module: DiffusionModule) -> None:
         self._looked_back = True
         with undisturbed(module):
             on_first_process(trainer, partial(self.recorder.finish, trainer.global_step))
 
-    def _save(self, trainer: L.Trainer, module: DiffusionModule) -> None:
+    def _save(self, trainer: L.Trainer, module: DiffusionModule) -> bool:
         # Every process goes on from the mean, which is what the checkpoint keeps of all of them.
         self._loss_sum = trainer.strategy.reduce(self._loss_sum, reduce_op="mean")
         path = self.context.folder.checkpoint_path(trainer.global_step)
@@ -176,9 +202,11 @@ class Probing(L.Callback):
             if self.keep_full_checkpoints is not None and trainer.is_global_zero:
                 thin_out(path.parent, self.keep_full_checkpoints)
         except OSError as error:
+            self.recorder.tracker.note_loss("checkpoint", trainer.global_step)
             warnings.warn(f"{error}; training goes on without it. Free some space.", stacklevel=2)
-        else:
-            module.last_checkpoint = path
+            return False
+        module.last_checkpoint = path
+        return True
 
     def _probe(self, trainer: L.Trainer, module: DiffusionModule, save: bool = True) -> None:
         step = trainer.global_step

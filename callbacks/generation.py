@@ -40,6 +40,14 @@ class FixedNoiseGeneration(Probe):
     def finish(self, context: ProbeContext) -> dict[int, ProbeResult]:
         """The same noises over training: one row a step, evenly chosen among the stored ones."""
         steps = context.folder.sample_steps()
+        if not steps:
+            return {}
         chosen = sorted({steps[round(k * (len(steps) - 1) / (_MOST_ROWS - 1))] for k in range(_MOST_ROWS)})
-        rows = [to_uint8(context.stored_pixels(step, _SAMPLES_A_ROW)) for step in chosen]
-        return {steps[-1]: ProbeResult(pictures={"over_training": grid(torch.cat(rows), len(rows[0]))})}
+        rows, errors = [], []
+        for step in chosen:
+            try:
+                rows.append(to_uint8(context.stored_pixels(step, _SAMPLES_A_ROW)))
+            except ValueError as error:
+                errors.append(str(error))
+        pictures = {"over_training": grid(torch.cat(rows), len(rows[0]))} if rows else {}
+        return {steps[-1]: ProbeResult(pictures=pictures, error="; ".join(errors))}

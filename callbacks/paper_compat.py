@@ -17,7 +17,7 @@ from probediff.measures.paper_compat import (
     svcca_randomised,
     without_last_batch,
 )
-from probediff.probing.probe import ProbeContext
+from probediff.probing.probe import ProbeContext, compare_with_final
 from probediff.probing.shared_pass import ProbePass
 from probediff.runs.results import ProbeResult
 
@@ -71,19 +71,15 @@ class PaperCompat(Probe):
 
     def finish(self, context: ProbeContext) -> dict[int, ProbeResult]:
         """Similarities of min-max scaled samples to those of the final checkpoint."""
-        *earlier, last = context.folder.sample_steps()
-        final = context.folder.load_samples(last)
-        results = {}
-        for step in earlier:
-            x_0 = context.folder.load_samples(step)
-            values = {
+        return compare_with_final(
+            context.folder,
+            lambda x_0, final: {
                 "cka_min_max": cka_min_max(x_0, final),
                 "cka_unbiased_min_max": cka_min_max(x_0, final, unbiased=True),
                 "svcca_randomised": svcca_randomised(x_0, final, self.num_directions),
                 "ssim_min_max": ssim_min_max(x_0, final),
-            }
-            results[step] = ProbeResult(values)
-        return results
+            },
+        )
 
 
 def _mean_where(values: Tensor, chosen: Tensor) -> float:

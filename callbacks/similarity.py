@@ -1,15 +1,14 @@
 """When does the map from noise to image settle? (*There and Back Again*, figure 6)"""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from probediff.callbacks.base import Probe
 from probediff.features.networks import FeatureNetwork, extract, load_networks
 from probediff.measures import cka, cosine_similarity, ssim, svcca
-from probediff.probing.probe import ProbeContext
+from probediff.probing.probe import ProbeContext, compare_with_final
 from probediff.probing.shared_pass import ProbePass
 from probediff.runs.results import ProbeResult
 
@@ -23,6 +22,8 @@ class CheckpointSimilarity(Probe):
             ``dino=PATH``; also ``timm/NAME[=PATH]`` and ``open_clip/NAME[=PATH]``. ``[]`` switches them off.
         num_directions: leading directions that SVCCA compares (the paper: 10).
     """
+
+    needs_previous = True
 
     def __init__(self, enabled: bool = True, features: list[str] = [], num_directions: int = 10) -> None:  # noqa: B006
         super().__init__(enabled)
@@ -52,15 +53,14 @@ class CheckpointSimilarity(Probe):
 
     def finish(self, context: ProbeContext) -> dict[int, ProbeResult]:
         """Every stored checkpoint against the final one."""
-        *earlier, final_step = context.folder.sample_steps()
-        final = context.folder.load_samples(final_step)
-        final_features = self._features(final)
-        results = {}
-        for step in tqdm(earlier, desc="similarity to the final samples", leave=False):
-            x_0 = context.folder.load_samples(step)
-            values = self._compare(x_0, final, self._features(x_0), final_features)
-            results[step] = ProbeResult({**values, "final_step": float(final_step)})
-        return results
+        features_of_final = cache(self._features)
+        final_step = float(context.folder.sample_steps()[-1]) if context.folder.sample_steps() else 0.0
+
+        def compare(x_0: Tensor, final: Tensor) -> dict[str, float]:
+            values = self._compare(x_0, final, self._features(x_0), features_of_final(final))
+            return {**values, "final_step": final_step}
+
+        return compare_with_final(context.folder, compare)
 
     def _features(self, x_0: Tensor) -> dict[str, Tensor]:
         return {name: extract(network, x_0) for name, network in self._networks.items()}

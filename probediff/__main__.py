@@ -15,9 +15,12 @@ import difflib
 import importlib
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 from probediff import __version__
 from probediff.commands.runner import split_help
+from probediff.commands.signals import stop_at_once, tell_stop
+from probediff.exceptions import StoppedAtOnce
 
 #: What each command does; the function of its name in the module of its name does it, and is imported then.
 COMMANDS = {
@@ -66,8 +69,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"probediff: unknown command {arguments[0]!r}; {hint} (see probediff --help)", file=sys.stderr)
         return 2
     name = arguments[0].replace("-", "_")
-    run: Callable[[list[str]], int] = getattr(importlib.import_module(f"probediff.commands.{name}"), name)
-    return run(arguments[1:])
+    try:
+        # Only training has something to save; other commands keep their finished parts however they end.
+        with stop_at_once() if name == "fit" else nullcontext():
+            run: Callable[[list[str]], int] = getattr(importlib.import_module(f"probediff.commands.{name}"), name)
+            return run(arguments[1:])
+    except (StoppedAtOnce, KeyboardInterrupt) as stop:
+        again = "; go on from its last checkpoint with --resume auto" if name == "fit" else ""
+        return tell_stop(arguments[0], stop, again)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,13 @@
 
 
 class StoppedBySignalError(Exception):
-    """The run was asked to stop and has saved where it is."""
+    """The run was asked to stop and has saved where it is; ``is_interrupt`` after Ctrl-C."""
+
+    is_interrupt: bool = False
+
+
+class StoppedAtOnce(BaseException):
+    """A signal that ends a command where it is; no ``Exception``, which libraries catch."""
 
 
 class FeatureLoadError(RuntimeError):

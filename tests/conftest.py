@@ -141,7 +141,7 @@ def real_data() -> Path:
     return Path(os.environ["PROBEDIFF_DATA"])
 
 
-_TINY_RUN = [
+TINY_RUN = [
     "--network.channels=8",
     "--model.num_train_timesteps=40",
     "--trainer.max_steps=4",
@@ -172,5 +172,5 @@ def finite(values: dict[str, float | None]) -> dict[str, float]:
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of the command on the digits, with checkpoints at steps 0, 2 and 4 and T = 40."""
     path = tmp_path_factory.mktemp("probe") / "run"
-    assert fit_command(["--config", str(ROOT / "configs" / "digits.yaml"), *_TINY_RUN, "--run_dir", str(path)]) == 0
+    assert fit_command(["--config", str(ROOT / "configs" / "digits.yaml"), *TINY_RUN, "--run_dir", str(path)]) == 0
     return path

@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import timm
 import torch
@@ -19,6 +20,7 @@ from probediff.features.networks import load_features
 from probediff.files import PREFIXES, WRAPPERS, load_strictly, read_checkpoint, read_weights, save_tensors
 from probediff.models import load_checkpoint_model
 from probediff.training.checkpoints import load_checkpoint
+from tests.conftest import tiny_module
 from tests.reference.golden_inputs import formula_state_dict
 
 TIMM_NAME = "test_vit.r160_in1k"
@@ -109,12 +111,13 @@ def test_no_reader_runs_code_or_passes_on_how_to(unreadable: Path, tmp_path: Pat
     network = {"channels": 8, "channel_mult": [1], "attention_resolutions": []}
     config = {"model": model, "network": network, "data": {"class_path": "probediff.data.Digits"}}
     (tmp_path / "config.yaml").write_text(json.dumps(config))
+    trainer = L.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
     readers: dict[Any, type[Exception]] = {
         read_checkpoint: ValueError,
         read_weights: ValueError,
         load_openai_network: ValueError,
         load_checkpoint_model: ValueError,
-        lambda path: load_checkpoint(path, []): ValueError,
+        lambda path: load_checkpoint(path, trainer, tiny_module()): ValueError,
         lambda path: load_features(f"timm/{TIMM_NAME}={path}"): FeatureLoadError,
     }
     for reader, error in readers.items():

@@ -14,11 +14,12 @@ import os
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import lightning as L
@@ -30,22 +31,21 @@ from lightning.pytorch.utilities import rank_zero_only
 from probediff.callbacks import Probing
 from probediff.commands.old_names import accept_old_names, rename_callbacks
 from probediff.commands.options import CommandParser, available_probes
-from probediff.commands.runner import run_guarded
+from probediff.commands.runner import STATUS_LOST, run_guarded
+from probediff.commands.signals import INTERRUPTED, STOPPED
+from probediff.commands.starting import BeginRun, Start
 from probediff.data import ImageDataModule
 from probediff.denoisers import UNet
 from probediff.exceptions import StoppedBySignalError, WorkerDiedError
-from probediff.runs.folder import CHECKPOINTS, ERROR, RunFolder
+from probediff.runs.folder import ERROR, RunFolder
 from probediff.runs.grouping import group_of
-from probediff.runs.lock import WAIT_SEC, hold, holder, release
+from probediff.runs.lock import WAIT_SEC, owned
 from probediff.runs.loggers import FailsafeWandbLogger, WandbSettings
 from probediff.runs.summary import run_summary
 from probediff.sweep.lineage import claim_trial_folder
-from probediff.training.checkpoints import load_checkpoint, newest_loadable
 from probediff.training.module import DiffusionModule
 
 _RUN_DIR_VARIABLE = "PROBEDIFF_RUN_DIR"
-#: Exit status of a run that a signal stopped and that wants to be started again (EX_TEMPFAIL of sysexits.h).
-_STATUS_STOPPED = 75
 _PARSER_MODE = "omegaconf+"
 
 
@@ -64,9 +64,15 @@ class _Place:
 
 
 class FitCLI(LightningCLI):
-    """``probediff fit``: builds the run that a configuration describes; ``fit`` below starts it."""
+    """``probediff fit``: builds the run that a configuration describes; ``fit`` below starts it.
 
-    def __init__(self, arguments: list[str]) -> None:
+    Args:
+        arguments: of the command line.
+        owning: the run's folder is owned until it is closed.
+    """
+
+    def __init__(self, arguments: list[str], owning: ExitStack) -> None:
+        self._owning = owning
         accept_old_names(_PARSER_MODE)
         super().__init__(
             DiffusionModule,
@@ -123,14 +129,21 @@ class FitCLI(LightningCLI):
         parser.link_arguments("network", "model.network", apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
-        """Settle the run folder before anything expensive starts."""
-        self.run_dir = self._choose_run_dir()
-        RunFolder(self.run_dir).create()
-        if getattr(rank_zero_only, "rank", 0) == 0 and not hold(self.run_dir, WAIT_SEC):
-            raise ValueError(
-                f"process {(holder(self.run_dir) or {}).get('process')} is at work in {self.run_dir}; "
-                f"wait for its end, or give another --run_dir"
-            )
+        """Settle the run folder, and compare what is there, before anything expensive starts."""
+        if self.is_trial_run:
+            # Nothing of it is kept, so that it must not meet a run either.
+            self.run_dir = Path(self._owning.enter_context(TemporaryDirectory(prefix="probediff-")))
+        else:
+            self.run_dir = self._choose_run_dir()
+        self.start = Start(self.run_dir, None if self.is_trial_run else self.config.resume, self._config_text())
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            self._owning.enter_context(owned(self.run_dir, "--run_dir", WAIT_SEC))
+            self.start.check(self.parser.get_defaults().as_dict())
+
+    @property
+    def is_trial_run(self) -> bool:
+        """Whether ``--trainer.fast_dev_run`` asks for a few steps that only show whether everything works."""
+        return bool(self.config.trainer.fast_dev_run)
 
     def _choose_run_dir(self) -> Path:
         # Processes that Lightning launches inherit the variable, so that all ranks agree on one folder.
@@ -146,27 +159,13 @@ class FitCLI(LightningCLI):
                 "--run_dir must be given when torchrun or SLURM starts the processes, got none: "
                 "each would take its own start time for the name of the folder"
             )
-        if (trial_folder := claim_trial_folder()) is not None:
+        if (trial_folder := claim_trial_folder(self._owning)) is not None:
             return trial_folder
         parent = Path("runs") / self.config_name
         started = [folder for folder in sorted(parent.glob("*/")) if RunFolder(folder).checkpoints()]
         if self.config.resume == "auto" and started:
             return started[-1]
         return parent / datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
-
-    def checkpoint_to_resume(self) -> Path | None:
-        """The checkpoint that ``--resume`` asks for.
-
-        Raises:
-            ValueError: when a file was named that cannot be gone on with.
-        """
-        keys = self.model.state_dict().keys()
-        if self.config.resume is None:
-            return None
-        if self.config.resume == "auto":
-            return newest_loadable(self.run_dir / CHECKPOINTS, keys)
-        load_checkpoint(Path(self.config.resume), keys)
-        return Path(self.config.resume)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """The trainer, with the run folder as its root and W&B as its logger."""
@@ -177,7 +176,7 @@ class FitCLI(LightningCLI):
                 # Runs that differ by their seed only are one group, whose mean and range dashboards show.
                 settings = replace(settings, group=group_of(yaml.safe_load(self._config_text()), self.config_name))
             kwargs["logger"] = False if settings.mode == "disabled" else FailsafeWandbLogger(settings, self.run_dir)
-        added: list[L.Callback] = []
+        added: list[L.Callback] = [BeginRun(self.start)]
         if chosen.enable_progress_bar is not False:
             added.append(TQDMProgressBar(refresh_rate=10))
         if chosen.enable_model_summary is not False:
@@ -188,15 +187,6 @@ class FitCLI(LightningCLI):
 
     def _config_text(self) -> str:
         return str(self.parser.dump(self.config, skip_unset=False))
-
-    def after_instantiate_classes(self) -> None:
-        """Write the configuration where the run will be."""
-        if self.trainer.is_global_zero:
-            text = self._config_text()
-            RunFolder(self.run_dir).save_config(text)
-            lineage = RunFolder(self.run_dir).lineage()
-            for logger in self.trainer.loggers:
-                logger.log_hyperparams(yaml.safe_load(text) | ({"lineage": lineage} if lineage else {}))
 
 
 def quiet_libraries() -> None:
@@ -223,40 +213,54 @@ def fit(arguments: list[str]) -> int:
 
 
 def _fit(arguments: list[str]) -> int | None:
-    cli = FitCLI(arguments)
-    print_once(f"run folder: {cli.run_dir}")
-    with _errors_in(cli.run_dir):
-        checkpoint = cli.checkpoint_to_resume()
-        if checkpoint is not None:
-            finished = " with a finished run" if RunFolder(cli.run_dir).is_finished() else ""
-            print_once(f"going on{finished} from {checkpoint}")
-        try:
-            cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
-        except StoppedBySignalError as stop:
-            print_once(f"{stop}; go on with: probediff fit --config ... --run_dir {cli.run_dir} --resume auto")
-            return _STATUS_STOPPED
-    print_once(run_summary(RunFolder(cli.run_dir)))
+    with ExitStack() as owning:
+        cli = FitCLI(arguments, owning)
+        print_once(f"run folder: {cli.run_dir}{', for a moment' if cli.is_trial_run else ''}")
+        with _errors_in(cli.start):
+            cli.start.choose_checkpoint(cli.trainer, cli.model)
+            if (checkpoint := cli.start.checkpoint) is not None:
+                finished = " with a finished run" if cli.start.folder.is_finished() else ""
+                print_once(f"going on{finished} from {checkpoint}")
+            try:
+                cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
+            except StoppedBySignalError as stop:
+                print_once(f"{stop}; go on with: probediff fit --config ... --run_dir {cli.run_dir} --resume auto")
+                return INTERRUPTED if stop.is_interrupt else STOPPED
+        return _conclude(cli)
+
+
+def _conclude(cli: FitCLI) -> int | None:
+    """Say what there is, and last what there is not; returns the exit status."""
+    folder = RunFolder(cli.run_dir)
+    if cli.is_trial_run:
+        print_once("everything works; nothing of this was kept (trainer.fast_dev_run)")
+        return None
+    print_once(run_summary(folder))
+    (probing,) = (callback for callback in cli.trainer.callbacks if isinstance(callback, Probing))  # type: ignore[attr-defined]
+    if lost := probing.losses():
+        print_once(f"LOST, because it could not be written to {cli.run_dir}: {'; '.join(lost)}")
+        return STATUS_LOST
     return None
 
 
 @contextmanager
-def _errors_in(run_dir: Path) -> Iterator[None]:
-    """Keep the traceback of an error in the run folder, which is given back in any case."""
+def _errors_in(start: Start) -> Iterator[None]:
+    """Keep the traceback of an error in the run folder, once the run has begun there."""
     try:
         yield
     except Exception as error:
+        run_dir = start.run_dir
         cure = f"try --data.num_workers 0 or free some memory, and go on with --run_dir {run_dir} --resume auto"
         died = WorkerDiedError(f"a process that reads data died; {cure} ({error})")
         shown = died if is_dead_data_worker(error) else error
-        if run_dir.is_dir():
+        if start.begun:
             path = run_dir / ERROR
-            path.write_text(traceback.format_exc(), encoding="utf-8")
-            shown.add_note(f"The traceback is in {path}")
+            with suppress(OSError):  # the error may be that nothing can be written
+                path.write_text(traceback.format_exc(), encoding="utf-8")
+                shown.add_note(f"The traceback is in {path}")
         if shown is error:
             raise
         raise shown from error
-    finally:
-        release(run_dir)
 
 
 def is_dead_data_worker(error: BaseException) -> bool:

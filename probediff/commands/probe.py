@@ -19,22 +19,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 
 from probediff.commands.fit import print_once, quiet_libraries
 from probediff.commands.options import CommandParser, WholeNumbers, available_probes, device_of, pick
-from probediff.commands.runner import run_guarded
+from probediff.commands.runner import STATUS_LOST, run_guarded
 from probediff.data import ImageFolder
 from probediff.models import ProbeModel, fit_gaussian, load_run_data
 from probediff.models.images import Space, images_of_folder
 from probediff.models.run import run_of
 from probediff.models.source import ModelChoice, Source, find_source, published_convention
-from probediff.probing.afterwards import ProbeTask, probe_afterwards, same_numbers
+from probediff.probing.afterwards import ProbeTask, probe_afterwards
 from probediff.probing.probe import Probe
+from probediff.probing.replay import compare_with_run
 from probediff.probing.settings import PassSettings
 from probediff.runs.folder import RunFolder, probed_folder
 from probediff.runs.loggers import FailsafeWandbLogger, WandbSettings
-from probediff.runs.summary import probe_tables
+from probediff.runs.summary import failures_in_words, probe_tables
 
 
 @dataclass(frozen=True)
@@ -79,19 +79,22 @@ def probe(arguments: list[str]) -> int:
     return run_guarded("probediff probe", partial(_probe, arguments), "stopped; the same command goes on where it was")
 
 
-def _probe(arguments: list[str]) -> None:
+def _probe(arguments: list[str]) -> int | None:
     parser, options, source = parse(arguments)
     device = _join_processes(options)
     text = f"# probediff probe {' '.join(arguments)}\n" + parser.dump(options, skip_unset=False)
     objects = parser.instantiate(options)
-    tasks = build_tasks(source, objects)
+    tasks = [replace(task, config_text=text) for task in build_tasks(source, objects)]
     for task in tasks:
         _announce(task)
     enabled = [objects[name] for name in available_probes() if objects[name].enabled]
-    for task in tasks:
-        _run(task, enabled, objects, device, text)
+    lost = [line for task in tasks for line in _run(task, enabled, objects, device)]
     for task in tasks:
         print_once(_summary(task, source))
+    if lost:
+        print_once(f"\nLOST, because it could not be written: {'; '.join(lost)}")
+        return STATUS_LOST
+    return None
 
 
 def parse(arguments: list[str]) -> tuple[CommandParser, Any, Source]:
@@ -102,7 +105,10 @@ def parse(arguments: list[str]) -> tuple[CommandParser, Any, Source]:
     parser = build_parser()
     parser.set_defaults(_run_defaults(run_of(Path(model)) if model.endswith(".ckpt") else Path(model)))
     options = parser.parse_args(rest)
-    source = find_source(pick(ModelChoice, options, model=model))
+    # Of a run it is a setting with a default; of published weights there is no choice.
+    is_chosen = any(argument.partition("=")[0] in ("--settings.weights", "--weights") for argument in rest)
+    weights = options.settings.weights if is_chosen else None
+    source = find_source(pick(ModelChoice, options, model=model, weights=weights))
     if source.run is None:
         parser.set_defaults(_model_defaults(source.load(0)))
         options = parser.parse_args(rest)
@@ -141,13 +147,16 @@ def build_tasks(source: Source, options: Any) -> list[ProbeTask]:
     if options.images is not None:
         if options.samples == "final":
             raise ValueError("--images and --samples final exclude each other: both say what is inverted")
-        images = images_of_folder(Path(options.images), Space.of(load(steps[0]))).first(num_samples)
+        real = images_of_folder(Path(options.images), Space.of(load(steps[0])))
+        images, extra = real.first(num_samples), dict(real.conventions)
         kind, num_samples = "images" if source.run is not None else f"{kind}-images", len(images)
-        extra["images"] = Path(options.images).name
     elif options.samples == "final":
         kind, samples_of_step = "final_samples", steps[-1]
         extra["samples_of_step"] = samples_of_step
     model, out = load(steps[0]), Path(options.out) if options.out else source.out / kind
+    if options.reference is not None:
+        reference = images_of_folder(Path(options.reference), Space.of(model)).conventions
+        extra |= {key.replace("images", "reference"): value for key, value in reference.items()}
     tasks = [
         ProbeTask(
             RunFolder(probed_folder(out, num_steps)),
@@ -184,28 +193,29 @@ def _real_images(source: Source, reference: str | None, model: ProbeModel) -> Ca
 
 def _announce(task: ProbeTask) -> None:
     per_image = sum(task.settings.inversion.evaluations(task.settings.num_steps))
-    evaluations = len(task.steps) * task.settings.num_samples * per_image
+    if there := sorted(task.folder.complete_steps() & set(task.steps)):
+        print_once(f"{task.folder.path}: there already, of step {', '.join(map(str, there))}")
+    left = len(task.steps) - len(there)
+    evaluations = left * task.settings.num_samples * per_image
     print_once(
-        f"{task.folder.path}: {len(task.steps)} checkpoint(s) x {task.settings.num_samples} images x up to "
+        f"{task.folder.path}: {left} checkpoint(s) x {task.settings.num_samples} images x up to "
         f"{per_image} network evaluations = {evaluations:,}"
     )
 
 
-def _run(task: ProbeTask, enabled: Sequence[Probe], options: Any, device: torch.device, text: str) -> None:
-    probes = task.applicable(enabled)
-    if getattr(rank_zero_only, "rank", 0) == 0:
-        task.folder.create().save_config(text)
+def _run(task: ProbeTask, enabled: Sequence[Probe], options: Any, device: torch.device) -> list[str]:
+    """Probe; returns what could not be kept."""
     loggers = [] if options.wandb.mode == "disabled" else [FailsafeWandbLogger(options.wandb, task.folder.path)]
-    probe_afterwards(task, probes, device, loggers, options.progress)
+    tracker = probe_afterwards(task, task.applicable(enabled), device, loggers, options.progress)
     for logger in loggers:
         logger.finalize("success")
+    return [] if tracker is None else [f"{lost} in {task.folder.path}" for lost in tracker.losses()]
 
 
 def _summary(task: ProbeTask, source: Source) -> str:
-    lines = [f"\n{task.folder.path}", probe_tables(task.folder)]
-    equal, compared = (0, 0) if source.run is None else same_numbers(task, source.run)
-    if compared:
-        lines.append(f"{equal} of {compared} records have exactly the numbers that the run recorded")
+    lines = [f"\n{task.folder.path}", probe_tables(task.folder), *failures_in_words(task.folder)]
+    if source.run is not None:
+        lines += compare_with_run(task.folder, source.run).in_words()
     return "\n".join(lines)
 
 

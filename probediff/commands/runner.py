@@ -5,12 +5,13 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from probediff.commands.signals import INTERRUPTED
 from probediff.exceptions import FeatureLoadError, NonFiniteLossError, WorkerDiedError
 
 #: Errors that the user can cure; all others are faults of the program.
 _CURABLE = (ValueError, OSError, ImportError, FeatureLoadError, NonFiniteLossError, WorkerDiedError)
-#: Exit status after Ctrl-C.
-INTERRUPTED = 130
+#: Exit status of work that came to its end but could not keep all of it (EX_IOERR of sysexits.h).
+STATUS_LOST = 74
 
 
 def describe_error(error: BaseException) -> str | None:

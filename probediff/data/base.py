@@ -1,5 +1,6 @@
 """What every data module of images shares: checks, scaling to [-1, 1] and the step-keyed order."""
 
+import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 from probediff.data.sampler import StepKeyedBatchSampler
 
 T = TypeVar("T")
+#: So many images at each end of a set.
+_FINGERPRINTED = 128
 
 
 class ImageArray(Protocol):
@@ -157,6 +160,26 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         # would skip images. The count of batches also keys the noise.
         sampler.follow(lambda: trainer.fit_loop.total_batch_idx + 1)
         return sampler
+
+
+def fingerprint(images: ImageArray) -> dict[str, Any]:
+    """What tells a set of images from another: their number, shape, and a SHA-256 of the first and the last ones.
+
+    Not of all: a stream would be fetched whole for it.
+    """
+    count = len(images)
+    ends = {*range(min(_FINGERPRINTED, count)), *range(max(0, count - _FINGERPRINTED), count)}
+    rows = np.ascontiguousarray(images[np.array(sorted(ends), dtype=np.int64)])
+    return {"shape": list(images.shape), "sha256": hashlib.sha256(rows.data).hexdigest()[:16]}
+
+
+def check_same_images(run: str | Path, known: dict[str, Any], images: ImageArray) -> None:
+    """Raise ValueError unless the images are those that a run began with, as far as that is known."""
+    if known and known != (now := fingerprint(images)):
+        raise ValueError(
+            f"the images must be those that the run in {run} began with, got others: {known} there, {now} now; give "
+            f"its data, or start another run"
+        )
 
 
 def check_image_shape(image_size: int, channels: int) -> None:

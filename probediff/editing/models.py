@@ -15,8 +15,9 @@ from probediff.denoisers.text_to_image import Prompt, is_text_to_image, load_tex
 from probediff.models import ProbeModel, fit_gaussian
 from probediff.models.base import conventions_of, undisturbed
 from probediff.models.published import is_checkpoint_file
-from probediff.models.source import ModelChoice, find_source, published_convention
-from probediff.runs.folder import CHECKPOINTS, CONFIG, PROBED
+from probediff.models.source import OF_RUNS, OF_STATE_DICTS, ModelChoice, find_source, published_convention
+from probediff.runs.configuration import CONFIG
+from probediff.runs.folder import CHECKPOINTS, PROBED
 from probediff.schedule import Convention
 
 GAUSSIAN = "gaussian:"
@@ -119,8 +120,10 @@ def load_editable(choice: ModelChoice, prompts: Prompts) -> EditableModel:
         ValueError: no model, or options that it does not take.
     """
     if is_text_model(choice.model):
+        choice.refuse([*OF_RUNS, *OF_STATE_DICTS], "a text-to-image pipeline, which says it itself")
         return _load_text_model(choice.model, prompts)
     if choice.model.startswith(GAUSSIAN):
+        choice.refuse([*OF_RUNS, *OF_STATE_DICTS], "which has no network")
         run = Path(choice.model.removeprefix(GAUSSIAN))
         name, probe, out = "gaussian", fit_gaussian(run), run / PROBED
     else:
@@ -147,8 +150,7 @@ def _load_text_model(spec: str, prompts: Prompts) -> EditableModel:
     prompt = Prompt(prompts.prompt, prompts.negative_prompt, prompts.guidance_scale)
     eps_model, schedule, shape = pipeline.eps_model(prompt), pipeline.schedule, pipeline.image_shape
     conventions = conventions_of(eps_model, pipeline.schedule_name, schedule, shape, model=name, source="diffusers")
-    conventions |= {"prompt": prompt.text, "negative_prompt": prompt.negative, "guidance_scale": prompt.guidance_scale}
-    conventions |= pipeline.spacing
+    conventions |= pipeline.conventions(prompt)
     coder = pipeline.autoencoder
     probe = ProbeModel(eps_model, schedule, shape, 0, conventions, False, coder.decode, coder.encode)
 

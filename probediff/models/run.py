@@ -12,10 +12,12 @@ from typing import Any
 import torch
 
 from probediff.data import ImageDataModule
+from probediff.data.base import check_same_images
 from probediff.denoisers import EpsModel, UNet
 from probediff.files import load_strictly, read_checkpoint
 from probediff.models.base import ProbeModel, Weights, conventions_of
-from probediff.runs.folder import CHECKPOINTS, CONFIG, RunFolder
+from probediff.runs.configuration import CONFIG
+from probediff.runs.folder import CHECKPOINTS, RunFolder
 from probediff.schedule import NoiseSchedule
 
 
@@ -60,11 +62,13 @@ def load_run_data(run: Path) -> ImageDataModule:
 
     Raises:
         FileNotFoundError: no run there, or its data are gone.
-        ValueError: the configuration names no data module, or arguments that it does not take.
+        ValueError: the configuration names no data module, or arguments that it does not take; or the images are others
+            than those that the run began with.
     """
     data = _data_module(Path(run), read_run_config(run))
     data.prepare_data()
     data.setup("fit")
+    check_same_images(run, RunFolder(run).data_fingerprint(), data.images)
     return data
 
 

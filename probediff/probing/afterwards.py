@@ -1,27 +1,30 @@
 """Probes without training: any model, through the same pass, the same probes and the same records."""
 
+import itertools
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from probediff.files import save_tensors
 from probediff.models.base import ProbeModel, undisturbed
 from probediff.probing.probe import Probe, ProbeContext
 from probediff.probing.recorder import Recorder, conventions_for, pass_request
 from probediff.probing.settings import PassSettings
 from probediff.probing.shared_pass import Advance, PassRequest, run_pass
 from probediff.runs.batches import PartialPass
+from probediff.runs.conditions import WEIGHTS, differing_settings, settings_in
 from probediff.runs.folder import END_OF_EVENT, RunFolder
+from probediff.runs.lock import owned
 from probediff.runs.results import ResultLogger
 from probediff.runs.tracking import Tracker
+
+PARTIAL_PASSES = "partial"
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class ProbeTask:
         samples_of_step: invert, at every step, the samples that the model of this step makes (P1-F4).
         extra: what is recorded beside the settings and the model.
         real_images: n -> real images, for probes that compare with them.
+        config_text: the configuration of the command, kept in a new folder.
     """
 
     folder: RunFolder
@@ -47,6 +51,7 @@ class ProbeTask:
     samples_of_step: int | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     real_images: Callable[[int], Tensor] | None = None
+    config_text: str = ""
 
     def applicable(self, probes: Sequence[Probe]) -> list[Probe]:
         """The probes that make sense here: of images that are not the model's own, only their latents are news."""
@@ -63,42 +68,89 @@ def probe_afterwards(
     device: torch.device,
     loggers: Sequence[ResultLogger] = (),
     progress: bool = True,
-) -> None:
+) -> Tracker | None:
     """Probe every step of ``task`` that has no complete event in its folder yet, then let the probes look back.
 
     With an initialised process group every process must call this; the first one measures and writes.
 
+    Returns:
+        Where the results went, to ask it for losses; None where everything was there already.
+
     Raises:
-        ValueError: the folder holds results of other settings, or a probe cannot work with these.
+        ValueError: the folder holds results of other settings or weights, another process works there, or a probe
+            cannot work with these settings.
     """
-    first = task.load(task.steps[0])
-    folder = task.folder.create()
-    context = ProbeContext(task.settings, first.image_shape, folder, task.real_images, first.pixels)
-    for probe in probes:
-        probe.check(context)
-    _check_same_settings(task, conventions_for(task.settings, first, **task.extra))
-    complete = {r["step"] for r in task.folder.records() if r["probe"] == END_OF_EVENT}
-    pending = [step for step in task.steps if step not in complete]
-    finished = task.folder.is_finished()
-    _barrier()
-    if finished and not pending:
-        return
-    if finished and _is_first_process():
-        task.folder.reopen()
-    tracker = Tracker(task.folder, loggers)
-    for step in pending:
-        model = task.load(step)
-        conventions = conventions_for(task.settings, model, **task.extra)
-        _event(task, model, Recorder(probes, context, tracker, conventions), device, progress)
-    if _is_first_process():
+    with owned(task.folder.path, "--out") if _is_first_process() else nullcontext():
+        first = task.load(task.steps[0])
+        first.eps_model.to(device)
+        context = ProbeContext(task.settings, first.image_shape, task.folder, task.real_images, first.pixels)
+        for probe in probes:
+            probe.check(context)
         conventions = conventions_for(task.settings, first, **task.extra)
-        Recorder(probes, context, tracker, conventions).finish(task.steps[-1])
+        _check_same(task, conventions)
+        _barrier()
+        return _probe(task, Recorder(probes, context, Tracker(task.folder, loggers), conventions), device, progress)
 
 
-def _event(task: ProbeTask, model: ProbeModel, recorder: Recorder, device: torch.device, progress: bool) -> None:
+def _probe(task: ProbeTask, recorder: Recorder, device: torch.device, progress: bool) -> Tracker | None:
+    complete = task.folder.complete_steps()
+    pending = [step for step in task.steps if step not in complete]
+    compared = [probe for probe in recorder.probes if probe.needs_previous]
+    if task.folder.is_finished() and not pending and not _outdated(task, compared):
+        return None
+    if _is_first_process():
+        if not task.folder.records():
+            task.folder.create().save_config(task.config_text)
+        task.folder.reopen()
+    _barrier()
+    images = task.images
+    if pending and task.samples_of_step is not None:
+        images = _final_samples(task, task.load(task.samples_of_step), device, progress)
+    for step in pending:
+        _event(task, task.load(step), images, recorder, device, progress)
+    for step in _outdated(task, compared):
+        _compare_again(task, task.load(step), recorder, compared, device, progress)
+    if _is_first_process():
+        recorder.finish(task.steps[-1])
+        shutil.rmtree(task.folder.path / PARTIAL_PASSES, ignore_errors=True)
+    return recorder.tracker
+
+
+def _outdated(task: ProbeTask, probes: Sequence[Probe]) -> list[int]:
+    """Complete steps that were not compared with the step before them, because that one was probed later."""
+    records = {(record["step"], record["probe"]): record for record in task.folder.records()}
+    steps = task.folder.sample_steps()
+    outdated = set()
+    for before, step in itertools.pairwise(steps):
+        for record in (records.get((step, probe.name()), {"values": {}}) for probe in probes):
+            if "error" not in record and record["values"].get("previous_step") != before:
+                outdated.add(step)
+    return sorted(outdated & task.folder.complete_steps() & set(task.steps))
+
+
+def _compare_again(
+    task: ProbeTask,
+    model: ProbeModel,
+    recorder: Recorder,
+    probes: Sequence[Probe],
+    device: torch.device,
+    progress: bool,
+) -> None:
+    model.eps_model.to(device)
+    with undisturbed(model.eps_model), _progress(model.step, progress) as advance:
+        event = run_pass(model, task.settings, PassRequest(invert=False), advance)
+        if _is_first_process():
+            task.folder.forget(model.step, {probe.name() for probe in probes})
+            recorder.tracker.log([entry for probe in probes for entry in recorder.measure(probe, event)])
+    _barrier()
+
+
+def _event(
+    task: ProbeTask, model: ProbeModel, images: Tensor | None, recorder: Recorder, device: torch.device, progress: bool
+) -> None:
     start = time.perf_counter()
-    images = task.images if task.samples_of_step is None else _final_samples(task, device, progress)
-    store = PartialPass(task.folder.path / "partial", {"step": model.step, **recorder.conventions})
+    key = {"step": model.step, WEIGHTS: model.digest, **settings_in(recorder.conventions)}
+    store = PartialPass(task.folder.path / PARTIAL_PASSES, key)
     request = pass_request(recorder.probes, PassRequest(images=images, paired=task.images is None, store=store))
     model.eps_model.to(device)
     with undisturbed(model.eps_model), _progress(model.step, progress) as advance:
@@ -111,58 +163,34 @@ def _event(task: ProbeTask, model: ProbeModel, recorder: Recorder, device: torch
     store.clear()
 
 
-def _final_samples(task: ProbeTask, device: torch.device, progress: bool) -> Tensor:
-    """The samples of ``task.samples_of_step``, made once."""
-    path = task.folder.path / "final_samples.safetensors"
-    if not path.exists():
-        assert task.samples_of_step is not None
-        model = task.load(task.samples_of_step)
-        store = PartialPass(task.folder.path / "partial", {"samples_of": model.step, **model.conventions})
-        model.eps_model.to(device)
-        with undisturbed(model.eps_model), _progress(model.step, progress) as advance:
-            samples = run_pass(model, task.settings, PassRequest(invert=False, store=store), advance).x_0
-        if _is_first_process():
-            save_tensors(path, {"x_0": samples})
-        _barrier()
-        store.clear()
-    return load_file(path)["x_0"]
+def _final_samples(task: ProbeTask, model: ProbeModel, device: torch.device, progress: bool) -> Tensor:
+    """The samples of the final model; its batches are kept until their last use is over."""
+    key = {"samples_of": model.step, WEIGHTS: model.digest, **asdict(task.settings), **model.conventions}
+    store = PartialPass(task.folder.path / PARTIAL_PASSES, key)
+    model.eps_model.to(device)
+    with undisturbed(model.eps_model), _progress(model.step, progress) as advance:
+        return run_pass(model, task.settings, PassRequest(invert=False, store=store), advance).x_0
 
 
-def _check_same_settings(task: ProbeTask, wanted: dict[str, Any]) -> None:
+def _check_same(task: ProbeTask, wanted: dict[str, Any]) -> None:
+    """Raise ValueError unless what is in the folder already was measured with these settings and weights."""
+    cure = f"give another --out, or remove {task.folder.path}"
+    weights = {}
     for record in task.folder.records():
-        there = record["conventions"]
-        differing = [key for key in wanted if there and key in there and there[key] != _plain(wanted[key])]
-        if differing:
-            key = differing[0]
+        for key, (there, asked) in differing_settings(record["conventions"], wanted).items():
+            raise ValueError(f"{task.folder.path} holds results with {key}={there!r}, asked for {asked!r}; {cure}")
+        if record["probe"] == END_OF_EVENT:
+            weights[record["step"]] = record.get(WEIGHTS)
+    for step in weights.keys() & set(task.steps):
+        if weights[step] is None:
             raise ValueError(
-                f"{task.folder.path} holds results with {key}={there[key]!r}, asked for {wanted[key]!r}; "
-                f"give another --out, or remove that folder"
+                f"{task.folder.path} was written by an earlier version, which did not record which weights; {cure}"
             )
-
-
-def _plain(value: Any) -> Any:
-    """What a value is after a round trip through JSON."""
-    if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
-
-
-def same_numbers(task: ProbeTask, run: Path) -> tuple[int, int]:
-    """How many records of ``task`` have an equal twin among the records of ``run``: (equal, with a twin).
-
-    A twin is a record of the same probe, step and conventions; durations do not count.
-    """
-    theirs = {(r["step"], r["probe"]): r for r in RunFolder(run).records() if r["probe"] not in _NOT_MEASURED}
-    equal = compared = 0
-    for record in task.folder.records():
-        twin = theirs.get((record["step"], record["probe"]))
-        if twin is not None and twin["conventions"] == record["conventions"]:
-            compared += 1
-            equal += twin["values"] == record["values"]
-    return equal, compared
-
-
-_NOT_MEASURED = (END_OF_EVENT, "run")
+        if weights[step] != (digest := task.load(step).digest):
+            raise ValueError(
+                f"{task.folder.path} holds results of other weights at step {step}: {WEIGHTS}={weights[step]!r}, those "
+                f"of the model are {digest!r}; {cure}"
+            )
 
 
 def _is_first_process() -> bool:

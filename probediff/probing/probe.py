@@ -1,16 +1,20 @@
 """What every probe is."""
 
+from __future__ import annotations
+
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import ClassVar, cast
 
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from probediff.probing.settings import PassSettings
 from probediff.probing.shared_pass import ProbePass
 from probediff.runs.folder import RunFolder
 from probediff.runs.results import ProbeResult
+from probediff.schedule import NoiseSchedule
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,47 @@ class ProbeContext:
         return x_0 if self.decode is None else self.decode(x_0)
 
 
+def least_work(context: ProbeContext, probes: Iterable[Probe], schedule: NoiseSchedule) -> ProbeContext:
+    """The context with as few samples and steps as its settings and the probes allow, to try whether all works.
+
+    Settings that are refused anyway are left as they are.
+    """
+
+    def is_allowed(settings: PassSettings) -> bool:
+        try:
+            settings.check(schedule)
+            for probe in probes:
+                probe.check(replace(context, settings=settings))
+        except ValueError:
+            return False
+        return True
+
+    settings = context.settings
+    fewer = (replace(settings, num_steps=n) for n in range(1, settings.num_steps))
+    settings = next(filter(is_allowed, fewer), settings)
+    fewer = (replace(settings, num_samples=2**k) for k in range(2, settings.num_samples.bit_length()))
+    settings = next(filter(is_allowed, fewer), settings)
+    return replace(context, settings=settings)
+
+
+def compare_with_final(
+    folder: RunFolder, compare: Callable[[Tensor, Tensor], dict[str, float]]
+) -> dict[int, ProbeResult]:
+    """Compare the stored samples of every earlier step with the final ones, for ``Probe.finish``.
+
+    A step whose samples cannot be read, or compared, has the error in place of values.
+    """
+    *earlier, final_step = folder.sample_steps() or [0]
+    results = {}
+    final = folder.load_samples(final_step) if earlier else None
+    for step in tqdm(earlier, desc="similarity to the final samples", leave=False):
+        try:
+            results[step] = ProbeResult(compare(folder.load_samples(step), cast(Tensor, final)))
+        except Exception as error:
+            results[step] = ProbeResult(error=f"{type(error).__name__}: {error}")
+    return results
+
+
 class Probe:
     """A measurement at checkpoints. ``Probing`` runs the shared pass and hands it to every enabled probe.
 
@@ -54,6 +99,8 @@ class Probe:
     needs_pairs: ClassVar[bool] = False
     #: Whether the probe reads ``event.trajectory``.
     needs_trajectory: ClassVar[bool] = False
+    #: Whether the probe compares with the samples of the step before: steps that are probed later come in between.
+    needs_previous: ClassVar[bool] = False
 
     def __init__(self, enabled: bool = True) -> None:
         self.enabled = enabled

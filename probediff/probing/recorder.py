@@ -2,17 +2,21 @@
 
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, TypeVar
 
-from probediff.models.base import ProbeModel
+from probediff.exceptions import StoppedBySignalError
+from probediff.models.base import ProbeModel, conditions_of
 from probediff.probing.probe import Probe, ProbeContext
 from probediff.probing.settings import PassSettings
 from probediff.probing.shared_pass import Advance, PassRequest, ProbePass
+from probediff.runs.conditions import WEIGHTS
 from probediff.runs.folder import END_OF_EVENT, FINISHED
 from probediff.runs.results import ProbeResult
 from probediff.runs.tracking import Entry, Tracker
+
+T = TypeVar("T")
 
 
 def pass_request(probes: Iterable[Probe], request: PassRequest = PassRequest()) -> PassRequest:  # noqa: B008 (frozen)
@@ -26,12 +30,15 @@ def pass_request(probes: Iterable[Probe], request: PassRequest = PassRequest()) 
 
 
 def conventions_for(settings: PassSettings, model: ProbeModel, **others: Any) -> dict[str, Any]:
-    """All that a probe's number depends on beside the weights, as plain types for the record."""
-    return asdict(settings) | model.conventions | others
+    """All that a probe's number depends on beside the weights, as plain types for the record.
+
+    Where it is computed is where the model is: conventions are asked for when it lies there.
+    """
+    return asdict(settings) | model.conventions | others | conditions_of(model.weight.device)
 
 
 class Recorder:
-    """Measures passes and stores what comes out.
+    """Measures passes and stores what comes out; a probe that fails leaves a record that says why.
 
     Args:
         probes: who measures.
@@ -61,38 +68,56 @@ class Recorder:
             before: entries that lead the event, such as the training loss.
         """
         entries = list(before)
+        identity = identify_weights(event)
         if event is not None:
             seconds = time.perf_counter() - start
             if event.paired:
                 self.tracker.save_samples(step, event.x_0)
             evaluations = ProbeResult({"network_evaluations": float(event.evaluations)})
-            entries.append(Entry(step, "pass", evaluations, self.conventions, {"seconds": round(seconds, 3)}))
+            extra = {"seconds": round(seconds, 3)} | identity
+            entries.append(Entry(step, "pass", evaluations, self.conventions, extra))
             for done, probe in enumerate(self.probes):
                 advance(probe.name(), done, len(self.probes))
-                entries.append(self._measure(probe, event))
+                entries += self.measure(probe, event)
         timing = {f"{e.probe}_seconds": e.extra["seconds"] for e in entries if "seconds" in e.extra}
         timing["event_seconds"] = time.perf_counter() - start
-        self.tracker.log([*entries, Entry(step, END_OF_EVENT, ProbeResult(timing), self.conventions)])
+        self.tracker.log([*entries, Entry(step, END_OF_EVENT, ProbeResult(timing), self.conventions, identity)])
 
-    def _measure(self, probe: Probe, event: ProbePass) -> Entry:
+    def measure(self, probe: Probe, event: ProbePass) -> list[Entry]:
+        """What one probe finds; none where it has nothing to say."""
         start = time.perf_counter()
-        result, extra = ProbeResult(), dict[str, Any]()
-        try:
-            result = probe.measure(event)
-        except ValueError as error:
-            # A degenerate sample set (say, constant images) must not end days of training.
-            warnings.warn(f"{probe.name()} has no result at step {event.step}: {error}", stacklevel=3)
-            extra["error"] = str(error)
-        if result.values or extra:
-            extra["seconds"] = round(time.perf_counter() - start, 3)
-        return Entry(event.step, probe.name(), result, self.conventions, extra)
+        result = _attempt(probe, event.step, lambda p: p.measure(event))
+        if not (result.values or result.error):
+            return [Entry(event.step, probe.name(), result, self.conventions)]
+        extra = {"seconds": round(time.perf_counter() - start, 3)} | identify_weights(event)
+        return [Entry(event.step, probe.name(), result, self.conventions, extra)]
 
     def finish(self, last_step: int) -> None:
         """Let the probes look back over the whole run, and close it."""
-        entries = [
-            Entry(step, f"{probe.name()}_final", result, self.conventions)
-            for probe in self.probes
-            for step, result in probe.finish(self.context).items()
-        ]
+        entries = []
+        for probe in self.probes:
+            results = _attempt(probe, last_step, lambda p: p.finish(self.context))
+            if isinstance(results, ProbeResult):
+                results = {last_step: results}
+            entries += [
+                Entry(step, f"{probe.name()}_final", result, self.conventions) for step, result in results.items()
+            ]
         finished = Entry(last_step, FINISHED, ProbeResult({"last_step": float(last_step)}), {})
         self.tracker.log([*entries, finished])
+
+
+def identify_weights(event: ProbePass | None) -> dict[str, str]:
+    """For the record of an event: which weights were probed."""
+    return {} if event is None or event.model is None else {WEIGHTS: event.model.digest}
+
+
+def _attempt(probe: Probe, step: int, work: Callable[[Probe], T]) -> T | ProbeResult:
+    """The result, or why there is none: whatever goes wrong in a probe must not end days of training."""
+    try:
+        return work(probe)
+    except StoppedBySignalError:
+        raise
+    except Exception as error:
+        words = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        warnings.warn(f"{probe.name()} has no result at step {step}: {words}", stacklevel=3)
+        return ProbeResult(error=words or type(error).__name__)

@@ -16,7 +16,8 @@ from probediff.report.published import FIRST_STEP_DISTANCES
 from probediff.report.sources import Run, read_json
 from probediff.report.spectra import Curve, draw_fit, draw_slopes
 from probediff.report.tables import Cell, Table
-from probediff.runs.folder import PROBED, WHITENING, WHITENING_ARRAYS, read_arrays
+from probediff.runs.by_step import read_arrays
+from probediff.runs.folder import PROBED, WHITENING, WHITENING_ARRAYS
 
 _PROBE = "whitening"
 _TRUSTED_SHARE = 0.5

@@ -3,8 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-#: Keys of the conventions that say where and how it was computed; versions before them recorded none.
-CONDITIONS = ("device", "cpu_capability", "num_threads", "num_processes", "tf32", "deterministic", "torch")
+#: Keys of the conventions that say where and how it was computed. Earlier versions recorded none of them but the last.
+CONDITIONS = (
+    *("device", "cpu_capability", "num_threads", "num_processes", "tf32", "deterministic", "torch"),
+    "batch_size",
+)
+#: Key of a record, not of its conventions, because it is another one at every step: ``ProbeModel.digest``.
+WEIGHTS = "weights_sha256"
 
 
 def settings_in(conventions: Mapping[str, Any]) -> dict[str, Any]:

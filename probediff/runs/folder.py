@@ -8,17 +8,16 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from probediff.files import save_tensors, whole_file, write_json
+from probediff.files import load_whole, save_tensors, whole_file, write_json
+from probediff.runs.by_step import files_by_step, name_step, read_arrays, read_first_rows
 from probediff.runs.catalogue import PROBES, Description
-from probediff.runs.provenance import header, read_header
+from probediff.runs.configuration import CONFIG, HISTORY, append_history, read_config, read_provenance, write_config
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
     from probediff.runs.results import ProbeResult
 
-RECORDS, CONFIG, CATALOGUE = "records.jsonl", "config.yaml", "catalogue.json"
+RECORDS, CATALOGUE, DATA, SET_ASIDE = "records.jsonl", "catalogue.json", "data.json", "set_aside"
 INVERSION_METHODS, WHITENING, WHITENING_ARRAYS = "inversion_methods.json", "whitening.json", "whitening.safetensors"
 CHECKPOINTS, SAMPLES, PICTURES, PROBED = "checkpoints", "samples", "pictures", "probes"
 #: What locks, traceback, sweep and W&B leave in the folder.
@@ -35,7 +34,11 @@ WANDB, WANDB_ID = "wandb", "wandb_id.txt"
 #: Probe names of the records that close an event and a run: what comes before them is whole.
 END_OF_EVENT, FINISHED = "timing", "run"
 #: Parts of runs and of reports, in which no run is looked for.
-PARTS = frozenset({PROBED, CHECKPOINTS, SAMPLES, PICTURES, WANDB, "figures", "tables"})
+PARTS = frozenset({PROBED, CHECKPOINTS, SAMPLES, PICTURES, WANDB, SET_ASIDE, "figures", "tables"})
+#: What a new run in the same folder must not find.
+_PARTS_OF_RUN = (
+    *(RECORDS, CONFIG, HISTORY, CATALOGUE, DATA, ERROR, WANDB, WANDB_ID, CHECKPOINTS, SAMPLES, PICTURES, PROBED),
+)
 _TAIL_BYTES = 65536
 
 
@@ -68,7 +71,7 @@ class RunFolder:
 
     def checkpoint_path(self, step: int) -> Path:
         """Where the checkpoint of ``step`` lies."""
-        return self.path / CHECKPOINTS / f"{_prefix(step)}.ckpt"
+        return self.path / CHECKPOINTS / f"{name_step(step)}.ckpt"
 
     def checkpoints(self) -> dict[int, Path]:
         """The checkpoints by step, ascending."""
@@ -76,11 +79,11 @@ class RunFolder:
 
     def sample_path(self, step: int) -> Path:
         """Where the samples of ``step`` lie."""
-        return self.path / SAMPLES / f"{_prefix(step)}.safetensors"
+        return self.path / SAMPLES / f"{name_step(step)}.safetensors"
 
     def sample_steps(self) -> list[int]:
         """Steps with stored samples, ascending."""
-        return list(_files_by_step(self.path / SAMPLES, ".safetensors"))
+        return list(files_by_step(self.path / SAMPLES, ".safetensors"))
 
     def save_samples(self, step: int, x_0: Tensor) -> None:
         """Store (N, C, H, W) samples as float16 (error at most 2^-11, an eighth of a grey level of 8 bits)."""
@@ -88,42 +91,36 @@ class RunFolder:
 
     def load_samples(self, step: int) -> Tensor:
         """The samples of ``step``, (N, C, H, W) float32."""
-        from safetensors.torch import load_file
-
-        return load_file(self.sample_path(step))["x_0"].float()
+        path = self.sample_path(step)
+        try:
+            return load_whole(path)["x_0"].float()
+        except KeyError:
+            raise ValueError(f"{path} must hold the samples x_0, got others; remove it") from None
 
     def first_samples(self, step: int, count: int) -> np.ndarray | None:
         """The first samples of ``step``, (N, C, H, W) float32; None where they cannot be read."""
-        import numpy as np
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(self.sample_path(step), "np") as file:
-                rows = file.get_slice("x_0")
-                return np.asarray(rows[: min(count, rows.get_shape()[0])], dtype=np.float32)
-        except (OSError, KeyError, SafetensorError):
-            return None
+        return read_first_rows(self.sample_path(step), "x_0", count)
 
     def save_arrays(self, step: int, probe: str, arrays: dict[str, Tensor]) -> None:
         """Store the per-sample results of a probe beside the samples."""
-        save_tensors(self.path / SAMPLES / f"{_prefix(step)}.{probe}.safetensors", arrays)
+        save_tensors(self.path / SAMPLES / f"{name_step(step)}.{probe}.safetensors", arrays)
 
     def newest_arrays(self, probe: str) -> dict[str, np.ndarray]:
         """The last stored arrays of a probe; empty where there are none or they cannot be read."""
-        paths = _files_by_step(self.path / SAMPLES, f".{probe}.safetensors")
+        paths = files_by_step(self.path / SAMPLES, f".{probe}.safetensors")
         return read_arrays(paths[max(paths)]) if paths else {}
 
     def save_picture(self, step: int, name: str, picture: Tensor) -> Path:
         """Write a (3, H, W) uint8 picture as PNG."""
         from PIL import Image
 
-        path = self.path / PICTURES / f"{_prefix(step)}.{name}.png"
+        path = self.path / PICTURES / f"{name_step(step)}.{name}.png"
         Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()).save(path)
         return path
 
     def newest_picture(self, name: str) -> tuple[int, Path] | None:
         """Step and path of the last picture ``<probe>.<name>``."""
-        return max(_files_by_step(self.path / PICTURES, f".{name}.png").items(), default=None)
+        return max(files_by_step(self.path / PICTURES, f".{name}.png").items(), default=None)
 
     def store(self, step: int, probe: str, result: ProbeResult) -> None:
         """Keep the per-sample arrays and the pictures of one probe's result."""
@@ -190,12 +187,16 @@ class RunFolder:
         """Whether a run has come to its end here."""
         return any(record["probe"] == FINISHED for record in self.records())
 
+    def complete_steps(self) -> set[int]:
+        """Steps whose events are complete."""
+        return {record["step"] for record in self.records() if record["probe"] == END_OF_EVENT}
+
     def rewind(self, step: int) -> bool:
         """Make the folder that of a run that has just saved its checkpoint of ``step``; whether its event is complete.
 
         Everything that was recorded later goes, and so does an event at ``step`` that was cut short.
         """
-        complete = (step, END_OF_EVENT) in {(record["step"], record["probe"]) for record in self.records()}
+        complete = step in self.complete_steps()
         last_step = step if complete else step - 1
         self.reopen(last_step)
         for later in (later for later in self.sample_steps() if later > last_step):
@@ -204,11 +205,19 @@ class RunFolder:
 
     def reopen(self, last_step: int | None = None) -> None:
         """Take back what was recorded at the end of the run, and everything after ``last_step``."""
-        kept = [
-            record
-            for record in self.records()
-            if not record["probe"].endswith(("_final", FINISHED)) and (last_step is None or record["step"] <= last_step)
-        ]
+        self._keep(
+            lambda record: (
+                not record["probe"].endswith(("_final", FINISHED))
+                and (last_step is None or record["step"] <= last_step)
+            )
+        )
+
+    def forget(self, step: int, probes: Collection[str]) -> None:
+        """Take back what some probes recorded at a step."""
+        self._keep(lambda record: record["step"] != step or record["probe"] not in probes)
+
+    def _keep(self, is_kept: Callable[[dict[str, Any]], bool]) -> None:
+        kept = [record for record in self.records() if is_kept(record)]
         with whole_file(self.records_path) as file:
             file.write("".join(json.dumps(record) + "\n" for record in kept).encode())
 
@@ -228,16 +237,34 @@ class RunFolder:
             raise ValueError(f"{self.path / CATALOGUE} is of another version ({error}); remove it") from error
 
     def save_config(self, text: str) -> None:
-        """Write the configuration as it ran, with versions and git commit as comments at its head."""
-        self.config_path.write_text(header() + text, encoding="utf-8")
+        """Write the configuration as it runs, at once; see ``probediff.runs.configuration``."""
+        write_config(self.path, text)
 
     def config(self) -> dict[str, Any]:
-        """The configuration; empty where there is none."""
-        return _read_mapping(self.config_path)
+        """The configuration with the changes since the run began; empty where there is none."""
+        return read_config(self.path)
+
+    def append_history(self, step: int, changed: Mapping[str, tuple[Any, Any]], **others: Any) -> None:
+        """Say that the run goes on from a step, with what changes; see ``probediff.runs.configuration``."""
+        append_history(self.path, step, changed, **others)
+
+    def set_aside(self) -> Path:
+        """Move everything of the run that is here out of the way of a new one; returns the folder that keeps it."""
+        name = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S.%f")
+        aside = self.path / SET_ASIDE / name
+        aside.mkdir(parents=True)
+        for part in _PARTS_OF_RUN:
+            if (self.path / part).exists():
+                (self.path / part).rename(aside / part)
+        return aside
 
     def provenance(self) -> dict[str, str]:
         """Versions, commit and machine from the head of the configuration."""
-        return read_header(self.config_path.read_text(encoding="utf-8")) if self.config_path.is_file() else {}
+        return read_provenance(self.path)
+
+    def data_fingerprint(self) -> dict[str, Any]:
+        """Which images the run began with; empty where that is not known."""
+        return _read_mapping(self.path / DATA)
 
     def lineage(self) -> dict[str, Any]:
         """Sweep, trial and the starts that it goes on from; empty for a run outside of sweeps."""
@@ -246,7 +273,7 @@ class RunFolder:
 
 def checkpoints_in(folder: Path) -> dict[int, Path]:
     """The checkpoints in a folder by step, ascending."""
-    return _files_by_step(folder, ".ckpt")
+    return files_by_step(folder, ".ckpt")
 
 
 def probed_folder(folder: Path, num_steps: int) -> Path:
@@ -259,35 +286,13 @@ def probed_folders(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob(f"num_steps=*/{RECORDS}"))
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Arrays of a safetensors file; empty where it cannot be read."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError):
-        return {}
-
-
-def _prefix(step: int) -> str:
-    return f"step={step:08d}"
-
-
-def _files_by_step(folder: Path, ending: str) -> dict[int, Path]:
-    """Files ``step=<step><ending>`` by step, ascending."""
-    matches = ((re.fullmatch(r"step=(\d+)(\..+)", path.name), path) for path in folder.glob(f"step=*{ending}"))
-    return dict(sorted((int(match[1]), path) for match, path in matches if match and match[2] == ending))
-
-
 def _read_mapping(path: Path) -> dict[str, Any]:
-    """A file of YAML or JSON; empty where there is none, or something else in it."""
+    """A JSON file; empty where there is none, or something else in it."""
     if not path.is_file():
         return {}
     try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     return content if isinstance(content, dict) else {}
 

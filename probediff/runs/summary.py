@@ -43,12 +43,25 @@ def probe_tables(folder: RunFolder) -> str:
     return "\n\n".join(parts)
 
 
+def failures_in_words(folder: RunFolder) -> list[str]:
+    """A line for each probe that had no result somewhere, with the steps and the last reason."""
+    failed: dict[str, dict[int, str]] = {}
+    for record in folder.records():
+        if record.get("error"):
+            failed.setdefault(record["probe"], {})[record["step"]] = record["error"]
+    return [
+        f"{probe} has no result, or only a part, at step {', '.join(map(str, sorted(errors)))}: {errors[max(errors)]}"
+        for probe, errors in failed.items()
+    ]
+
+
 def run_summary(folder: RunFolder) -> str:
     """What a user wants to know when a run has ended: the tables, and where everything is."""
     wandb_folder = folder.path / WANDB
     lines = [
         probe_tables(folder),
         "",
+        *failures_in_words(folder),
         f"The run lies in {folder.path}",
         f"  pictures     {folder.path / PICTURES}",
         f"  records      {folder.records_path}",

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from probediff.runs.catalogue import Description
 from probediff.runs.folder import RunFolder
-from probediff.runs.results import ProbeResult, ResultLogger
+from probediff.runs.lock import writing
+from probediff.runs.results import ProbeResult, RememberingLogger, ResultLogger
+from probediff.runs.stored_results import read_result
 
 
 @dataclass(frozen=True)
@@ -35,13 +37,13 @@ class Entry:
 
     def record(self) -> dict[str, Any]:
         """The line in the records."""
-        return {
-            "step": self.step,
-            "probe": self.probe,
-            "values": self.result.values,
-            "conventions": self.conventions,
-            **self.extra,
-        }
+        line = {"step": self.step, "probe": self.probe, "values": self.result.values, "conventions": self.conventions}
+        return line | self.extra | ({"error": self.result.error} if self.result.error else {})
+
+    @property
+    def has_record(self) -> bool:
+        """Whether there is anything to record."""
+        return bool(self.result.values or self.result.error or self.extra)
 
 
 class Tracker:
@@ -56,31 +58,61 @@ class Tracker:
         self.folder = folder
         self._loggers = [logger for logger in loggers if isinstance(logger, ResultLogger)]
         self._unwritten: list[Entry] = []
+        self._lost: dict[str, list[int]] = {}
         self._catalogue = folder.catalogue()
         self._described: set[str] = set()
 
     def log(self, entries: Sequence[Entry]) -> None:
         """Store the results of one event; its records appear together.
 
-        A disk that is full does not end the training: what cannot be written is kept and tried again with the next
-        event.
+        A disk that is full does not end the training: records that cannot be written are kept and tried again with the
+        next event, and ``losses`` tells what is missing in the end.
         """
         for entry in entries:
-            with self._tolerate_full_disk(f"pictures or arrays of {entry.probe}"):
+            with self._tolerate_full_disk(f"pictures or arrays of {entry.probe}", entry.step):
                 self.folder.store(entry.step, entry.probe, entry.result)
-        self._unwritten += [entry for entry in entries if entry.result.values or entry.extra]
-        with self._tolerate_full_disk("records"):
+        self._unwritten += [entry for entry in entries if entry.has_record]
+        with self._tolerate_full_disk("records"), writing(self.folder.path):
             self.folder.append(*(entry.record() for entry in self._unwritten))
             self._unwritten.clear()
-        self._describe(entries)
+        with self._tolerate_full_disk("catalogue"):
+            self._describe(entries)
         for logger, entry in itertools.product(self._loggers, entries):
             if entry.result.values or entry.result.pictures:
                 logger.log_result(entry.step, entry.probe, entry.result)
 
+    def send_again(self) -> int:
+        """Send what the records have to the loggers that lack it: a run that is killed takes with it what they held.
+
+        For the first process of a run that goes on, after its folder was rewound.
+
+        Returns:
+            How many results were sent.
+        """
+        records = {(record["step"], record["probe"]): record for record in self.folder.records() if record["values"]}
+        count = 0
+        for logger in self._loggers:
+            if isinstance(logger, RememberingLogger):
+                for event in logger.missing_events(list(records)):
+                    logger.log_result(*event, read_result(self.folder, records[event]))
+                    count += 1
+        return count
+
     def save_samples(self, step: int, x_0: Tensor) -> None:
         """Store the samples of ``step``."""
-        with self._tolerate_full_disk("samples"):
+        with self._tolerate_full_disk("samples", step):
             self.folder.save_samples(step, x_0)
+
+    def note_loss(self, content: str, step: int) -> None:
+        """Remember that something of a step could not be kept."""
+        self._lost.setdefault(content, []).append(step)
+
+    def losses(self) -> list[str]:
+        """What could not be kept: a line a kind, such as ``samples of step 5, 10``; empty if nothing is missing."""
+        lost = {content: sorted(set(steps)) for content, steps in self._lost.items()}
+        if self._unwritten:
+            lost["records"] = sorted({entry.step for entry in self._unwritten})
+        return [f"{content} of step {', '.join(map(str, steps))}" for content, steps in lost.items()]
 
     def _describe(self, entries: Sequence[Entry]) -> None:
         """Say in the folder what the quantities are, those of probes that the catalogue lacks by their names alone."""
@@ -90,15 +122,17 @@ class Tracker:
             if self._catalogue[entry.probe] != known:
                 self._described.discard(entry.probe)
         if new := {entry.probe for entry in entries if entry.result.kinds()} - self._described:
-            with self._tolerate_full_disk("catalogue"):
+            with writing(self.folder.path):
                 self.folder.save_catalogue(self._catalogue[probe] for probe in sorted(new))
-                self._described |= new
+            self._described |= new
 
     @contextmanager
-    def _tolerate_full_disk(self, content: str) -> Iterator[None]:
+    def _tolerate_full_disk(self, content: str, step: int | None = None) -> Iterator[None]:
         try:
             yield
         except (OSError, SafetensorError) as error:
+            if step is not None:
+                self.note_loss(content, step)
             warnings.warn(
                 f"{content} could not be written to {self.folder.path} ({error}); training goes on. Free some space.",
                 stacklevel=4,

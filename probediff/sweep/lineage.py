@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import count, takewhile
 from pathlib import Path
@@ -18,7 +19,7 @@ import yaml
 
 from probediff.files import write_json
 from probediff.runs.folder import LINEAGE, RunFolder
-from probediff.runs.lock import hold, holder
+from probediff.runs.lock import is_held, owned
 
 #: How ``probediff sweep --local`` tells a process which trial it is: ``Trial`` in JSON.
 TRIAL_VARIABLE = "PROBEDIFF_TRIAL"
@@ -59,8 +60,8 @@ def trial_name(values: Mapping[str, Any]) -> str:
     return f"{name[:60]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def claim_trial_folder(parent: Path = Path("runs")) -> Path | None:
-    """The run folder of the trial that this process is, held until the process ends; None outside of sweeps.
+def claim_trial_folder(owning: ExitStack, parent: Path = Path("runs")) -> Path | None:
+    """The run folder of the trial that this process is, owned as long as ``owning`` is open; None outside of sweeps.
 
     Under ``wandb agent`` it is ``parent/sweep-<sweep id>/<values>``; the same values drawn again while the first trial
     is running, or after it has finished, get a folder of their own, ``<values>-2``.
@@ -71,15 +72,17 @@ def claim_trial_folder(parent: Path = Path("runs")) -> Path | None:
     trial = current_trial()
     if trial is None:
         return None
-    try:
-        folder = Path(trial.folder) if trial.folder else _find(trial, parent / f"sweep-{trial.sweep}")
-        claimed = hold(folder)
-    except OSError as error:
-        raise ValueError(f"the trial's folder must be one that can be written to: {error}") from error
-    if not claimed:
-        raise ValueError(f"{folder} is in use by process {holder(folder)}; wait for its end, or end it")
-    _record(trial, folder)
-    return folder
+    if trial.folder:
+        folder = Path(trial.folder)
+        owning.enter_context(owned(folder, "--run_dir"))
+        return folder
+    return _find(trial, parent / f"sweep-{trial.sweep}", owning)
+
+
+def record_trial(folder: Path) -> None:
+    """Write ``lineage.json`` of the trial that this process is; nothing outside of sweeps."""
+    if (trial := current_trial()) is not None:
+        _record(trial, folder)
 
 
 def current_trial() -> Trial | None:
@@ -97,13 +100,23 @@ def _agent_values() -> dict[str, Any]:
     return {key: entry["value"] for key, entry in content.items() if isinstance(entry, dict) and "value" in entry}
 
 
-def _find(trial: Trial, parent: Path) -> Path:
-    """The folder where an earlier start of the trial stopped, or else a new one."""
+def _find(trial: Trial, parent: Path, owning: ExitStack) -> Path:
+    """The folder where an earlier start of the trial stopped, or else a new one; owned."""
     first = parent / trial_name(trial.values)
     existing = takewhile(Path.exists, _numbered(first))
     mine = (folder for folder in existing if trial.trial in _starts(RunFolder(folder).lineage()))
-    free = (folder for folder in _numbered(first) if not RunFolder(folder).is_finished() and hold(folder))
-    return next(mine, None) or next(free)
+    free = (folder for folder in _numbered(first) if not RunFolder(folder).is_finished() and not is_held(folder))
+    for folder in mine:
+        owning.enter_context(owned(folder, "--run_dir"))
+        return folder
+    while True:
+        folder = next(free)
+        try:
+            owning.enter_context(owned(folder, "--run_dir"))
+            return folder
+        except ValueError:
+            if not is_held(folder):  # taken meanwhile, or no folder that can be made
+                raise
 
 
 def _numbered(first: Path) -> Iterator[Path]:

@@ -1,7 +1,9 @@
 """Checkpoints that appear only when they are whole, and the newest one that loads."""
 
+import copy
+import re
 import warnings
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,10 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from probediff.files import read_checkpoint, remove_partials, whole_file
 from probediff.runs.folder import checkpoints_in
 
-_NEEDED = ("state_dict", "global_step", "loops", "optimizer_states", "callbacks")
+_NEEDED = (
+    *("state_dict", "global_step", "epoch", "loops", "optimizer_states", "lr_schedulers", "callbacks"),
+    "pytorch-lightning_version",
+)
 
 
 class _WholeFileIO(TorchCheckpointIO):
@@ -51,31 +56,76 @@ def save_checkpoint(trainer: L.Trainer, path: Path) -> None:
         raise OSError(f"the checkpoint {path} could not be written: {whole_file_io.failure}") from whole_file_io.failure
 
 
-def load_checkpoint(path: Path, keys: Collection[str]) -> dict[str, Any]:
-    """Read a training checkpoint without unpickling code.
+def load_checkpoint(path: Path, trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
+    """Read a training checkpoint without unpickling code, and check that this training can go on from it.
 
     Args:
-        path: the file.
-        keys: keys of the state dict of the module that will be trained on.
+        path: the file; its checksums are compared.
+        trainer: the trainer that is to go on, before it has begun.
+        module: the module that will be trained on.
 
     Raises:
-        ValueError: when it is truncated, no checkpoint of a training, or one of another model.
+        ValueError: it is damaged in any way, no checkpoint of a training, or one of another model; it says why.
     """
     checkpoint = read_checkpoint(path, mmap=True)
     if missing := [name for name in _NEEDED if not isinstance(checkpoint, dict) or name not in checkpoint]:
         raise ValueError(f"{path} is no checkpoint of a training: it lacks {', '.join(missing)}")
-    if differing := sorted(set(checkpoint["state_dict"]) ^ set(keys)):
+    named = re.fullmatch(r"step=(\d+)\.ckpt", path.name)
+    if named and checkpoint["global_step"] != int(named[1]):
         raise ValueError(
-            f"{path} is a checkpoint of another model: {len(differing)} tensors differ, {differing[0]} first"
+            f"{path} must be of the step in its name, got step {checkpoint['global_step']}; it was renamed"
         )
+    try:
+        _check_weights(checkpoint["state_dict"], module.state_dict())
+        _check_optimizer(checkpoint, [p.shape for p in module.parameters() if p.requires_grad])
+        _check_structure(checkpoint["loops"]["fit_loop"], trainer.fit_loop.state_dict(), "loops.fit_loop")
+        for callback in getattr(trainer, "callbacks", []):
+            if state := checkpoint["callbacks"].get(callback.state_key):
+                # On a copy: this checkpoint may not be the one that is gone on with.
+                copy.copy(callback).load_state_dict(copy.deepcopy(state))
+    except Exception as error:  # a part of the wrong type may raise anything
+        raise ValueError(f"{path} cannot be gone on with: {error} ({type(error).__name__})") from error
     return dict(checkpoint)
 
 
-def newest_loadable(folder: Path, keys: Collection[str]) -> Path | None:
-    """The newest checkpoint in ``folder`` that loads; others are passed over with a warning that names them."""
+def _check_weights(there: Mapping[str, Any], wanted: Mapping[str, torch.Tensor]) -> None:
+    if differing := sorted(set(there) ^ set(wanted)):
+        raise ValueError(f"it is of another model: {len(differing)} tensors differ, {differing[0]} first")
+    for name, tensor in wanted.items():
+        if there[name].shape != tensor.shape or there[name].is_floating_point() != tensor.is_floating_point():
+            raise ValueError(f"it is of another model: {name} is {tuple(there[name].shape)}, not {tuple(tensor.shape)}")
+
+
+def _check_optimizer(checkpoint: Mapping[str, Any], shapes: list[torch.Size]) -> None:
+    """Whether there is one optimiser that knows every parameter, from the first step on with its moments."""
+    (optimizer,) = checkpoint["optimizer_states"]
+    known = [index for group in optimizer["param_groups"] for index in group["params"]]
+    if known != list(range(len(shapes))):
+        raise ValueError(f"its optimiser must know {len(shapes)} parameters, got {len(known)}")
+    stepped = range(len(shapes)) if checkpoint["global_step"] else ()
+    for index in stepped:
+        state = optimizer["state"][index]
+        for name in ("exp_avg", "exp_avg_sq"):
+            if state[name].shape != shapes[index]:
+                raise ValueError(f"{name} of parameter {index} is {tuple(state[name].shape)}, not {shapes[index]}")
+
+
+def _check_structure(there: Any, wanted: Any, place: str) -> None:
+    """Whether everything that a new training would save is there: Lightning reads over what is missing."""
+    if isinstance(wanted, dict):
+        for key, part in wanted.items():
+            if not isinstance(there, dict) or key not in there:
+                raise ValueError(f"it lacks {place}.{key}")
+            _check_structure(there[key], part, f"{place}.{key}")
+    elif isinstance(wanted, int) and not (isinstance(there, int) and there >= 0):
+        raise ValueError(f"{place} must be a count, got {there!r}")
+
+
+def newest_loadable(folder: Path, trainer: L.Trainer, module: L.LightningModule) -> Path | None:
+    """The newest checkpoint in ``folder`` that can be gone on with; warnings say why others are passed over."""
     for path in reversed(checkpoints_in(folder).values()):
         try:
-            load_checkpoint(path, keys)
+            load_checkpoint(path, trainer, module)
         except ValueError as error:
             warnings.warn(f"passing over a checkpoint: {error}", stacklevel=2)
         else:

@@ -109,6 +109,12 @@ class DiffusionModule(L.LightningModule):
             for model in (self.eps_model, *self.ema.models):
                 cast(EpsModel, model).unet.compile()
 
+    def on_train_start(self) -> None:
+        """Apply learning rate and weight decay: those of a checkpoint may be others."""
+        optimizer = self.optimizers()
+        for group in optimizer.param_groups:  # type: ignore[union-attr]
+            group.update(lr=self.learning_rate, weight_decay=self.weight_decay)
+
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """Loss of one batch of images (B, C, H, W); all randomness follows from (seed, batches seen so far)."""
         step = self.trainer.fit_loop.total_batch_idx

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import yaml
 from probediff.runs import lock
 from probediff.runs.folder import LOCK, RunFolder
 from probediff.runs.lock import holder, release
-from probediff.sweep.lineage import TRIAL_VARIABLE, Trial, claim_trial_folder, trial_name
+from probediff.sweep.lineage import TRIAL_VARIABLE, Trial, claim_trial_folder, record_trial, trial_name
 
 VALUES = {"seed_everything": 10, "model.schedule": "cosine"}
 NAME = "model.schedule=cosine,seed_everything=10"
@@ -36,8 +37,9 @@ def under_agent(monkeypatch: pytest.MonkeyPatch, run_id: str, values: dict[str, 
     monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
     monkeypatch.setenv("WANDB_RUN_ID", run_id)
     monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", f"{run_id}.yaml")
-    folder = claim_trial_folder()
+    folder = claim_trial_folder(ExitStack())
     assert folder is not None
+    record_trial(folder)
     return folder
 
 
@@ -51,7 +53,8 @@ def leave(folder: Path, checkpoint: bool = True, finished: bool = False) -> None
 
 
 def test_outside_of_sweeps_there_is_none(tmp_path: Path) -> None:
-    assert claim_trial_folder() is None
+    record_trial(tmp_path)
+    assert claim_trial_folder(ExitStack()) is None
     assert RunFolder(tmp_path).lineage() == {}
     assert holder(tmp_path) is None
 
@@ -112,7 +115,7 @@ def test_the_same_values_after_the_first_trial_has_finished(monkeypatch: pytest.
 def test_the_same_run_twice_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     first = under_agent(monkeypatch, "one")
     held = list(lock._held.values())
-    with pytest.raises(ValueError, match=f"{re.escape(str(first))} is in use by .*'process': {os.getpid()}"):
+    with pytest.raises(ValueError, match=f"process {os.getpid()} is at work in {re.escape(str(first))}"):
         under_agent(monkeypatch, "one")
     assert held
 
@@ -122,15 +125,17 @@ def test_the_local_runner_settles_the_folder(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
     monkeypatch.setenv("WANDB_RUN_ID", "one")
     monkeypatch.setenv(TRIAL_VARIABLE, trial.to_json())
-    assert claim_trial_folder() == Path("somewhere/trial")
+    with ExitStack() as owning:
+        assert claim_trial_folder(owning) == Path("somewhere/trial")
+        record_trial(Path("somewhere/trial"))
     assert RunFolder(Path("somewhere/trial")).lineage()["id"] == "seeds/trial"
 
 
 def test_a_folder_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv(TRIAL_VARIABLE, Trial("seeds", "9", {}, "file/trial").to_json())
-    with pytest.raises(ValueError, match="the trial's folder must be one that can be written to"):
-        claim_trial_folder()
+    with pytest.raises(ValueError, match="--run_dir must be a folder that can be written to"):
+        claim_trial_folder(ExitStack())
 
 
 def test_names_of_folders() -> None:

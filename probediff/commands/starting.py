@@ -1,0 +1,158 @@
+"""What a start of ``fit`` finds in its folder, whether it may begin or go on there, and the first thing it writes."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import yaml
+
+from probediff.data import ImageDataModule
+from probediff.data.base import check_same_images, fingerprint
+from probediff.files import write_json
+from probediff.models.run import run_of
+from probediff.runs.changes import Changes, compare_configs, refuse
+from probediff.runs.folder import CHECKPOINTS, DATA, RunFolder
+from probediff.sweep.lineage import record_trial
+from probediff.training.checkpoints import load_checkpoint, newest_loadable
+
+#: What a checkpoint of another run must share with this one; everything else may be new in a run that branches off.
+_SHARED = ("model.loss", "model.schedule", "model.num_train_timesteps", "model.rescale_timesteps", "network.")
+
+
+@dataclass
+class Start:
+    """One start of ``probediff fit``: everything is checked first, and written when the training begins.
+
+    Attributes:
+        run_dir: the run's folder.
+        resume: what ``--resume`` says.
+        config_text: the configuration of this start as YAML.
+        checkpoint: what the training goes on from.
+        begun: whether anything was written.
+    """
+
+    run_dir: Path
+    resume: str | None
+    config_text: str
+    checkpoint: Path | None = None
+    begun: bool = False
+    _step: int = 0
+    _changes: Changes = field(default_factory=dict)
+
+    @property
+    def folder(self) -> RunFolder:
+        """The run's folder."""
+        return RunFolder(self.run_dir)
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether a run has begun in the folder."""
+        return bool(self.folder.records() or self.folder.checkpoints())
+
+    def check(self, defaults: Mapping[str, Any]) -> None:
+        """Compare the configuration with that of the run that is in the folder, before any work.
+
+        Args:
+            defaults: of all options.
+
+        Raises:
+            ValueError: there is a run and it is not to be gone on with, or it is another one.
+        """
+        if not self.holds_run:
+            return
+        if self.resume is None:
+            raise ValueError(
+                f"{self.run_dir} already holds a run; go on with it by --resume auto, or give another --run_dir"
+            )
+        if stored := self.folder.config():
+            self._changes, refused = compare_configs(stored, yaml.safe_load(self.config_text), defaults)
+            refuse(self.run_dir, refused)
+
+    def choose_checkpoint(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Find the checkpoint that ``--resume`` asks for; all processes find the same one.
+
+        Raises:
+            ValueError: a file was named that cannot be gone on with, or that is beyond the last step of this start.
+        """
+        if self.resume is None:
+            return
+        path: Path | None
+        if self.resume == "auto":
+            path = newest_loadable(self.run_dir / CHECKPOINTS, trainer, module)
+        else:
+            path = Path(self.resume)
+            self._check_branch(path)
+        if path is None:
+            return
+        self._step = int(load_checkpoint(path, trainer, module)["global_step"])
+        if -1 < trainer.max_steps < self._step:
+            raise ValueError(
+                f"trainer.max_steps must be at least {self._step}, the step of {path}, got {trainer.max_steps}; "
+                f"raise it, or name an earlier checkpoint by --resume FILE and another --run_dir"
+            )
+        self.checkpoint = path
+
+    def _check_branch(self, path: Path) -> None:
+        """Whether a checkpoint that was named comes from a run of the same model."""
+        try:
+            run = run_of(path)
+        except FileNotFoundError:
+            return  # no configuration beside it: its tensors are compared anyway
+        if self.holds_run or run.resolve() == self.run_dir.resolve():
+            return  # compared already
+        _, refused = compare_configs(RunFolder(run).config(), yaml.safe_load(self.config_text), {})
+        refuse(run, {key: change for key, change in refused.items() if key.startswith(_SHARED)})
+
+    def begin(self, trainer: L.Trainer) -> None:
+        """Write what this start is: the configuration of a new run, or a line of history of one that goes on.
+
+        Raises:
+            ValueError: the images are not those that the run began with.
+        """
+        if self.begun or not trainer.is_global_zero:
+            return
+        data = getattr(trainer, "datamodule", None)
+        images = data.images if isinstance(data, ImageDataModule) else None
+        goes_on = self.checkpoint is not None and self.holds_run
+        if goes_on and images is not None:
+            check_same_images(self.run_dir, self.folder.data_fingerprint(), images)
+        self.begun = True
+        if self.holds_run and not goes_on:
+            aside = self.folder.set_aside()
+            warnings.warn(
+                f"no checkpoint can be gone on with: starting anew. What was there is in {aside}", stacklevel=2
+            )
+        self.folder.create()
+        record_trial(self.run_dir)
+        if not goes_on:
+            self.folder.save_config(self.config_text)
+        if images is not None:
+            write_json(self.run_dir / DATA, fingerprint(images))
+        if self.checkpoint is not None:
+            self.folder.append_history(self._step, self._changes, checkpoint=str(self.checkpoint))
+            self._tell_changes()
+        lineage = self.folder.lineage()
+        for logger in trainer.loggers:
+            logger.log_hyperparams(yaml.safe_load(self.config_text) | ({"lineage": lineage} if lineage else {}))
+
+    def _tell_changes(self) -> None:
+        for key, (before, after) in self._changes.items():
+            print(f"changed from step {self._step} on: {key} from {before!r} to {after!r}", flush=True)
+
+
+class BeginRun(L.Callback):
+    """Lets a start write when everything else has been checked: as the first callback, when the training begins."""
+
+    def __init__(self, start: Start) -> None:
+        self.start = start
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The usual moment."""
+        self.start.begin(trainer)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """For a run with nothing left to train, which Lightning does not begin."""
+        self.start.begin(trainer)

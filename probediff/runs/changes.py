@@ -1,0 +1,81 @@
+"""What may change when a run goes on, and what makes it another run."""
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+#: Keys that say where a run lies and how it was started, not what it is.
+_NOT_COMPARED = ("config", "resume", "run_dir", "trainer.default_root_dir", "model.seed")
+#: Keys that are applied when the run goes on. What the data are, is compared by the images themselves.
+_MAY_CHANGE = (
+    *("trainer.*", "wandb.*", "model.learning_rate", "model.weight_decay", "model.compile"),
+    *("probing.schedule.*", "probing.progress", "probing.keep_full_checkpoints", "probing.settings.batch_size"),
+    *(f"data.init_args.{name}" for name in ("num_workers", "root", "path", "arrays", "url", "download")),
+    *("data.init_args.cache_dir", "data.init_args.max_cache_gb"),
+)
+
+Changes = dict[str, tuple[Any, Any]]
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by dotted key."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def compare_configs(
+    stored: Mapping[str, Any], asked: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> tuple[Changes, Changes]:
+    """What differs between the configuration of a run and the one it is to go on with.
+
+    Args:
+        stored: that of the run.
+        asked: that of this start.
+        defaults: values of keys that the stored one lacks, because its version did not have them yet.
+
+    Returns:
+        Changes that can be applied, and changes that would make it another run, each as key -> (stored, asked).
+    """
+    before, after = flatten(defaults) | flatten(stored), flatten(asked)
+    differing = {
+        key: (before.get(key), after.get(key))
+        for key in sorted(before.keys() | after.keys())
+        if key not in _NOT_COMPARED and not _is_equal(key, before, after)
+    }
+    allowed = {key: change for key, change in differing.items() if _may_change(key, before)}
+    return allowed, {key: change for key, change in differing.items() if key not in allowed}
+
+
+def _is_equal(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    if key not in before:  # an argument that the version of the run did not have
+        return True
+    return bool(before[key] == after.get(key))
+
+
+def _may_change(key: str, before: Mapping[str, Any]) -> bool:
+    """Whether a run can go on with another value; of a probe: on and off, and anything before it is first on."""
+    section, _, option = key.rpartition(".")
+    if f"{section}.enabled" in before and (option == "enabled" or not before[f"{section}.enabled"]):
+        return True
+    return any(fnmatchcase(key, pattern) for pattern in _MAY_CHANGE)
+
+
+def refuse(folder: object, refused: Changes) -> None:
+    """Raise ValueError with every change that cannot be made, both values and the cure; none is fine."""
+    if refused:
+        lines = [f"  {key}: {before!r} there, {after!r} asked for" for key, (before, after) in refused.items()]
+        raise ValueError(
+            "\n".join(
+                [
+                    f"the run in {folder} has other settings than this start, which cannot change while it goes on:",
+                    *lines,
+                    "give them as they are there (its config.yaml as the last --config), or start another run with "
+                    "another --run_dir",
+                ]
+            )
+        )

@@ -1,0 +1,126 @@
+"""A run's configuration on the disk: its first form, which stays, and a line for every change when the run went on.
+
+Both files begin with a checksum, because one that was cut short is often valid YAML of another run.
+"""
+
+import getpass
+import hashlib
+import json
+import socket
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from probediff.files import whole_file
+from probediff.runs.provenance import header, provenance, read_header
+
+CONFIG, HISTORY = "config.yaml", "config.history.yaml"
+_CHECKSUM = "# sha256 of what follows: "
+
+
+def write_config(run: Path, text: str) -> None:
+    """Write a configuration as it runs, with versions and git commit as comments at its head; no history yet."""
+    (run / HISTORY).unlink(missing_ok=True)
+    _write(run / CONFIG, header() + text)
+
+
+def read_first_config(run: Path) -> dict[str, Any]:
+    """The configuration that the run began with; empty where there is none.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    content = _read(run / CONFIG)
+    return content if isinstance(content, dict) else {}
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """The configuration as it is now, after all changes; empty where there is none. Raises as `read_first_config`."""
+    config = read_first_config(run)
+    for entry in read_history(run):
+        for key, change in entry["changed"].items():
+            _set(config, key, change["to"])
+    return config
+
+
+def read_provenance(run: Path) -> dict[str, str]:
+    """Versions, commit and machine from the head of the configuration."""
+    path = run / CONFIG
+    return read_header(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else {}
+
+
+def read_history(run: Path) -> list[dict[str, Any]]:
+    """What `append_history` wrote, oldest first.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    content = _read(run / HISTORY) or []
+    if not (isinstance(content, list) and all(isinstance(e, dict) and "changed" in e for e in content)):
+        raise ValueError(f"{run / HISTORY} must hold a list of changes, got something else; restore it from a copy")
+    return content
+
+
+def append_history(run: Path, step: int, changed: Mapping[str, tuple[Any, Any]], **others: Any) -> None:
+    """Add a line: who changed what, at which step of the training.
+
+    Args:
+        run: the folder.
+        step: of the checkpoint that the run goes on from.
+        changed: key -> (value before, value after).
+        others: what else is to be known of this start, as plain types.
+    """
+    entry = {
+        "step": step,
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "by": _name_user(),
+        "changed": {key: {"from": before, "to": after} for key, (before, after) in changed.items()},
+        **others,
+        "provenance": provenance(),
+    }
+    # A line of JSON is a line of YAML, too.
+    lines = [json.dumps(line, default=str) for line in [*read_history(run), entry]]
+    _write(run / HISTORY, "".join(f"- {line}\n" for line in lines))
+
+
+def _name_user() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError, ImportError):  # no such user on this machine, as in some containers
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"
+
+
+def _set(config: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        if not isinstance(config.get(parent), dict):
+            config[parent] = {}
+        config = config[parent]
+    config[last] = value
+
+
+def _write(path: Path, text: str) -> None:
+    with whole_file(path) as file:
+        file.write(f"{_CHECKSUM}{_digest(text)}\n{text}".encode())
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        return None
+    try:
+        text = path.read_text(encoding="utf-8")
+        first, _, rest = text.partition("\n")
+        # Earlier versions wrote no checksum.
+        if first.startswith(_CHECKSUM) and first.removeprefix(_CHECKSUM) != _digest(rest):
+            raise ValueError("it is damaged, cut short or was changed by hand: its checksum is not that of its content")
+        return yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
