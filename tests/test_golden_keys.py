@@ -39,6 +39,9 @@ NEW_FILES = {"catalogue.json"}
 #: Names that are new on purpose, as ``section: part: name``.
 ADDED = {
     "options: dashboard: options: --dry_run",
+    # What the tensors of a state dict do not say.
+    *(f"options: {command}: options: --num_head_channels" for command in (*RESPELT, "probe")),
+    *(f"options: {command}: options: --image_size" for command in (*RESPELT, "probe") if command != "search-noise"),
     *(f"options: {command}: options: --settings" for command in RESPELT),
     *(f"options: {command}: options: --settings.{name}" for command, names in RESPELT.items() for name in names),
 }

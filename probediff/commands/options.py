@@ -58,7 +58,7 @@ class SampleSettings:
         convention: DDIM convention, openai or diffusers; each model's own by default.
         noise_seed: seed of the noises; noise i depends on this seed and i only.
         batch_size: images per network evaluation.
-        weights: the averaged (ema) or the raw weights of a run.
+        weights: the averaged (ema) or the raw weights of a run; ema by default.
         ema_rate: which average; the first of the run by default.
     """
 
@@ -66,7 +66,7 @@ class SampleSettings:
     convention: Convention | None = None
     noise_seed: int = 420
     batch_size: int = 64
-    weights: Weights = "ema"
+    weights: Weights | None = None
     ema_rate: float | None = None
 
 
@@ -124,7 +124,7 @@ class CommandParser(LightningArgumentParser):
             settings: class of the options ``--settings.*``.
             skip: settings that the command does not have.
         """
-        self.add_class_arguments(ModelChoice, as_group=True, skip={"model", "weights", "ema_rate"})
+        self.add_class_arguments(ModelChoice, as_group=True, skip={"model", "weights", "ema_rate", "among_others"})
         self.add_class_arguments(settings, "settings", skip=set(skip))
         self.add_argument("--device", type=str | None, help="cuda, cuda:1 or cpu; by default cuda where there is one")
         self.add_argument("--out", metavar="DIR", type=str | None, help=f"folder of the results; by default {out}")

@@ -1,7 +1,7 @@
 """Everything that predicts eps: networks, the closed-form Gaussian denoiser, published checkpoints and pipelines."""
 
 from probediff.denoisers.gaussian import GaussianDenoiser
-from probediff.denoisers.openai import load_openai, load_openai_network, openai_eps_model, published_process
+from probediff.denoisers.openai import OpenAICheckpoint, load_openai, load_openai_network, openai_eps_model
 from probediff.denoisers.pipelines import Autoencoder, Pipeline, load_pipeline
 from probediff.denoisers.predictions import EpsModel, PredictionModel
 from probediff.denoisers.unet import UNet
@@ -10,6 +10,7 @@ __all__ = [
     "Autoencoder",
     "EpsModel",
     "GaussianDenoiser",
+    "OpenAICheckpoint",
     "Pipeline",
     "PredictionModel",
     "UNet",
@@ -17,5 +18,4 @@ __all__ = [
     "load_openai_network",
     "load_pipeline",
     "openai_eps_model",
-    "published_process",
 ]

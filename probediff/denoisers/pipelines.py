@@ -1,20 +1,24 @@
-"""Read unconditional pipelines of diffusers, from a folder or from the Hugging Face hub.
+"""Unconditional pipelines of diffusers, from a folder or from the Hugging Face hub."""
 
-Only JSON files and safetensors are read: no pickle, and no code that lies beside the weights.
-"""
-
-import importlib
-import json
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from probediff.denoisers.pipeline_files import (
+    find_pipeline,
+    import_library,
+    load_network,
+    part_folder,
+    read_json,
+    read_scheduler,
+)
 from probediff.denoisers.predictions import PredictionModel
+from probediff.files import digest_tensors
 from probediff.schedule import NoiseSchedule
 
 _PIPELINES = ("DDPMPipeline", "DDIMPipeline", "LDMPipeline")
@@ -25,10 +29,9 @@ _CLASSES = {
 }
 #: What the `diffusers` convention of `probediff.ddim` does, by the names of a scheduler's settings.
 _CONVENTION = {"set_alpha_to_one": True, "steps_offset": 0, "timestep_spacing": "leading", "clip_sample_range": 1.0}
-_WEIGHTS = "diffusion_pytorch_model"
 # The decoder of a 256 x 256 image takes some 0.3 GB.
 _AUTOENCODER_BATCH = 8
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_WEIGHTS = "diffusion_pytorch_model"
 _FILES = ("*.json", f"*{_WEIGHTS}.safetensors", f"*{_WEIGHTS}-?????-of-?????.safetensors")
 
 
@@ -43,6 +46,15 @@ class Autoencoder:
     def __init__(self, model: nn.Module, scaling_factor: float) -> None:
         self.model = model.eval().requires_grad_(False)
         self.scaling_factor = scaling_factor
+
+    @cached_property
+    def conventions(self) -> dict[str, Any]:
+        """What codes and pixels depend on, for the records."""
+        return {
+            "vae_encoding": "before rounding" if hasattr(self.model, "quantize") else "posterior mode",
+            "scaling_factor": self.scaling_factor,
+            "autoencoder_sha256": digest_tensors(chain(self.model.named_parameters(), self.model.named_buffers())),
+        }
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
@@ -71,6 +83,7 @@ class Pipeline:
         image_shape: (C, H, W) of what is diffused, pixels or codes.
         clip: whether the scheduler clips predicted images to [-1, 1].
         differences: settings in which the scheduler's own steps differ from the `diffusers` convention here.
+        left_out: settings of other samplers, which the scheduler leaves out.
         autoencoder: of a latent diffusion model.
     """
 
@@ -80,7 +93,16 @@ class Pipeline:
     image_shape: tuple[int, int, int]
     clip: bool
     differences: dict[str, Any]
+    left_out: dict[str, Any]
     autoencoder: Autoencoder | None
+
+    @property
+    def conventions(self) -> dict[str, Any]:
+        """What its numbers depend on beside the schedule, for the records."""
+        conventions: dict[str, Any] = {"weights": "as published", "prediction_type": self.eps_model.prediction_type}
+        named = {"scheduler_differences": self.differences, "scheduler_left_out": self.left_out}
+        conventions |= {name: settings for name, settings in named.items() if settings}
+        return conventions if self.autoencoder is None else conventions | self.autoencoder.conventions
 
 
 def load_pipeline(spec: str) -> Pipeline:
@@ -88,7 +110,8 @@ def load_pipeline(spec: str) -> Pipeline:
 
     An LDM whose autoencoder's configuration does not name a `scaling_factor` gets 1: such files are older than the
     setting, and current diffusers, which takes its default of 0.18215 for them, decodes them to noise
-    (github.com/huggingface/diffusers/issues/6725, about CompVis/ldm-celebahq-256).
+    (github.com/huggingface/diffusers/issues/6725, about CompVis/ldm-celebahq-256). `predict_epsilon` of old schedulers,
+    which current diffusers leaves out, is honoured; other keys that it leaves out are refused.
 
     Args:
         spec: Folder that `save_pretrained` wrote, or the id of one on the Hugging Face hub.
@@ -96,20 +119,23 @@ def load_pipeline(spec: str) -> Pipeline:
     Raises:
         ImportError: diffusers is not installed.
         FileNotFoundError: There is no such folder, or no such pipeline on a hub that answers.
-        ValueError: It is another pipeline, conditional, incomplete, has no safetensors, or a schedule or sampler that
-            cannot be probed.
+        ValueError: It is another pipeline, conditional, incomplete, has no safetensors, a schedule or sampler that
+            cannot be probed, or a setting that nothing here knows.
     """
     folder, index = find_pipeline(spec, _FILES, _PIPELINES)
-    scheduler = _component(folder, index, "scheduler")
+    scheduler_class = _class(folder, index, "scheduler")
+    config, left_out = read_scheduler(part_folder(folder, "scheduler"), scheduler_class)
+    scheduler = scheduler_class(**config)
     schedule = convert_schedule(spec, scheduler)
-    unet = _component(folder, index, "unet")
+    unet = load_network(_class(folder, index, "unet"), part_folder(folder, "unet"))
     if unet.config.num_class_embeds is not None or unet.config.class_embed_type is not None:
         raise ValueError(f"{folder} must be unconditional, got a U-Net with classes: use one trained without them")
     autoencoder = None
     if index["_class_name"] == "LDMPipeline":
-        vqvae = _component(folder, index, "vqvae")
-        config = read_json(_part_folder(folder, "vqvae") / "config.json")
-        autoencoder = Autoencoder(vqvae, float(config.get("scaling_factor", 1.0)))
+        place = part_folder(folder, "vqvae")
+        vqvae = load_network(_class(folder, index, "vqvae"), place)
+        check_codes(spec, vqvae.config)
+        autoencoder = Autoencoder(vqvae, float(read_json(place / "config.json").get("scaling_factor", 1.0)))
     differences = {
         name: scheduler.config[name]
         for name, ours in _CONVENTION.items()
@@ -122,6 +148,7 @@ def load_pipeline(spec: str) -> Pipeline:
         image_shape=unet_image_shape(spec, unet.config),
         clip=bool(scheduler.config.clip_sample) and "clip_sample_range" not in differences,
         differences=differences,
+        left_out=left_out,
         autoencoder=autoencoder,
     )
 
@@ -139,126 +166,22 @@ class PlainUNet(nn.Module):
         return cast(Tensor, self.unet(x, timestep).sample)
 
 
-def import_library(name: str, user: str = "a pipeline") -> Any:
-    """A library of the extra ``hub``; raises ImportError with the command that installs it."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(
-            f"{user} needs {name}, which cannot be imported ({error}): pip install 'probediff[hub]'"
-        ) from error
-
-
-def find_pipeline(spec: str, files: Sequence[str], classes: Sequence[str] = ()) -> tuple[Path, dict[str, Any]]:
-    """Folder of a pipeline, here or in the local cache of the hub, and its index.
-
-    Args:
-        spec: Folder, or id on the hub.
-        files: Patterns of the files to fetch from the hub.
-        classes: Of which its class must be one; any by default.
-
-    Raises:
-        ImportError: An id, and diffusers is not installed.
-        FileNotFoundError: No such folder, and no such pipeline on a hub that answers.
-        ValueError: It is no pipeline, or one of another class.
-    """
-    folder = Path(spec).expanduser()
-    if not folder.is_dir():
-        import_library("diffusers")
-        folder = _fetch(spec, files)
-    index = read_json(folder / "model_index.json")
-    if classes and index.get("_class_name") not in classes:
-        raise ValueError(f"{spec} must be one of {', '.join(classes)}, got {index.get('_class_name')}")
-    return folder, index
-
-
-def _fetch(spec: str, files: Sequence[str]) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    if not _HUB_ID.fullmatch(spec):
-        raise FileNotFoundError(f"{spec} must be a file, a folder or the id of a pipeline on the hub, got none of them")
-    try:
-        return Path(snapshot_download(spec, allow_patterns=list(files)))
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise FileNotFoundError(
-            f"{spec} is no folder here, and could not be fetched from the Hugging Face hub: check its name and the "
-            f"network, or give a folder that holds the pipeline ({type(error).__name__}: {reason})"
-        ) from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of a pipeline; raises ValueError where it is missing or holds no object."""
-    if not path.is_file():
-        raise ValueError(f"{path.parent} must hold a pipeline of diffusers, got a folder without {path.name}")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} must be a JSON file, got one that cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold an object, got {type(content).__name__}")
-    return content
-
-
-def _part_folder(folder: Path, name: str) -> Path:
-    """Where a part of a pipeline lies; old pipelines have no folder for each."""
-    return folder / name if (folder / name).is_dir() else folder
-
-
-def _component(folder: Path, index: dict[str, Any], name: str) -> Any:
-    """The scheduler, the U-Net or the autoencoder of a pipeline."""
+def _class(folder: Path, index: dict[str, Any], name: str) -> Any:
+    """The class of the scheduler, the U-Net or the autoencoder of a pipeline."""
     _, class_name = index.get(name) or (None, None)
     if class_name not in _CLASSES[name]:
         raise ValueError(
             f"{folder} must be an unconditional pipeline with a {' or '.join(_CLASSES[name])} as {name}, got "
             f"{class_name or 'none'}"
         )
-    cls = getattr(import_library("diffusers"), class_name)
-    place = _part_folder(folder, name)
-    if name != "scheduler":
-        return load_network(cls, place)
-    read_json(place / "scheduler_config.json")
-    return cls.from_pretrained(place)
+    return getattr(import_library("diffusers"), class_name)
 
 
-def load_network(
-    cls: Any, place: Path, stem: str = _WEIGHTS, differences: Sequence[str] = ("missing", "unexpected")
-) -> Any:
-    """A network of diffusers or transformers with the weights beside its configuration, in float32 and eval mode.
-
-    Args:
-        cls: Its class.
-        place: Its folder.
-        stem: How the names of its files of weights begin.
-        differences: In what files and network must not differ.
-
-    Raises:
-        ValueError: There are no safetensors, or not those of the configuration.
-    """
-    read_json(place / "config.json")
-    if not list(place.glob(f"{stem}*.safetensors*")):
-        raise ValueError(
-            f"{place} must hold {stem}.safetensors, got {sorted(path.name for path in place.iterdir())}. Weights as "
-            ".bin are pickles and are not read: load the pipeline with diffusers and write it anew with "
-            "save_pretrained(folder, safe_serialization=True)"
-        )
-    options = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
-    if stem == _WEIGHTS:
-        options["low_cpu_mem_usage"] = False
-    # The network is initialised before its weights are read.
-    with torch.random.fork_rng(devices=[]):
-        try:
-            model, info = cls.from_pretrained(place, torch_dtype=torch.float32, **options)
-        except Exception as error:  # damaged files raise classes of safetensors, transformers and torch
-            reason = " ".join(str(error).split())
-            raise ValueError(f"{place} must hold the whole weights of its config.json, got: {reason}") from error
-    if problems := [f"{kind} {key}" for kind in differences for key in sorted(info[f"{kind}_keys"])]:
-        raise ValueError(
-            f"{place} must hold the weights of its config.json, got {len(problems)} differences: "
-            f"{'; '.join(problems[:5])}. Fetch or save it anew"
-        )
-    return model.eval().requires_grad_(False)
+def check_codes(spec: str, config: Any) -> None:
+    """Raise ValueError for an autoencoder whose codes are more than scaled before the diffusion."""
+    for name in ("latents_mean", "latents_std", "shift_factor"):
+        if config.get(name) is not None:
+            raise ValueError(f"{spec} must have no {name}, got {config[name]}: such models are not supported")
 
 
 def unet_image_shape(spec: str, config: Any) -> tuple[int, int, int]:

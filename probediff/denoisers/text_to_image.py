@@ -3,7 +3,7 @@
 They are the models of *First-step inference in diffusion models learns image de-whitening* (P2). Whatever sampler a
 pipeline comes with, P2 samples it with DDIM; so here its scheduler's settings (betas, spacing of the
 timesteps, offset, prediction type) go into a DDIMScheduler, as diffusers itself does when schedulers are exchanged.
-Only JSON, tokenizer tables and safetensors are read, see `probediff.denoisers.pipelines`.
+Only JSON, tokenizer tables and safetensors are read, see `probediff.denoisers.pipeline_files`.
 """
 
 from dataclasses import dataclass
@@ -14,20 +14,20 @@ import torch
 from torch import Tensor
 
 from probediff.ddim import DDIMPath
+from probediff.denoisers.pipeline_files import find_pipeline, import_library, load_network, read_scheduler
 from probediff.denoisers.pipelines import (
     Autoencoder,
     PlainUNet,
+    check_codes,
     convert_schedule,
-    find_pipeline,
-    import_library,
-    load_network,
-    read_json,
     schedule_name,
     unet_image_shape,
 )
 from probediff.denoisers.predictions import PredictionModel
 from probediff.schedule import NoiseSchedule
 
+#: What `_PromptedUNet` does, in words, for the records.
+GUIDANCE = "none up to a scale of 1; above, eps of the negative prompt + scale (eps of the prompt - that eps)"
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 _TEXT_ENCODERS = {"text_encoder": "CLIPTextModel", "text_encoder_2": "CLIPTextModelWithProjection"}
 _FILES = (
@@ -66,19 +66,29 @@ class TextToImage:
         autoencoder: pixels to codes and back.
     """
 
-    def __init__(self, pipeline: Any, spec: str) -> None:
+    def __init__(self, pipeline: Any, spec: str, left_out: dict[str, Any]) -> None:
+        """Take a pipeline of diffusers with a DDIMScheduler, its name, and settings that were left out for that."""
         self._pipeline = pipeline
+        self._left_out = left_out
         self._scheduler = pipeline.scheduler
         self.schedule: NoiseSchedule = convert_schedule(spec, self._scheduler)
         self.schedule_name = schedule_name(self._scheduler.config)
         self.autoencoder = Autoencoder(pipeline.vae, float(pipeline.vae.config.scaling_factor))
         self.image_shape = unet_image_shape(spec, pipeline.unet.config)
 
-    @property
-    def spacing(self) -> dict[str, Any]:
-        """The settings of the sampler beside the schedule, for records."""
-        names = ("timestep_spacing", "steps_offset", "set_alpha_to_one", "prediction_type")
-        return {name: self._scheduler.config[name] for name in names}
+    def conventions(self, prompt: Prompt) -> dict[str, Any]:
+        """What its numbers depend on beside the schedule, for the records."""
+        settings = ("timestep_spacing", "steps_offset", "set_alpha_to_one", "prediction_type")
+        return {
+            "weights": "as published",
+            "prompt": prompt.text,
+            "negative_prompt": prompt.negative,
+            "guidance_scale": prompt.guidance_scale,
+            "guidance": GUIDANCE,
+            **{name: self._scheduler.config[name] for name in settings},
+            **({"scheduler_left_out": self._left_out} if self._left_out else {}),
+            **self.autoencoder.conventions,
+        }
 
     def eps_model(self, prompt: Prompt) -> PredictionModel:
         """The denoiser under a prompt, in eval mode; the prompt is embedded here, once."""
@@ -194,7 +204,8 @@ def load_text_to_image(spec: str) -> TextToImage:
     unet = load_network(diffusers.UNet2DConditionModel, folder / "unet")
     vae = load_network(diffusers.AutoencoderKL, folder / "vae")
     _check_supported(spec, unet.config, vae.config)
-    parts: dict[str, Any] = {"unet": unet, "vae": vae, "scheduler": _ddim_scheduler(diffusers, folder, is_xl)}
+    scheduler, left_out = _ddim_scheduler(diffusers, folder, is_xl)
+    parts: dict[str, Any] = {"unet": unet, "vae": vae, "scheduler": scheduler}
     for part, cls in list(_TEXT_ENCODERS.items())[: 2 if is_xl else 1]:
         # Old files hold the numbers of the positions beside the weights.
         parts[part] = load_network(getattr(transformers, cls), folder / part, "model", ("missing",))
@@ -205,7 +216,7 @@ def load_text_to_image(spec: str) -> TextToImage:
     if is_xl:
         zeros = bool(index.get("force_zeros_for_empty_prompt", True))
         others = {"force_zeros_for_empty_prompt": zeros, "add_watermarker": False}
-    return TextToImage(getattr(diffusers, index["_class_name"])(**parts, **others), spec)
+    return TextToImage(getattr(diffusers, index["_class_name"])(**parts, **others), spec, left_out)
 
 
 def _check_supported(spec: str, unet: Any, vae: Any) -> None:
@@ -214,20 +225,20 @@ def _check_supported(spec: str, unet: Any, vae: Any) -> None:
             f"{spec} must diffuse the {vae.latent_channels} channels of its codes alone, got a U-Net of "
             f"{unet.in_channels}: inpainting and depth models are not supported"
         )
-    for owner, name in ((unet, "time_cond_proj_dim"), (vae, "latents_mean")):
-        if owner.get(name) is not None:
-            raise ValueError(f"{spec} must have no {name}, got {owner[name]}: such models are not supported")
+    if unet.get("time_cond_proj_dim") is not None:
+        raise ValueError(
+            f"{spec} must have no time_cond_proj_dim, got {unet.time_cond_proj_dim}: such models are not supported"
+        )
+    check_codes(spec, vae)
 
 
-def _ddim_scheduler(diffusers: Any, folder: Path, is_xl: bool) -> Any:
-    """DDIM with the settings of the pipeline's scheduler, as the pipeline would take it."""
-    config = read_json(folder / "scheduler" / "scheduler_config.json")
-    known = set(diffusers.DDIMScheduler().config)
-    config = {name: value for name, value in config.items() if name in known and not name.startswith("_")}
-    if not is_xl:
-        # StableDiffusionPipeline sets this on every scheduler it is given.
-        config["steps_offset"] = 1
-    return diffusers.DDIMScheduler(**(config | {"clip_sample": False}))
+def _ddim_scheduler(diffusers: Any, folder: Path, is_xl: bool) -> tuple[Any, dict[str, Any]]:
+    """DDIM with the settings of the pipeline's scheduler, as the pipeline would; and those that are left out."""
+    config, left_out = read_scheduler(folder / "scheduler", diffusers.DDIMScheduler)
+    # StableDiffusionPipeline sets the offset on every scheduler it is given.
+    replaced = {"clip_sample": False} if is_xl else {"clip_sample": False, "steps_offset": 1}
+    left_out |= {name: config[name] for name, value in replaced.items() if config.get(name, value) != value}
+    return diffusers.DDIMScheduler(**(config | replaced)), left_out
 
 
 def _tokenizer(transformers: Any, place: Path) -> Any:

@@ -1,38 +1,54 @@
 """Find a model by what a user names: a run, a checkpoint, a published file, a pipeline."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from probediff.models.base import ProbeModel, Weights
-from probediff.models.published import load_published
+from probediff.models.published import is_checkpoint_file, load_published
 from probediff.models.run import load_checkpoint_model, run_of
 from probediff.runs.folder import CHECKPOINTS, PROBED, RunFolder
 from probediff.schedule import Convention, ScheduleName
 
+#: Options of runs, and options of state dicts that are published models.
+OF_RUNS = ("checkpoints", "weights", "ema_rate")
+OF_STATE_DICTS = ("schedule", "num_train_timesteps", "num_heads", "image_size", "num_head_channels")
+
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """Which model is meant.
+    """Which model is meant; an option that the model has no use for is refused.
 
     Args:
         model: run folder, checkpoint, state dict, or diffusers pipeline.
         checkpoints: of a run: all, last, or training steps such as 0,100,5000.
-        weights: of a run: the averaged (ema) or the raw ones.
+        weights: of a run: the averaged (ema) or the raw ones; ema by default.
         ema_rate: which average; the first of the run by default.
-        schedule: of a state dict: cosine or linear; that of the published network by default.
+        schedule: of a state dict: cosine or linear; needed unless a network of its architecture was published.
         num_train_timesteps: of a state dict: T; likewise.
         num_heads: of a state dict: attention heads; likewise.
+        image_size: of a state dict: pixels; likewise.
+        num_head_channels: of a state dict: channels a head, instead of num_heads.
+        among_others: whether the options are for other models too, so that each takes what it has a use for.
     """
 
     model: str
     checkpoints: str = "last"
-    weights: Weights = "ema"
+    weights: Weights | None = None
     ema_rate: float | None = None
     schedule: ScheduleName | None = None
     num_train_timesteps: int | None = None
     num_heads: int | None = None
+    image_size: int | None = None
+    num_head_channels: int | None = None
+    among_others: bool = False
+
+    def refuse(self, names: Iterable[str], reason: str) -> None:
+        """Raise ValueError, with the reason, for the first of these options that was given without effect."""
+        for name in () if self.among_others else names:
+            value = getattr(self, name)
+            if value is not None and (name != "checkpoints" or value not in ("all", "last")):
+                raise ValueError(f"--{name} must be left out for {self.model}, {reason}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -58,17 +74,34 @@ def find_source(choice: ModelChoice) -> Source:
     Raises:
         ImportError: a pipeline, and diffusers is not installed.
         FileNotFoundError: nothing of that name.
-        ValueError: nothing that can be probed, or a checkpoint that the run does not keep.
+        ValueError: nothing that can be probed, a checkpoint that the run does not keep, or an option without effect.
     """
     path = Path(choice.model)
-    load = partial(load_checkpoint_model, path, weights=choice.weights, ema_rate=choice.ema_rate)
-    if (path / CHECKPOINTS).is_dir():
-        return Source(_chosen_steps(choice, path), load, path, path / PROBED)
-    if path.suffix == ".ckpt":
-        model, run = load(), run_of(path)
-        return Source([model.step], lambda step: model, run, run / PROBED)
-    published = load_published(choice.model, choice.schedule, choice.num_train_timesteps, choice.num_heads)
+    if (path / CHECKPOINTS).is_dir() or path.suffix == ".ckpt":
+        return _own_source(choice, path)
+    choice.refuse(OF_RUNS, "a published model, whose weights are as published")
+    options = {name: getattr(choice, name) for name in OF_STATE_DICTS}
+    if choice.among_others and not is_checkpoint_file(path):
+        options = {}
+    published = load_published(choice.model, **options)
     return Source([published.step], lambda step: published, None, Path(PROBED))
+
+
+def _own_source(choice: ModelChoice, path: Path) -> Source:
+    choice.refuse(OF_STATE_DICTS, "a run, whose configuration says it")
+    if choice.weights == "raw":
+        choice.refuse(["ema_rate"], "whose raw weights are no average")
+    weights = choice.weights or "ema"
+
+    def load(step: int | None = None) -> ProbeModel:
+        model = load_checkpoint_model(path, step, weights, choice.ema_rate)
+        return replace(model, conventions=model.conventions | {"weights": weights})
+
+    if path.is_dir():
+        return Source(_chosen_steps(choice, path), load, path, path / PROBED)
+    choice.refuse(["checkpoints"], "which is one checkpoint")
+    model, run = load(), run_of(path)
+    return Source([model.step], lambda step: model, run, run / PROBED)
 
 
 def _chosen_steps(choice: ModelChoice, run: Path) -> list[int]:

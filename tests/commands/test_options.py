@@ -99,15 +99,56 @@ def test_a_misspelt_option_is_named(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_model_choice_is_all_that_names_a_model(tiny_run: Path) -> None:
-    options = parse("inversions", "--checkpoints", "2", "--weights", "raw", "--num_heads", "2")
+    options = parse("inversions", "--checkpoints", "2", "--weights", "raw", "--image_size", "8", "--num_heads", "2")
     choice = pick(ModelChoice, options, model=str(tiny_run))
-    assert choice == ModelChoice(str(tiny_run), "2", "raw", num_heads=2)
+    assert choice == ModelChoice(str(tiny_run), "2", "raw", num_heads=2, image_size=8)
+    choice = ModelChoice(str(tiny_run), "2", "raw")
     with pytest.raises(FrozenInstanceError):
         choice.model = "another"  # type: ignore[misc]
     source = find_source(choice)
     assert source.steps == [2]
-    assert source.load(2).conventions["ema_rate"] is None
+    conventions = source.load(2).conventions
+    assert (conventions["ema_rate"], conventions["weights"]) == (None, "raw")
+    assert find_source(ModelChoice(str(tiny_run))).load(4).conventions["weights"] == "ema"
     for checkpoints, steps in (("all", [0, 2, 4]), ("last", [4]), ("[0, 2]", [0, 2])):
         assert find_source(ModelChoice(str(tiny_run), checkpoints)).steps == steps
     with pytest.raises(ValueError, match="must be all, last, or training steps with commas between"):
         find_source(ModelChoice(str(tiny_run), "newest"))
+
+
+OF_A_STATE_DICT = {
+    "schedule": "linear",
+    "num_train_timesteps": 40,
+    "num_heads": 2,
+    "image_size": 8,
+    "num_head_channels": 4,
+}
+
+
+@pytest.mark.parametrize("name", OF_A_STATE_DICT)
+def test_a_run_says_itself_what_a_state_dict_does_not(name: str, tiny_run: Path) -> None:
+    options = {name: OF_A_STATE_DICT[name]}
+    for model in (tiny_run, tiny_run / "checkpoints" / "step=00000004.ckpt"):
+        with pytest.raises(ValueError, match=rf"--{name} must be left out for {model}, a run, .*got {options[name]!r}"):
+            find_source(ModelChoice(str(model), **options))
+        assert find_source(ModelChoice(str(model), **options, among_others=True)).steps == [4]
+
+
+@pytest.mark.parametrize(("name", "value"), [("weights", "ema"), ("ema_rate", 0.9), ("checkpoints", "0,2")])
+def test_published_weights_are_as_published(name: str, value: Any, tmp_path: Path) -> None:
+    choice = ModelChoice(str(tmp_path / "published.pt"), **{name: value})
+    with pytest.raises(ValueError, match=rf"--{name} must be left out for .*as published, got {value!r}"):
+        find_source(choice)
+
+
+def test_other_options_without_effect(tiny_run: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"--ema_rate must be left out for .*whose raw weights are no average, got 0.9"
+    ):
+        find_source(ModelChoice(str(tiny_run), weights="raw", ema_rate=0.9))
+    checkpoint = tiny_run / "checkpoints" / "step=00000004.ckpt"
+    with pytest.raises(ValueError, match=r"--checkpoints must be left out for .*which is one checkpoint, got '2'"):
+        find_source(ModelChoice(str(checkpoint), "2"))
+    for command in PARSERS:
+        assert "--image_size" in PARSERS[command][0]().format_help()
+        assert "among_others" not in PARSERS[command][0]().format_help()

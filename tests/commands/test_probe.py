@@ -146,7 +146,7 @@ def test_a_state_dict_in_the_format_of_openai(tmp_path: Path) -> None:
     )  # fmt: skip
     torch.save(network.state_dict(), tmp_path / "small.pt")
     options = ["--settings.num_samples=12", "--num_steps=4", "--num_train_timesteps=40", "--schedule=cosine"]
-    options += ["--checkpoint_similarity.enabled=false"]
+    options += ["--checkpoint_similarity.enabled=false", "--image_size=32", "--num_heads=4"]
     out = probed(tmp_path / "small.pt", tmp_path / "out", *options) / "num_steps=0004"
     noise = seeded_noise(420, range(12), (3, 32, 32))
     eps_model = lambda x, t: network.eval()(x, t * 1000.0 / 40)[:, :3]  # noqa: E731

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from probediff.denoisers import UNet, load_openai, load_openai_network, published_process
+from probediff.denoisers import OpenAICheckpoint, UNet, load_openai, load_openai_network
 from probediff.denoisers.blocks import AttentionBlock
-from probediff.denoisers.openai import _infer_arguments
+from probediff.denoisers.openai import Untold
 from probediff.schedule import NoiseSchedule
 from tests.reference.golden_inputs import formula_state_dict, hashed_normal, load_golden
 
@@ -69,40 +69,113 @@ def test_loads_the_same_network(tmp_path: Path, arguments: dict[str, Any], suffi
     assert torch.equal(torch.get_rng_state(), before)
     x, timestep = hashed_normal("x", (2, 3, 16, 16)).float(), torch.tensor([0, 800])
     torch.testing.assert_close(model.output(x, timestep), expected(x, timestep.float()), rtol=0, atol=1e-6)
-    assert model.unet.image_size == arguments["image_size"]
+    assert model.unet.image_size == 8 * 2 ** (len(arguments["channel_mult"]) - 1)
+    assert load_openai(path, SCHEDULE, image_size=64).unet.image_size == 64
     assert not model.training
     assert model.num_train_timesteps == 1000
 
 
-@pytest.mark.parametrize("case", ["improved_32", "improved_64", "guided_legacy_order"])
-def test_infers_the_published_arguments(case: str) -> None:
-    golden = load_golden("unet")["cases"][case]["ours"]
-    golden = {name: tuple(value) if isinstance(value, list) else value for name, value in golden.items()}
+LSUN = {
+    "image_size": 256,
+    "channel_mult": (1, 1, 2, 2, 4, 4),
+    "num_res_blocks": 2,
+    "num_heads": 1,
+    "attention_resolutions": (16,),
+    "use_scale_shift_norm": False,
+}
+GUIDED_256 = {
+    "image_size": 256,
+    "channels": 256,
+    "channel_mult": (1, 1, 2, 2, 4, 4),
+    "num_res_blocks": 2,
+    "num_head_channels": 64,
+    "attention_resolutions": (32, 16, 8),
+    "resblock_updown": True,
+}
+
+
+def read_meta(arguments: dict[str, Any]) -> tuple[OpenAICheckpoint, UNet]:
+    """A checkpoint of a network that has shapes and no values."""
     with torch.device("meta"):
-        expected = UNet(**golden)
-        inferred = UNet(**_infer_arguments(expected.state_dict(), num_heads=None))
+        network = UNet(**arguments)
+    return OpenAICheckpoint(Path("meta.pt"), network.state_dict()), network
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "process"),
+    [
+        ({"image_size": 32}, "improved-diffusion CIFAR-10", ("cosine", 4000)),
+        ({"image_size": 64, "channel_mult": (1, 2, 3, 4)}, "improved-diffusion ImageNet 64x64", ("cosine", 4000)),
+        (LSUN, "improved-diffusion LSUN 256x256", ("linear", 1000)),
+        (GUIDED_256, "guided-diffusion 256x256", ("linear", 1000)),
+    ],
+)
+def test_what_is_known_of_published_architectures(
+    arguments: dict[str, Any], name: str, process: tuple[str, int]
+) -> None:
+    """The flags of the published commands, by hand."""
+    checkpoint, expected = read_meta(arguments)
+    published = checkpoint.published
+    assert published is not None
+    assert (published.name, (published.schedule, published.num_train_timesteps)) == (name, process)
+    inferred = checkpoint.network(checkpoint.untold())
     assert str(inferred) == str(expected)
-    assert inferred.image_size == expected.image_size
+    assert inferred.image_size == expected.image_size == arguments["image_size"]
     assert heads(inferred) == heads(expected)
 
 
 @pytest.mark.parametrize(
-    ("case", "process"),
+    "arguments",
     [
-        ("improved_32", ("cosine", 4000)),
-        ("improved_lsun_like", ("linear", 1000)),
-        ("guided_legacy_order", ("linear", 1000)),
-        ("guided_256_narrow", ("linear", 1000)),
-        pytest.param("improved_64", ("cosine", 4000), marks=pytest.mark.slow),
-        pytest.param("guided_256", ("linear", 1000), marks=pytest.mark.slow),
+        # Attention at 32 and 16 of 64 pixels, which looks like 16 and 8 of 32; and at others' places.
+        {"image_size": 64, "attention_resolutions": (32, 16), "num_res_blocks": 2},
+        {"image_size": 32, "attention_resolutions": (16,)},
+        {"image_size": 32, "channels": 64},
+        {"image_size": 32, "use_scale_shift_norm": False},
+        LSUN | {"use_scale_shift_norm": True},
+        GUIDED_256 | {"attention_resolutions": (16, 8)},
+    ],
+)
+def test_what_is_nearly_published_is_not_known(arguments: dict[str, Any]) -> None:
+    checkpoint, expected = read_meta(arguments)
+    assert checkpoint.published is None
+    given = {name: arguments.get(name) for name in ("image_size", "num_head_channels")}
+    inferred = checkpoint.network(checkpoint.untold(num_heads=arguments.get("num_heads"), **given))
+    assert str(inferred) == str(expected)
+    assert inferred.image_size == expected.image_size
+
+
+def test_size_and_heads_that_are_given() -> None:
+    checkpoint, _ = read_meta({"image_size": 64, "num_res_blocks": 2})
+    assert checkpoint.untold(64, num_heads=2) == Untold(64, 2, None)
+    assert checkpoint.untold(64, num_head_channels=64) == Untold(64, None, 64)
+    assert set(heads(checkpoint.network(checkpoint.untold(64, num_head_channels=64)))) == {4}
+    for size in (0, -8, 12, 36):
+        with pytest.raises(ValueError, match=rf"image_size must be a multiple of 8 for the 4 levels.*got {size}:"):
+            checkpoint.untold(size)
+    with pytest.raises(ValueError, match=r"num_heads and num_head_channels exclude each other, got 4 and 64"):
+        checkpoint.untold(64, 4, 64)
+    for wrong in ({"num_heads": 0}, {"num_head_channels": 0}):
+        with pytest.raises(ValueError, match=r"must be .*got 0"):
+            checkpoint.network(checkpoint.untold(64, **wrong))
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "improved_32",
+        "improved_lsun_like",
+        "guided_legacy_order",
+        "guided_256_narrow",
+        pytest.param("improved_64", marks=pytest.mark.slow),
+        pytest.param("guided_256", marks=pytest.mark.slow),
     ],
 )
 @torch.no_grad()
-def test_a_file_gives_the_authors_output(tmp_path: Path, case: str, process: tuple[str, int]) -> None:
+def test_a_file_gives_the_authors_output(tmp_path: Path, case: str) -> None:
     golden = load_golden("unet")["cases"][case]
     path = save(tmp_path, checkpoint(golden["ours"]))
     network = load_openai_network(path)
-    assert published_process(network) == process
     timestep = torch.tensor(golden["timestep"])
     x = hashed_normal("x", (len(timestep), 3, golden["size"], golden["size"])).float()
     output = network(x, timestep)
@@ -110,8 +183,8 @@ def test_a_file_gives_the_authors_output(tmp_path: Path, case: str, process: tup
     torch.testing.assert_close(thinned, torch.tensor(golden["output"]), rtol=0, atol=1e-5)
     means = output.abs().mean(dim=(0, 2, 3))
     torch.testing.assert_close(means, torch.tensor(golden["channel_mean_absolute"]), rtol=0, atol=1e-5)
-    if golden["ours"]["image_size"] in (32, 64, 256):
-        assert network.image_size == golden["ours"]["image_size"]
+    if case in ("improved_32", "improved_64", "guided_256"):
+        assert network.image_size == golden["size"]
 
 
 @pytest.mark.parametrize(("arguments", "shown"), [(IMPROVED, 250.0), (LSUN_LIKE, 250.0), (GUIDED, 1000.0)])
@@ -124,25 +197,6 @@ def test_timesteps_are_rescaled_as_by_default(tmp_path: Path, arguments: dict[st
 
 def heads(network: nn.Module) -> list[int]:
     return [module.num_heads for module in network.modules() if isinstance(module, AttentionBlock)]
-
-
-def test_heads_of_the_published_unconditional_256_px_network() -> None:
-    arguments: dict[str, Any] = {
-        "image_size": 256,
-        "channels": 256,
-        "channel_mult": (1, 1, 2, 2, 4, 4),
-        "num_res_blocks": 2,
-        "num_head_channels": 64,
-        "attention_resolutions": (32, 16, 8),
-        "resblock_updown": True,
-    }
-    with torch.device("meta"):
-        expected = UNet(**arguments)
-        inferred = UNet(**_infer_arguments(expected.state_dict(), num_heads=None))
-    assert str(inferred) == str(expected)
-    assert inferred.image_size == 256
-    assert set(heads(inferred)) == {8, 16}
-    assert heads(inferred) == heads(expected)
 
 
 @pytest.mark.parametrize("arguments", [IMPROVED, GUIDED])

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from probediff.ddim import ddim_invert, ddim_sample
 from probediff.denoisers import load_pipeline
+from probediff.files import digest_tensors
 from tests.reference.tiny_pipelines import change, ddim, diffusers, saved, unet, vq_model
 from tests.reference.tiny_text_to_image import randomised
 
@@ -139,6 +140,13 @@ def test_latent_diffusion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind:
         encoded = autoencoder.encode(pixels)
     expected_codes = encoded.latents if kind == "vq" else encoded.latent_dist.mean
     torch.testing.assert_close(found.encode(pixels), 0.4 * expected_codes, rtol=0, atol=1e-6)
+    assert pipeline.conventions == {
+        "weights": "as published",
+        "prediction_type": "epsilon",
+        "vae_encoding": "before rounding" if kind == "vq" else "posterior mode",
+        "scaling_factor": 0.4,
+        "autoencoder_sha256": digest_tensors(autoencoder.state_dict().items()),
+    }
 
 
 def test_the_configuration_of_ldm_celebahq(tmp_path: Path) -> None:
@@ -196,3 +204,35 @@ def test_what_the_schedulers_own_steps_do_differently(
     pipeline = load_pipeline(saved(diffusers.DDIMPipeline(unet(), ddim(**options)), tmp_path / "pipeline"))
     assert pipeline.differences == expected
     assert pipeline.clip == (options.get("clip_sample", True) and "clip_sample_range" not in expected)
+
+
+def test_predict_epsilon_of_old_schedulers_is_honoured(tmp_path: Path) -> None:
+    """Schedulers of 2022 said ``predict_epsilon: false`` for a network that predicts x_0; diffusers passes it over."""
+    folder = Path(saved(diffusers.DDIMPipeline(unet(), ddim(prediction_type="sample")), tmp_path / "pipeline"))
+    config = folder / "scheduler" / "scheduler_config.json"
+    x, timestep = start(), torch.tensor([3, 77])
+    expected = load_pipeline(str(folder)).eps_model.predict(x, timestep)
+    for stated in ("remove", None, "sample"):
+        change(config, predict_epsilon=False, prediction_type=stated)
+        pipeline = load_pipeline(str(folder))
+        assert pipeline.conventions["prediction_type"] == "sample"
+        found = pipeline.eps_model.predict(x, timestep)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    change(config, predict_epsilon=True, prediction_type="remove")
+    assert load_pipeline(str(folder)).conventions["prediction_type"] == "epsilon"
+    assert load_pipeline(str(folder)).eps_model.predict(x, timestep)[0] is None
+
+
+def test_what_has_no_meaning_is_passed_over(tmp_path: Path) -> None:
+    folder = Path(saved(diffusers.DDIMPipeline(unet(), ddim()), tmp_path / "pipeline"))
+    harmless = {"tensor_format": "pt", "timestep_values": None, "_private": 1}
+    change(folder / "scheduler" / "scheduler_config.json", **harmless)
+    change(folder / "unet" / "config.json", _private=1, long_gone=None)
+    assert load_pipeline(str(folder)).conventions == {"weights": "as published", "prediction_type": "epsilon"}
+
+
+def test_settings_of_other_samplers_are_recorded(tmp_path: Path) -> None:
+    folder = Path(saved(diffusers.DDIMPipeline(unet(), ddim()), tmp_path / "pipeline"))
+    change(folder / "scheduler" / "scheduler_config.json", variance_type="fixed_large", skip_prk_steps=True)
+    left_out = {"variance_type": "fixed_large", "skip_prk_steps": True}
+    assert load_pipeline(str(folder)).conventions["scheduler_left_out"] == left_out

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from probediff.denoisers import load_pipeline
-from tests.reference.tiny_pipelines import change, ddim, diffusers, saved, unet
+from tests.reference.tiny_pipelines import change, ddim, diffusers, saved, unet, vq_model
 
 
 @pytest.mark.parametrize(
@@ -108,3 +108,52 @@ def test_unknown_prediction_type(tmp_path: Path) -> None:
     change(Path(folder) / "scheduler" / "scheduler_config.json", prediction_type="flow")
     with pytest.raises(ValueError, match=r"prediction_type must be one of .*'v_prediction'.*got 'flow'"):
         load_pipeline(folder)
+
+
+@pytest.mark.parametrize(
+    "part", ["scheduler/scheduler_config.json", "unet/config.json", "vqvae/config.json"], ids=lambda part: part[:4]
+)
+def test_settings_that_diffusers_passes_over(tmp_path: Path, part: str) -> None:
+    folder = Path(saved(diffusers.LDMPipeline(vq_model(), unet(), ddim()), tmp_path / "pipeline"))
+    change(folder / part, timestep_values=[1, 2], new_scale=2.0)
+    message = (
+        rf"{part} must hold settings that .* knows, got timestep_values: \[1, 2\], new_scale: 2.0: install .*remove"
+    )
+    with pytest.raises(ValueError, match=message):
+        load_pipeline(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"predict_epsilon": False, "prediction_type": "epsilon"},
+            r"predict_epsilon in .* must agree .*got false, which means 'sample', and 'epsilon': remove the wrong one",
+        ),
+        ({"predict_epsilon": True, "prediction_type": "v_prediction"}, r"got true, which means 'epsilon', and 'v_"),
+        ({"predict_epsilon": "no"}, r"predict_epsilon in .* must be true or false, got 'no'"),
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, r"that DDIMScheduler stands in for, got FlowMatch"),
+        ({"_class_name": "EDMEulerScheduler"}, r"that DDIMScheduler stands in for, got EDMEulerScheduler"),
+        ({"sigma_data": 0.5}, r"must hold settings that .* got sigma_data: 0.5"),
+    ],
+)
+def test_schedulers_that_contradict_themselves_or_another_model(
+    tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    folder = Path(saved(diffusers.DDIMPipeline(unet(), ddim()), tmp_path / "pipeline"))
+    change(folder / "scheduler" / "scheduler_config.json", **settings)
+    with pytest.raises(ValueError, match=message):
+        load_pipeline(str(folder))
+
+
+@pytest.mark.parametrize("name", ["latents_mean", "latents_std", "shift_factor"])
+def test_codes_that_are_more_than_scaled(tmp_path: Path, name: str) -> None:
+    names = ("block_out_channels", "down_block_types", "up_block_types", "norm_num_groups", "scaling_factor")
+    options = {key: vq_model().config[key] for key in names}
+    with torch.random.fork_rng(devices=[]):
+        autoencoder = diffusers.AutoencoderKL(latent_channels=3, **options)
+    folder = Path(saved(diffusers.LDMPipeline(autoencoder, unet(), ddim()), tmp_path / "pipeline"))
+    value = 0.1 if name == "shift_factor" else [0.1] * 3
+    change(folder / "vqvae" / "config.json", **{name: value})
+    with pytest.raises(ValueError, match=rf"must have no {name}, got"):
+        load_pipeline(str(folder))

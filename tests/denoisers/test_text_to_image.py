@@ -16,7 +16,8 @@ pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
 from probediff.ddim import Predict, as_predict
-from probediff.denoisers.text_to_image import Prompt, TextToImage, is_text_to_image, load_text_to_image
+from probediff.denoisers.text_to_image import GUIDANCE, Prompt, TextToImage, is_text_to_image, load_text_to_image
+from probediff.files import digest_tensors
 from tests.reference.tiny_text_to_image import SCHEDULERS, own_pipeline, save_pipeline
 
 PROMPTS = [
@@ -95,10 +96,67 @@ def test_the_codes_are_the_means_of_the_autoencoder(folders: dict[str, Path]) ->
 
 
 def test_what_a_pipeline_says_of_itself(folders: dict[str, Path]) -> None:
-    found = {kind: load_text_to_image(str(folder)).spacing for kind, folder in folders.items()}
+    models = {kind: load_text_to_image(str(folder)) for kind, folder in folders.items()}
+    found = {kind: model.conventions(PROMPTS[0]) for kind, model in models.items()}
     assert [found[kind]["prediction_type"] for kind in found] == ["epsilon", "v_prediction", "epsilon", "epsilon"]
     assert [found[kind]["timestep_spacing"] for kind in found] == ["leading", "leading", "trailing", "trailing"]
-    assert load_text_to_image(str(folders["sd15"])).schedule_name == "scaled_linear 0.00085..0.012"
+    assert models["sd15"].schedule_name == "scaled_linear 0.00085..0.012"
+    sd15 = models["sd15"]
+    assert found["sd15"] == {
+        "weights": "as published",
+        "prompt": "a cat",
+        "negative_prompt": "a dog",
+        "guidance_scale": 3.0,
+        "guidance": GUIDANCE,
+        "timestep_spacing": "leading",
+        "steps_offset": 1,
+        "set_alpha_to_one": False,
+        "prediction_type": "epsilon",
+        "scheduler_left_out": {"skip_prk_steps": True},
+        "vae_encoding": "posterior mode",
+        "scaling_factor": 0.18215,
+        "autoencoder_sha256": digest_tensors(sd15.autoencoder.model.state_dict().items()),
+    }
+    assert json.loads(json.dumps(found)) == found
+    left_out = {kind: conventions.get("scheduler_left_out") for kind, conventions in found.items()}
+    others = {"sd21": None, "sd_turbo": {"interpolation_type": "linear"}, "sdxl_turbo": None}
+    assert left_out == {"sd15": {"skip_prk_steps": True}} | others
+
+
+@torch.no_grad()
+def test_what_is_said_of_guidance_is_what_is_done(folders: dict[str, Path]) -> None:
+    model, x, timestep = load_text_to_image(str(folders["sd15"])), start(), torch.tensor([40, 40])
+
+    def eps(text: str, negative: str, scale: float) -> Tensor:
+        return model.eps_model(Prompt(text, negative, scale))(x, timestep)
+
+    with_prompt, without = eps("a cat", "", 0.0), eps("a dog", "", 0.0)
+    expected = without + 3 * (with_prompt - without)
+    assert GUIDANCE.startswith("none up to a scale of 1")
+    assert torch.equal(eps("a cat", "a dog", 1.0), with_prompt)
+    torch.testing.assert_close(eps("a cat", "a dog", 3.0), expected, rtol=0, atol=1e-5)
+    assert float((expected - with_prompt).abs().max()) > 1e-3
+
+
+def test_settings_of_the_scheduler_that_ddim_replaces(spoilt: Path) -> None:
+    config = spoilt / "scheduler" / "scheduler_config.json"
+    change(config, clip_sample=True, steps_offset=0, use_karras_sigmas=True, tensor_format="pt", trained_betas=None)
+    left_out = {"clip_sample": True, "steps_offset": 0, "use_karras_sigmas": True, "skip_prk_steps": True}
+    assert load_text_to_image(str(spoilt)).conventions(PROMPTS[0])["scheduler_left_out"] == left_out
+    change(config, predict_epsilon=False)
+    model = load_text_to_image(str(spoilt))
+    assert model.conventions(PROMPTS[0])["prediction_type"] == "sample"
+    assert model.eps_model(PROMPTS[0]).prediction_type == "sample"
+    change(config, new_scale=2.0)
+    with pytest.raises(ValueError, match=r"scheduler_config.json must hold settings .*got new_scale: 2.0"):
+        load_text_to_image(str(spoilt))
+
+
+@pytest.mark.parametrize("part", ["unet", "vae"])
+def test_settings_of_networks_that_diffusers_passes_over(spoilt: Path, part: str) -> None:
+    change(spoilt / part / "config.json", new_scale=2.0)
+    with pytest.raises(ValueError, match=rf"{part}/config.json must hold settings .*got new_scale: 2.0"):
+        load_text_to_image(str(spoilt))
 
 
 def test_global_randomness_is_left_alone(folders: dict[str, Path]) -> None:
