@@ -1,26 +1,32 @@
-"""Where numbers go beside the run's own folder: Weights & Biases. Runs know wandb from here only."""
+"""Where numbers go beside the run's own folder: Weights & Biases. Only this and `wandb_files` know wandb here."""
 
 import netrc
 import os
+import re
 import secrets
 import socket
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+import torch
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import DummyExperiment
 from lightning.pytorch.utilities import rank_zero_only
 
-from probediff.runs.folder import WANDB_ID
-from probediff.runs.results import ProbeResult
+from probediff.files import whole_file
+from probediff.runs.folder import WANDB, WANDB_ID
+from probediff.runs.results import Event, ProbeResult
+from probediff.runs.stored_results import read_picture
+from probediff.runs.wandb_files import LoggedResult, logged_results
 
 #: How long a server that answers nothing holds up the start of a run, unless WANDB_INIT_TIMEOUT says otherwise.
 INIT_TIMEOUT_SEC = 30.0
-
+#: How keys end that say how long something took.
+_CLOCKS = ("_seconds", "_per_second")
 
 WandbMode = Literal["auto", "online", "offline", "disabled"]
 
@@ -82,7 +88,12 @@ def _reachable(url: str) -> bool:
 class FailsafeWandbLogger(WandbLogger):
     """A WandbLogger whose failures never stop training: the first one is reported, then W&B is left alone.
 
-    The run's own records are complete without it.
+    The run's own records are complete without it. No W&B run begins, and nothing is written, before something is
+    logged: a start that is refused leaves no trace.
+
+    Args:
+        settings: where W&B gets the run.
+        save_dir: the run's own folder.
     """
 
     def __init__(self, settings: WandbSettings, save_dir: Path) -> None:
@@ -91,7 +102,7 @@ class FailsafeWandbLogger(WandbLogger):
 
         super().__init__(
             name=settings.name or save_dir.name,
-            version=_run_id(save_dir),
+            version=_read_id(save_dir)[0] or secrets.token_hex(4),
             save_dir=save_dir,
             project=settings.project,
             offline=mode == "offline",
@@ -106,7 +117,36 @@ class FailsafeWandbLogger(WandbLogger):
         )
         # Lightning passes an argument that wandb only warns about and is going to remove.
         self._wandb_init.pop("anonymous", None)
+        self._folder = save_dir
+        self._is_open = False
         self.failed = False
+        #: What W&B's local logs of earlier starts have; None where they are not there to tell.
+        self._earlier: dict[Event, LoggedResult] | None = {}
+        self._sent: set[Event] = set()
+
+    @rank_zero_only
+    def open(self) -> None:
+        """Begin the W&B run, or go on with that of the folder; whatever logs does it by itself."""
+        if not self._is_open and self._wandb_init["mode"] != "disabled":
+            self._is_open = True
+            self._attempt(self._begin)
+
+    def _begin(self) -> None:
+        stored, starts = _read_id(self._folder)
+        if stored is None and (self._folder / WANDB_ID).exists():
+            warnings.warn(
+                f"{self._folder / WANDB_ID} is damaged: W&B gets the run as a new one, {self._id}", stacklevel=5
+            )
+        # Read before there is a log of this start.
+        earlier = logged_results(self._folder, stored, starts) if stored else {}
+        self._wandb_init["id"] = stored or self._id
+        self._folder.mkdir(parents=True, exist_ok=True)
+        run = super().experiment
+        if run.id != stored:  # a new one, also where the agent of a sweep has given an id: it has nothing yet
+            earlier, starts = {}, []
+        self._id, self._earlier = run.id, earlier
+        with whole_file(self._folder / WANDB_ID) as file:
+            file.write("".join(f"{line}\n" for line in (run.id, *starts, Path(run.dir).parent.name)).encode())
 
     def _attempt(self, action: Callable[[], Any]) -> None:
         if self.failed:
@@ -126,8 +166,8 @@ class FailsafeWandbLogger(WandbLogger):
 
     @property
     def experiment(self) -> Any:
-        """The W&B run, or a stand-in that swallows everything once W&B has failed."""
-        if not self.failed:
+        """The W&B run; before ``open``, and once W&B has failed, a stand-in that swallows everything."""
+        if self._is_open and not self.failed:
             try:
                 return super().experiment
             except Exception as error:
@@ -137,43 +177,97 @@ class FailsafeWandbLogger(WandbLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         """Log scalars under the trainer's step."""
+        self.open()
         self._attempt(lambda: super(FailsafeWandbLogger, self).log_metrics(metrics, step))
 
     @rank_zero_only
     def log_hyperparams(self, params: Any) -> None:
         """Log the run's configuration."""
+        self.open()
         self._attempt(lambda: super(FailsafeWandbLogger, self).log_hyperparams(params))
 
     @rank_zero_only
     def log_result(self, step: int, probe: str, result: ProbeResult) -> None:
-        """Log everything of one probe as one W&B step, with the trainer's step as its axis."""
-        self._attempt(lambda: self.experiment.log(_payload(step, probe, result)))
+        """Log everything of one probe as one W&B step, with the trainer's step as its axis.
+
+        A run that goes on from a checkpoint before the last one measures again what W&B has already. The numbers are
+        the same unless settings have changed, and what is the same is not sent twice: W&B's history only grows.
+        """
+        self.open()
+        self._attempt(lambda: self._send((step, probe), result))
+
+    def _send(self, event: Event, result: ProbeResult) -> None:
+        logged = (self._earlier or {}).get(event)
+        if logged is None or not _is_repeated(result, logged):
+            self.experiment.log(_payload(*event, result))
+        self._sent.add(event)
+
+    def missing_events(self, events: Sequence[Event]) -> list[Event]:
+        """Those of ``events`` that W&B has not by its local logs, in their order, also told to the user."""
+        if not events:
+            return []
+        self.open()
+        if self.failed or not self._is_open:
+            return []
+        if self._earlier is None:
+            print(
+                f"what W&B has of this run is not known, for local logs of earlier starts are gone from "
+                f"{self._folder / WANDB}: nothing is sent again",
+                flush=True,
+            )
+            return []
+        missing = [event for event in events if event not in self._earlier and event not in self._sent]
+        if missing:
+            steps = sorted({step for step, _ in missing})
+            span = f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
+            print(f"W&B lacked {len(missing)} results of {span}: sent again", flush=True)
+        return missing
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Finish the run, marking it as failed after an exception."""
+        """Finish the run, marking it as failed after an exception; what is logged later goes on with it."""
 
         def finish() -> None:
             if self._experiment is not None:
-                self.experiment.finish(exit_code=0 if status == "success" else 1)
+                self._experiment.finish(exit_code=0 if status == "success" else 1)
+                self._experiment = None
+            self._is_open = False
 
         self._attempt(finish)
 
     @property
     def version(self) -> str | None:
-        """Id of the W&B run; None when W&B failed before there was one."""
+        """Id of the W&B run; None when W&B failed."""
         return None if self.failed else super().version
 
 
-def _run_id(save_dir: Path) -> str:
-    """Id of the folder's W&B run, so that a resumed run goes on under it."""
-    path = save_dir / WANDB_ID
-    if path.exists() or getattr(rank_zero_only, "rank", 0) != 0:
-        return path.read_text(encoding="utf-8").strip() if path.exists() else ""
-    run_id = secrets.token_hex(4)
-    save_dir.mkdir(parents=True, exist_ok=True)
-    path.write_text(run_id + "\n", encoding="utf-8")
-    return run_id
+def _read_id(folder: Path) -> tuple[str | None, list[str]]:
+    """Id of the folder's W&B run, None where there is none or the file is damaged, and the folders of its local logs.
+
+    Earlier versions wrote the id alone.
+    """
+    try:
+        *lines, rest = (folder / WANDB_ID).read_text(encoding="utf-8").split("\n")
+    except (OSError, ValueError):
+        return None, []
+    if rest or not lines or not all(re.fullmatch(r"[\w-]+", line, re.ASCII) for line in lines):
+        return None, []
+    return lines[0], lines[1:]
+
+
+def _is_repeated(result: ProbeResult, logged: LoggedResult) -> bool:
+    """Whether W&B's log has these numbers and pictures; clocks, on which no two starts agree, do not count."""
+    if _comparable(result.values) != _comparable(logged.values) or result.pictures.keys() != logged.pictures.keys():
+        return False
+    try:
+        return all(torch.equal(read_picture(logged.pictures[name]), shown) for name, shown in result.pictures.items())
+    except (OSError, ValueError, SyntaxError):  # the file is gone or damaged
+        return False
+
+
+def _comparable(values: Mapping[str, float]) -> dict[str, str]:
+    # As text: NaN is not equal to NaN.
+    return {key: repr(float(value)) for key, value in values.items() if not key.endswith(_CLOCKS)}
 
 
 def _payload(step: int, probe: str, result: ProbeResult) -> dict[str, Any]:

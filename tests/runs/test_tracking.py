@@ -54,6 +54,8 @@ def test_the_first_failure_is_reported_and_nothing_more_is_tried(tmp_path: Path)
     calls = []
 
     class Broken:
+        id, dir = "abcd1234", str(tmp_path / "wandb" / "run-abcd1234" / "files")
+
         def log(self, payload: dict[str, Any]) -> None:
             calls.append(payload)
             raise ConnectionError("server is gone")
