@@ -10,27 +10,39 @@ Examples:
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from probediff.commands.editing import MODEL_HELP, add_sampling_options, load_sampler
+from probediff.commands.editing import (
+    MODEL_HELP,
+    add_sampling_options,
+    describe_sampler,
+    describe_statistics,
+    load_sampler,
+)
 from probediff.commands.options import CommandParser, check_at_least, pick
 from probediff.commands.runner import run_command
 from probediff.editing.grids import labelled_grid
-from probediff.editing.models import Prompts, Sampler
+from probediff.editing.models import Prompts, Sampler, is_text_model
 from probediff.editing.noise_search import NoiseSearchSettings
-from probediff.editing.noises import search_with_progress
+from probediff.editing.noises import describe_search, search_with_progress
 from probediff.editing.sdedit import NOISE_KINDS, Edit, NoiseKind, edit_images
 from probediff.editing.variation import compare_paired
-from probediff.features.networks import load_features
-from probediff.files import write_json
-from probediff.models.images import Space, image_files, read_images
+from probediff.features.networks import FeatureNetwork, load_features
+from probediff.files import digest_tensors, write_json
+from probediff.models.images import Space, digest_images, image_files, read_images
 from probediff.noise import seeded_noise
+from probediff.prepare.decoding import DECODING
+from probediff.runs.kept_results import show_result, writing_results
+from probediff.runs.lock import owned
 from probediff.runs.summary import format_table
-from probediff.whitening.statistics import StatisticsSource
+from probediff.whitening.statistics import Statistics, StatisticsSource
 
+RESULT = "edit.json"
 _SIGNIFICANT = 0.05
 _WORDS = {"random": "random noise", "found": "found noise", "ddim": "DDIM latent"}
 _HEADINGS = {"ssim": "SSIM", "features": "features", "distance": "distance"}
@@ -65,34 +77,54 @@ def build_parser() -> CommandParser:
 
 def edit(arguments: Sequence[str]) -> int:
     """``probediff edit``: returns the exit status."""
-    return run_command(build_parser(), arguments, _edit)
+    return run_command(build_parser(), arguments, _edit, "stopped; nothing was kept, start it again")
 
 
 def _edit(options: Any) -> None:
     check_at_least(options, num_shown=1, batch_size=1, num_chains=1)
     strengths, kinds = _strengths(options.strengths), _kinds(options.noises)
-    source = pick(StatisticsSource, options)
     if "found" in kinds:
-        source.check()
+        pick(StatisticsSource, options).check()
     files = image_files(options.image)
     pick(Prompts, options).check([options.model])
     features = None if options.features is None else load_features(options.features)
     sampler = load_sampler(options, options.model)
     images = read_images(files, sampler.model.probe.pixel_shape)
-    noises, conventions = _noises(options, kinds, source, sampler, images)
-    edits = []
-    for strength in strengths:
-        for kind in kinds:
-            print(f"strength {strength:g}, {_WORDS[kind]}", file=sys.stderr)
-            edits.append(edit_images(sampler, images, strength, kind, noises.get(kind), features))
+    statistics = (
+        describe_statistics(options, Space.of(sampler.model.probe), sampler.model) if "found" in kinds else None
+    )
+    conventions = {
+        **{"strengths": strengths, "noises": kinds, "num_chains": options.num_chains},
+        "noise_seed": options.settings.noise_seed,
+        **{"images_sha256": digest_images(images), "decoding": dict(DECODING)},
+        **{"features": options.features, "features_sha256": None if features is None else _digest(features)},
+        **describe_sampler(sampler),
+        "source_prompt": options.source_prompt if is_text_model(options.model) else None,
+    }
+    if statistics is not None:
+        settings = pick(NoiseSearchSettings, options)
+        conventions["search"] = describe_search(settings, statistics.origin, sampler.device)
     out = Path(options.out or sampler.model.out / "edit")
-    out.mkdir(parents=True, exist_ok=True)
-    names, tests = [path.stem for path in files], _compare(edits)
-    _grid(images[: options.num_shown], names, edits).save(out / "edit.png")
-    conventions |= sampler.conventions | {"source_prompt": options.source_prompt, "features": options.features}
-    record = {"conventions": conventions, "edits": [_record(e) for e in edits], "tests": tests, "images": names}
-    write_json(out / "edit.json", record)
-    print(f"{_table(edits)}\n{_in_words(tests)}\n{len(images)} images. Everything lies in {out}")
+    with owned(out, "--out"):
+        if show_result(out / RESULT, conventions, partial(_in_words, out)):
+            return
+        noises = _noises(options, kinds, statistics, sampler, images, conventions)
+        edits = []
+        for strength in strengths:
+            for kind in kinds:
+                print(f"strength {strength:g}, {_WORDS[kind]}", file=sys.stderr)
+                edits.append(edit_images(sampler, images, strength, kind, noises.get(kind), features))
+        names = [path.stem for path in files]
+        record = {"conventions": conventions, "edits": [_record(e) for e in edits], "tests": _compare(edits)}
+        record["images"] = names
+        with writing_results(out):
+            _grid(images[: options.num_shown], names, edits).save(out / "edit.png")
+            write_json(out / RESULT, record)
+    print(_in_words(out, record))
+
+
+def _digest(network: FeatureNetwork) -> str:
+    return digest_tensors(chain(network.named_parameters(), network.named_buffers()))
 
 
 def _strengths(text: str) -> list[float]:
@@ -113,20 +145,24 @@ def _kinds(text: str) -> list[NoiseKind]:
 
 
 def _noises(
-    options: Any, kinds: list[NoiseKind], source: StatisticsSource, sampler: Sampler, images: Tensor
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(B, K, C, H, W) noises by kind, and what they depend on."""
-    space, count, seed = Space.of(sampler.model.probe), options.num_chains, options.settings.noise_seed
+    options: Any,
+    kinds: list[NoiseKind],
+    statistics: Statistics | None,
+    sampler: Sampler,
+    images: Tensor,
+    conventions: dict[str, Any],
+) -> dict[str, Tensor]:
+    """(B, K, C, H, W) noises by kind; the digest of the statistics, which are known now, joins the conventions."""
+    shape, count = sampler.model.probe.image_shape, options.num_chains
     noises: dict[str, Tensor] = {}
-    conventions: dict[str, Any] = {"noise_seed": seed, "num_chains": count}
     if "random" in kinds:
-        noises["random"] = seeded_noise(seed, range(len(images) * count), space.shape).unflatten(0, (-1, count))
-    if "found" in kinds:
+        drawn = seeded_noise(options.settings.noise_seed, range(len(images) * count), shape)
+        noises["random"] = drawn.unflatten(0, (-1, count))
+    if statistics is not None:
+        whitening, conventions["search"]["statistics"] = statistics.load()
         settings = pick(NoiseSearchSettings, options)
-        whitening, statistics = source.load(space)
         noises["found"] = search_with_progress(sampler.codes(images).to(sampler.device), whitening, settings).noise
-        conventions["search"] = asdict(settings) | {"statistics": statistics}
-    return noises, conventions
+    return noises
 
 
 def _record(edit: Edit) -> dict[str, Any]:
@@ -146,9 +182,9 @@ def _compare(edits: list[Edit]) -> list[dict[str, Any]]:
     ]
 
 
-def _in_words(tests: list[dict[str, Any]]) -> str:
-    lines = [""]
-    for test in tests:
+def _in_words(out: Path, record: dict[str, Any]) -> str:
+    lines = [_table(record["edits"]), ""]
+    for test in record["tests"]:
         found, others, p_value = (test["ssim"][name] for name in ("found", "others", "p_value"))
         if p_value is not None:
             more = "more structure than" if found > others else "less structure than"
@@ -157,14 +193,14 @@ def _in_words(tests: list[dict[str, Any]]) -> str:
                 f"strength {test['strength']:g}: found noise keeps {words} random noise, SSIM {found:.3f} against "
                 f"{others:.3f} (Wilcoxon over images, p = {p_value:.2g})"
             )
-    return "\n".join(lines)
+    return "\n".join([*lines, f"{len(record['images'])} images. Everything lies in {out}"])
 
 
-def _table(edits: list[Edit]) -> str:
-    shown = [name for name in _HEADINGS if name in edits[0].numbers]
+def _table(edits: list[dict[str, Any]]) -> str:
+    shown = [name for name in _HEADINGS if name in edits[0]]
     header = ["strength", "steps", "from", *(_HEADINGS[name] for name in shown)]
     rows = [
-        [f"{e.strength:g}", e.num_steps, _WORDS[e.noise], *(float(e.numbers[n].mean()) for n in shown)] for e in edits
+        [f"{e['strength']:g}", e["steps_done"], _WORDS[e["noise"]], *(float(e[name]) for name in shown)] for e in edits
     ]
     return format_table(header, rows)
 

@@ -8,23 +8,38 @@ Examples:
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 from torch import Tensor
 
+from probediff.commands.editing import describe_statistics
 from probediff.commands.options import CommandParser, check_at_least, device_of, pick
 from probediff.commands.runner import run_command
 from probediff.editing.grids import loss_curves, search_grid
-from probediff.editing.models import Prompts, load_editable
+from probediff.editing.models import EditableModel, Prompts, load_editable
 from probediff.editing.noise_search import NoiseSearchSettings
-from probediff.editing.noises import FoundNoises, distribution_checks, distribution_table, search_with_progress
+from probediff.editing.noises import (
+    FoundNoises,
+    describe_search,
+    distribution_checks,
+    distribution_table,
+    search_with_progress,
+)
 from probediff.files import write_json
-from probediff.models.images import Space, image_files, read_images
+from probediff.models.base import conditions_of
+from probediff.models.images import Space, digest_images, image_files, read_images
 from probediff.models.source import ModelChoice
+from probediff.prepare.decoding import DECODING
+from probediff.runs.kept_results import show_result, writing_results
+from probediff.runs.lock import owned
 from probediff.runs.summary import format_table
 from probediff.whitening.statistics import StatisticsSource
+
+RESULT, NOISES = "search_noise.json", "noises.safetensors"
 
 
 @dataclass(frozen=True)
@@ -33,13 +48,11 @@ class SearchOptions:
 
     Args:
         model: model whose size, or whose codes, the noises are for.
-        image_size: of --images without --model: pixels.
-        channels: of --images without --model.
+        channels: of --images without --model; their size is --image_size.
         num_shown: images in pictures.
     """
 
     model: str | None = None
-    image_size: int | None = None
     channels: Literal[1, 3] = 3
     num_shown: int = 8
 
@@ -57,7 +70,7 @@ def build_parser() -> CommandParser:
 
 def search_noise(arguments: Sequence[str]) -> int:
     """``probediff search-noise``: returns the exit status."""
-    return run_command(build_parser(), arguments, _search)
+    return run_command(build_parser(), arguments, _search, "stopped; nothing was kept, start it again")
 
 
 def _search(options: Any) -> None:
@@ -66,34 +79,58 @@ def _search(options: Any) -> None:
     source.check()
     files = image_files(options.image)
     if options.model is None:
-        space, codes_of = source.space(options.image_size, options.channels), {}
+        model, space = None, source.space(options.image_size, options.channels)
     else:
         # There is nothing to guide: the model's codes are wanted, and no image.
         model = load_editable(pick(ModelChoice, options), Prompts(guidance_scale=0.0)).to(device)
-        space, codes_of = Space.of(model.probe), {"codes_of": model.name}
+        space = Space.of(model.probe)
     images = read_images(files, space.pixel_shape)
-    whitening, statistics = source.load(space)
-    search = search_with_progress(space.codes(images).to(device).float(), whitening, settings)
-    conventions = asdict(settings) | {"statistics": statistics, "shape": list(space.shape)} | codes_of
-    noises = FoundNoises(images, search, [path.stem for path in files], conventions)
-    out, checks = Path(options.out or "probes/search_noise"), distribution_checks(noises.noise)
-    _write(out, noises, checks, space.pixels(whitening.dewhiten(noises.noise[: options.num_shown, 0])))
-    columns = [search.initial_loss, search.loss, search.accept_rate]
-    rows = zip(noises.names, *(column.mean(dim=1).tolist() for column in columns), strict=True)
-    print(format_table(["image", "initial loss", "loss", "accept rate"], [list(row) for row in rows]))
-    print(f"\n{distribution_table(checks)}\n\nEverything lies in {out}")
+    statistics, out = describe_statistics(options, space, model), Path(options.out or "probes/search_noise")
+    conventions = {
+        **describe_search(settings, statistics.origin, device),
+        **_describe_targets(images, space, model),
+        **conditions_of(device),
+    }
+    with owned(out, "--out"):
+        if show_result(out / RESULT, conventions, partial(_in_words, out), beside=[NOISES]):
+            return
+        whitening, conventions["statistics"] = statistics.load()
+        search = search_with_progress(space.codes(images).to(device).float(), whitening, settings)
+        noises = FoundNoises(images, search, [path.stem for path in files], conventions)
+        record = _record(noises)
+        _write(out, noises, record, space.pixels(whitening.dewhiten(noises.noise[: options.num_shown, 0])))
+    print(_in_words(out, record))
 
 
-def _write(out: Path, noises: FoundNoises, checks: list[dict[str, Any]], dewhitened: Tensor) -> None:
-    search = noises.search
-    out.mkdir(parents=True, exist_ok=True)
-    noises.save(out / "noises.safetensors")
-    search_grid(noises.images, noises.noise, dewhitened, noises.names).save(out / "noises.png")
-    curves = loss_curves(search.curve_iterations, search.curve, noises.names, noises.conventions["loss"])
-    curves.savefig(out / "loss.png", dpi=120)
-    columns = {name: getattr(search, name).tolist() for name in ("initial_loss", "loss", "accept_rate")}
+def _describe_targets(images: Tensor, space: Space, model: EditableModel | None) -> dict[str, Any]:
+    """What the codes of the images depend on; without a model they are the pixels."""
+    targets = {"images_sha256": digest_images(images), "decoding": dict(DECODING), "shape": list(space.shape)}
+    if model is None:
+        return targets | {"weights_sha256": None}
+    return targets | {"codes_of": model.name, "weights_sha256": model.probe.digest, "step": model.probe.step}
+
+
+def _record(noises: FoundNoises) -> dict[str, Any]:
+    columns = {name: getattr(noises.search, name).tolist() for name in ("initial_loss", "loss", "accept_rate")}
     images = [
         {"image": name} | {column: values[k] for column, values in columns.items()}
         for k, name in enumerate(noises.names)
     ]
-    write_json(out / "search_noise.json", {"conventions": noises.conventions, "checks": checks, "images": images})
+    return {"conventions": noises.conventions, "checks": distribution_checks(noises.noise), "images": images}
+
+
+def _write(out: Path, noises: FoundNoises, record: dict[str, Any], dewhitened: Tensor) -> None:
+    search = noises.search
+    with writing_results(out):
+        noises.save(out / NOISES)
+        search_grid(noises.images, noises.noise, dewhitened, noises.names).save(out / "noises.png")
+        curves = loss_curves(search.curve_iterations, search.curve, noises.names, noises.conventions["loss"])
+        curves.savefig(out / "loss.png", dpi=120)
+        write_json(out / RESULT, record)
+
+
+def _in_words(out: Path, record: dict[str, Any]) -> str:
+    columns = ("initial_loss", "loss", "accept_rate")
+    rows = [[image["image"], *(fmean(image[name]) for name in columns)] for image in record["images"]]
+    table = format_table(["image", "initial loss", "loss", "accept rate"], rows)
+    return f"{table}\n\n{distribution_table(record['checks'])}\n\nEverything lies in {out}"

@@ -9,10 +9,11 @@ Examples:
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from probediff.commands.editing import MODEL_HELP, add_sampling_options, load_sampler
+from probediff.commands.editing import MODEL_HELP, add_sampling_options, describe_sampler, load_sampler
 from probediff.commands.options import CommandParser, check_at_least, pick
 from probediff.commands.runner import run_command
 from probediff.editing.grids import labelled_grid
@@ -20,8 +21,11 @@ from probediff.editing.models import Prompts
 from probediff.editing.noises import FoundNoises
 from probediff.editing.variation import Variations, compare_paired, vary_noises
 from probediff.files import write_json
+from probediff.runs.kept_results import show_result, writing_results
+from probediff.runs.lock import owned
 from probediff.runs.summary import format_table
 
+RESULT = "vary.json"
 _SHOWN_CHAINS = 2
 _MEASURES = {"distance": "distance to target", "ssim": "SSIM with target"}
 _AGAINST = {"random": "random noise", "another": "another target's"}
@@ -38,29 +42,46 @@ def build_parser() -> CommandParser:
 
 def vary(arguments: Sequence[str]) -> int:
     """``probediff vary``: returns the exit status."""
-    return run_command(build_parser(), arguments, _vary)
+    return run_command(build_parser(), arguments, _vary, "stopped; nothing was kept, start it again")
 
 
 def _vary(options: Any) -> None:
     check_at_least(options, num_shown=1, batch_size=1)
     pick(Prompts, options).check(options.model)
-    noises = FoundNoises.load(options.noises)
-    models = [_vary_by(model, noises, options) for model in options.model]
-    results = [{"model": name, "conventions": how, **_compare(images)} for name, how, images in models]
-    out = Path(options.out or "probes/vary")
-    out.mkdir(parents=True, exist_ok=True)
-    variations = [(name, images) for name, _, images in models]
-    _grid(noises, variations, options.num_shown).save(out / "vary.png")
-    record = {"noises": noises.conventions, "noise_seed": options.settings.noise_seed, "models": results}
-    write_json(out / "vary.json", record)
-    print(f"{_table(results)}\n\n{len(noises.images)} targets. Everything lies in {out}")
+    noises, out = FoundNoises.load(options.noises), Path(options.out or "probes/vary")
+    conventions: dict[str, Any] = {"noises_sha256": noises.digest, "noise_seed": options.settings.noise_seed}
+    with owned(out, "--out"):
+        if (out / RESULT).exists():
+            models = [describe_sampler(load_sampler(options, model)) for model in options.model]
+            if show_result(out / RESULT, conventions | {"models": models}, partial(_in_words, out), _settings_of):
+                return
+        results, variations = [], []
+        for model in options.model:
+            name, how, images = _vary_by(model, noises, options)
+            results.append({"model": name, "conventions": how, **_compare(images)})
+            variations.append((name, images))
+        record: dict[str, Any] = {"conventions": conventions, "noises": noises.conventions, "models": results}
+        record |= {"noise_seed": options.settings.noise_seed, "num_targets": len(noises.images)}
+        with writing_results(out):
+            _grid(noises, variations, options.num_shown).save(out / "vary.png")
+            write_json(out / RESULT, record)
+    print(_in_words(out, record))
 
 
 def _vary_by(spec: str, noises: FoundNoises, options: Any) -> tuple[str, dict[str, Any], Variations]:
     """Name, conventions and images of a model, which is gone before the next one comes: not everywhere fit two."""
     sampler = load_sampler(options, spec)
     print(f"{sampler.model.name}: {2 * noises.noise.shape[:2].numel()} images", file=sys.stderr)
-    return sampler.model.name, sampler.conventions, vary_noises(sampler, noises, options.settings.noise_seed)
+    images = vary_noises(sampler, noises, options.settings.noise_seed)
+    return sampler.model.name, describe_sampler(sampler), images
+
+
+def _settings_of(record: dict[str, Any]) -> dict[str, Any]:
+    return {**record["conventions"], "models": [model["conventions"] for model in record["models"]]}
+
+
+def _in_words(out: Path, record: dict[str, Any]) -> str:
+    return f"{_table(record['models'])}\n\n{record['num_targets']} targets. Everything lies in {out}"
 
 
 def _compare(variations: Variations) -> dict[str, Any]:

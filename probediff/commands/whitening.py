@@ -27,11 +27,13 @@ from probediff.files import save_tensors, write_json
 from probediff.measures.covariance import moments
 from probediff.measures.whitening import WhiteningTransform
 from probediff.models import ProbeModel
-from probediff.models.base import undisturbed
+from probediff.models.base import conditions_of, undisturbed
 from probediff.models.images import RealImages, Space, images_of_folder, run_images
 from probediff.models.source import ModelChoice, Source, find_source, published_convention
 from probediff.runs.batches import PartialPass
 from probediff.runs.folder import WHITENING, WHITENING_ARRAYS
+from probediff.runs.kept_results import show_result, writing_results
+from probediff.runs.lock import owned
 from probediff.runs.summary import format_table
 from probediff.schedule import Convention
 from probediff.whitening.analysis import Findings, Plan, analyse, slope_in_words
@@ -54,10 +56,11 @@ gain is 3 standard errors above zero, without which a slope says nothing. zca, i
 S^-1/2 x, S^-1 x and x, each with the best scale. G: the Gaussian denoiser of the same data, its slope with the same
 weights."""
 
-#: Of the conventions; other numbers of steps or samples find the fixed points again that were made already.
+#: Of the conventions, beside those of the model; other numbers of steps or samples find the fixed points again that
+#: were made already. Those of another device, or of rounded products, would be mixed with the new ones.
 _FIXED_POINTS_DEPEND_ON = (
-    *("model", "source", "step", "weights", "ema_rate", "schedule", "num_train_timesteps", "dtype", "image_shape"),
-    *("images", "num_fixed_points", "timestep", "counts", "tolerance", "start", "noise_seed"),
+    *("weights_sha256", "images_sha256", "decoding", "num_fixed_points", "timestep", "counts", "tolerance", "start"),
+    *("noise_seed", "device", "tf32"),
 )
 
 
@@ -67,10 +70,10 @@ class _Work:
 
     model: ProbeModel
     statistics: RealImages
-    images: torch.Tensor
-    images_name: str
+    images: RealImages
     convention: Convention
     plan: Plan
+    device: torch.device
     out: Path
 
 
@@ -127,12 +130,18 @@ def whitening(arguments: list[str]) -> int:
 
 def _whitening(options: Any) -> None:
     work = _prepare(options)
-    conventions = _conventions(work, options)
-    findings = _analyse(work, options, conventions)
-    record = {"conventions": conventions, **findings.record()}
-    record["in_words"] = slope_in_words(record["first_step"], options.timestep)
-    _write(work.out, findings, record)
-    print(f"{_in_words(record, options.timestep)}\n\nEverything lies in {work.out}")
+    conventions, describe = _conventions(work, options), partial(_in_words, work.out)
+    with owned(work.out, "--out"):
+        if show_result(work.out / WHITENING, conventions, describe, beside=[WHITENING_ARRAYS]):
+            return
+        names = (*work.model.conventions, *_FIXED_POINTS_DEPEND_ON)
+        store = PartialPass(work.out / "partial", {name: conventions.get(name) for name in names})
+        findings = _analyse(work, options, store)
+        record = {"conventions": conventions, **findings.record()}
+        record["in_words"] = slope_in_words(record["first_step"], options.timestep)
+        _write(work.out, findings, record)
+        store.clear()
+    print(describe(record))
 
 
 def _prepare(options: Any) -> _Work:
@@ -151,7 +160,7 @@ def _prepare(options: Any) -> _Work:
     options.num_images, options.num_fixed_points = count, num_pairs
     name = "whitening" if options.denoiser == "network" else "whitening_gaussian"
     out = Path(options.out or source.out / name)
-    return _Work(model, statistics, images.take(num_pairs), images.name, convention, plan, out)
+    return _Work(model, statistics, images, convention, plan, device_of(options), out)
 
 
 def _plan(options: Any, model: ProbeModel) -> Plan:
@@ -194,17 +203,17 @@ def _check_enough(ridge: float, size: int, **counts: int) -> None:
             raise ValueError(f"--{name} must be at least 3, got {count}; use more images")
 
 
-def _analyse(work: _Work, options: Any, conventions: dict[str, Any]) -> Findings:
+def _analyse(work: _Work, options: Any, store: PartialPass) -> Findings:
     print(f"statistics of {options.num_images} images", file=sys.stderr)
     reference = moments(work.statistics.with_mirrors(options.num_images))
     statistics = WhiteningTransform.from_covariance(reference.mean, reference.covariance, options.ridge)
     gaussian = GaussianNoises(statistics, work.model.schedule, work.convention)
+    images = work.images.take(options.num_fixed_points)
     if options.denoiser == "gaussian":
-        return analyse(None, gaussian, work.images, work.plan, say=partial(print, file=sys.stderr))
-    total = work.plan.evaluations(len(work.images))
-    eps_model = work.model.eps_model.to(device_of(options))
+        return analyse(None, gaussian, images, work.plan, say=partial(print, file=sys.stderr))
+    total = work.plan.evaluations(len(images))
+    eps_model = work.model.eps_model.to(work.device)
     print(f"{total:,} network evaluations", file=sys.stderr)
-    store = PartialPass(work.out / "partial", {name: conventions.get(name) for name in _FIXED_POINTS_DEPEND_ON})
     with (
         undisturbed(eps_model),
         tqdm(total=total, unit="evaluation", unit_scale=True, miniters=1, mininterval=1) as bar,
@@ -217,9 +226,7 @@ def _analyse(work: _Work, options: Any, conventions: dict[str, Any]) -> Findings
             options.settings.noise_seed if options.start == "noise" else None,
             on_evaluations=bar.update,
         )
-        findings = analyse(network, gaussian, work.images, work.plan, store, bar.set_description)
-    store.clear()
-    return findings
+        return analyse(network, gaussian, images, work.plan, store, bar.set_description)
 
 
 def _conventions(work: _Work, options: Any) -> dict[str, Any]:
@@ -227,13 +234,13 @@ def _conventions(work: _Work, options: Any) -> dict[str, Any]:
     names = ("num_images", "num_fixed_points", "tolerance", "ridge", "denoiser")
     return {
         **{name: options[name] for name in names},
-        "weights": options.settings.weights,
         "timestep_share": options.timestep,
         "shown_timestep_shares": list(options.shown_timesteps),
         **{key: list(value) if isinstance(value, list) else value for key, value in asdict(work.plan).items()},
         "statistics": work.statistics.name,
         "mirrored": work.statistics.mirrored,
-        "images": work.images_name,
+        **{f"statistics_{key}": value for key, value in work.statistics.conventions.items()},
+        **work.images.conventions,
         "start": options.start,
         "alpha_bar": float(work.model.schedule.alpha_bar[work.plan.timestep]),
         "convention": work.convention,
@@ -241,19 +248,24 @@ def _conventions(work: _Work, options: Any) -> dict[str, Any]:
         "clip_inversion": False,
         "step": work.model.step,
         **work.model.conventions,
+        "weights_sha256": work.model.digest,
+        **conditions_of(work.device),
+        "batch_size": options.settings.batch_size,
     }
 
 
 def _write(out: Path, findings: Findings, record: dict[str, Any]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    for name, pixels in findings.pictures().items():
-        Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(out / f"{name}.png")
-    save_tensors(out / WHITENING_ARRAYS, findings.arrays())
-    # Last, because a report takes this file as the sign that the others are there.
-    write_json(out / WHITENING, record)
+    pictures, arrays = findings.pictures(), findings.arrays()
+    with writing_results(out):
+        for name, pixels in pictures.items():
+            Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(out / f"{name}.png")
+        save_tensors(out / WHITENING_ARRAYS, arrays)
+        # Last, because a report takes this file as the sign that the others are there.
+        write_json(out / WHITENING, record)
 
 
-def _in_words(values: dict[str, Any], share: float) -> str:
+def _in_words(out: Path, values: dict[str, Any]) -> str:
+    share = values["conventions"]["timestep_share"]
     parts = [f"First-step map at {share:g} T", _curve_table(values["first_step"], "iterations")]
     parts += ["\nFull map (DDIM inversion)", _curve_table(values["full_map"], "num_steps"), f"\n{_LEGEND}"]
     rows = [[row.get(key) for key in _TRANSFORM] for row in values["transforms"]]
@@ -263,7 +275,7 @@ def _in_words(values: dict[str, Any], share: float) -> str:
         f"\nNoise and sample: mean L2 distance {relation['paired_l2']:.2f} (random pairs {relation['random_l2']:.2f}), "
         f"Pearson {relation['paired_pearson']:.3f} ({relation['random_pearson']:.3f})."
     )
-    return "\n".join([*parts, f"\n{values['in_words']}"])
+    return "\n".join([*parts, f"\n{values['in_words']}", f"\nEverything lies in {out}"])
 
 
 def _curve_table(rows: list[dict[str, Any]], count: str) -> str:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from probediff.editing.noise_search import NoiseSearch, NoiseSearchSettings, search_noise
-from probediff.files import load_tensors, save_tensors
+from probediff.files import digest_tensors, load_tensors, save_tensors
 from probediff.measures.in_distribution import in_distribution
 from probediff.measures.whitening import WhiteningTransform
 from probediff.runs.summary import format_table
@@ -42,6 +43,11 @@ class FoundNoises:
         """(B, K, C, H, W) float32."""
         return self.search.noise
 
+    @property
+    def digest(self) -> str:
+        """What tells noises and images apart from any others, for the records of what is made of them."""
+        return digest_tensors({"noise": self.noise, "images": self.images}.items())
+
     def save(self, path: str | PathLike[str]) -> None:
         """Write them as safetensors."""
         tensors = {name: getattr(self.search, name) for name in _SEARCH} | {"images": self.images}
@@ -64,6 +70,15 @@ class FoundNoises:
         if tensors["noise"].ndim != 5 or not len(images) == len(tensors["noise"]) == len(names):
             raise ValueError(f"{path} must hold noises of each of its images, got other shapes; make it anew")
         return cls(images, NoiseSearch(**tensors), names, conventions)
+
+
+def describe_search(settings: NoiseSearchSettings, statistics: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """What found noises depend on beside the images, as plain types; ``statistics`` says it of the statistics.
+
+    A GPU draws other random numbers than a CPU. Alg. 1 of P2 does not centre the images; here whitening does.
+    """
+    centred = settings.loss != "baseline"
+    return asdict(settings) | {"centred": centred, "drawn_on": device.type, "statistics": statistics}
 
 
 def search_with_progress(x_0: Tensor, whitening: WhiteningTransform, settings: NoiseSearchSettings) -> NoiseSearch:

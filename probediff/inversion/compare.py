@@ -16,6 +16,15 @@ from probediff.measures import kolmogorov_smirnov, null_top_k_correlation, top_k
 _TOP_K = 10
 _FEWEST_FOR_NULL = 4
 _ROUNDING = 1e-6
+_OPTIONS: dict[Method, tuple[str, ...]] = {
+    "forward": ("num_replaced", "noise_seed"),
+    "swap": ("num_replaced",),
+    "fixed_point": ("iterations", "damping", "anderson_memory"),
+    "renoise": ("renoise_iterations", "renoise_average"),
+    "newton": ("newton_iterations", "newton_prior_weight"),
+    "edict": ("edict_mixing",),
+    "bdia": ("bdia_gamma",),
+}
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,11 @@ class MethodRow:
     def values(self) -> dict[str, float]:
         """All figures that have a meaning, by name."""
         return {k: float(v) for k, v in asdict(self).items() if k not in ("name", "method") and v is not None}
+
+
+def options_of(settings: InversionSettings) -> dict[str, float]:
+    """The options that the method reads; the others cannot change its figures."""
+    return {name: getattr(settings, name) for name in _OPTIONS.get(settings.method, ())}
 
 
 def compare(

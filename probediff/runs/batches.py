@@ -3,13 +3,15 @@
 import hashlib
 import json
 import shutil
+import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from safetensors.torch import load_file
 from torch import Tensor
 
-from probediff.files import save_tensors
+from probediff.files import load_whole, save_tensors
+from probediff.runs.kept_results import explaining_disk_errors
 
 
 class BatchStore(Protocol):
@@ -38,15 +40,23 @@ class PartialPass:
         return self.path / f"rows={int(indices[0]):07d}-{int(indices[-1]):07d}.safetensors"
 
     def load(self, indices: Tensor) -> dict[str, Tensor] | None:
-        """The batch of samples ``indices``, or None where it has not been made yet."""
-        path = self._file(indices)
-        return load_file(path) if path.exists() else None
+        """The batch of samples ``indices``, or None where it has not been made yet, or is damaged, which is said."""
+        try:
+            return load_whole(self._file(indices))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            warnings.warn(f"a finished batch is made again: {error}", stacklevel=2)
+            return None
 
     def save(self, indices: Tensor, rows: dict[str, Tensor]) -> None:
         """Keep a batch; it appears whole or not at all."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        save_tensors(self._file(indices), rows)
+        with explaining_disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            save_tensors(self._file(indices), rows)
 
     def clear(self) -> None:
         """Forget the batches, when the pass has been recorded."""
         shutil.rmtree(self.path, ignore_errors=True)
+        with suppress(OSError):  # there may be those of other passes
+            self.path.parent.rmdir()

@@ -15,7 +15,7 @@ from probediff.commands.search_noise import search_noise
 from probediff.data import Digits
 from probediff.editing.noises import FoundNoises
 from probediff.measures.whitening import WhiteningTransform
-from probediff.whitening.statistics import load_whitening, save_whitening
+from probediff.whitening.statistics import digest_whitening, load_whitening, save_whitening
 from tests.commands.conftest import SEARCH, failing, record, write_images
 
 
@@ -29,7 +29,9 @@ def test_search_leaves_noises_pictures_and_all_they_depend_on(searched: Path, di
     for conventions in (found.conventions, made["conventions"]):
         assert conventions["loss"] == "forward"
         assert conventions["num_iterations"] == 1000
-        assert conventions["statistics"] == {"source": "Digits", "num_images": 1797, "mirrored": False, "ridge": 0.01}
+        wanted = {"source": "Digits", "num_images": 1797, "mirrored": False, "ridge": 0.01, "pixel_shape": [1, 8, 8]}
+        assert conventions["statistics"].items() >= wanted.items()
+        assert (conventions["centred"], conventions["drawn_on"]) == (True, "cpu")
         assert conventions["shape"] == [1, 8, 8]
     assert all(max(row["loss"]) < min(row["initial_loss"]) for row in made["images"])
     assert [row["check"] for row in made["checks"]] == ["mean", "variance", "lag_1_correlation", "spectrum"]
@@ -51,7 +53,9 @@ def test_statistics_are_numpys_and_can_be_used_again(searched: Path, digits: Pat
     assert search_noise([str(digits), *again, *SEARCH]) == 0
     first, second = (FoundNoises.load(out / "noises.safetensors") for out in (searched, tmp_path))
     assert torch.equal(first.noise, second.noise)
-    assert second.conventions["statistics"] == {"source": "statistics.safetensors", "ridge": 0.01}
+    digest = digest_whitening(whitening)
+    assert second.conventions["statistics"] == {"source": "statistics.safetensors", "ridge": 0.01, "sha256": digest}
+    assert first.conventions["statistics"]["sha256"] == digest
 
 
 def test_statistics_of_a_folder(tmp_path: Path) -> None:
@@ -98,3 +102,39 @@ def test_a_file_of_noises_holds_plain_metadata(searched: Path) -> None:
         metadata = file.metadata()
     assert metadata["format"] == "probediff found noises"
     assert json.loads(metadata["conventions"])["seed"] == 0
+
+
+def test_saved_statistics_are_never_replaced_by_others(
+    tiny_run: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = tmp_path / "s.safetensors"
+
+    def search(out: str, *options: str) -> list[str]:
+        target = ["--save_statistics", str(saved), "--out", str(tmp_path / out)]
+        return [str(digits / "image0.png"), *target, *SEARCH, *options]
+
+    run = ["--run", str(tiny_run), "--num_images", "500", "--ridge"]
+    assert search_noise(search("first", *run, "0.01")) == 0
+    before = saved.read_bytes()
+    assert search_noise(search("second", *run, "0.01")) == 0
+    assert f"the statistics are there already: {saved}" in capsys.readouterr().err
+    # Finished ones are compared by their values, wherever they come from.
+    assert search_noise(search("third", "--statistics", str(saved))) == 0
+    message = failing(search_noise, search("other", *run, "0.1"), capsys)
+    assert "--save_statistics must be a new file or one with the same statistics" in message
+    assert "ridge is 0.01 there and 0.1 now" in message
+    save_whitening(WhiteningTransform.from_covariance(torch.zeros(64), torch.eye(64)), tmp_path / "unit")
+    message = failing(search_noise, search("other", "--statistics", str(tmp_path / "unit")), capsys)
+    assert "sha256 is " in message
+    saved.write_bytes(before[:-1])
+    assert "must hold whitening statistics" in failing(search_noise, search("other", *run, "0.01"), capsys)
+    saved.write_bytes(before)
+    save_whitening(load_whitening(saved), saved)
+    assert "ridge is unknown there" in failing(search_noise, search("other", *run, "0.01"), capsys)
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_baseline_is_not_centred(searched: Path, digits: Path, tmp_path: Path) -> None:
+    statistics = ["--statistics", str(searched / "statistics.safetensors"), "--loss", "baseline"]
+    assert search_noise([str(digits / "image0.png"), *statistics, *SEARCH, "--out", str(tmp_path)]) == 0
+    assert record(tmp_path / "search_noise.json")["conventions"]["centred"] is False

@@ -13,10 +13,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+import probediff.whitening.analysis
 from probediff.commands.whitening import whitening
 from probediff.models import load_run_data
 from probediff.schedule import NoiseSchedule
 from probediff.whitening.gains import gain_slope, gaussian_gain
+from probediff.whitening.pairs import NetworkNoises
 
 QUICK = ["--iterations", "1,4,9", "--num_steps", "4,8", "--num_samples", "30", "--num_shown", "3", "--device", "cpu"]
 FEW = ["--num_fixed_points", "80", "--ridge", "1e-2", *QUICK]
@@ -136,6 +138,49 @@ def test_images_of_the_user_and_a_default_folder(
     printed = capsys.readouterr().out
     assert "First-step map at 0.98 T" in printed and "G slope" in printed
     assert values["in_words"] in printed and str(tmp_path / "out") in printed
+
+
+def test_finished_batches_are_those_of_the_weights_and_images_and_damaged_ones_are_made_again(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: tuple[Path, Any, dict[str, Tensor]]
+) -> None:
+    """An analysis that was stopped goes on with what is whole, and ends with the same numbers."""
+    images = np.random.default_rng(0).integers(0, 256, (2, 80, 8, 8), dtype=np.uint8)
+    out, made = tmp_path / "out", list[int]()
+    iterate = NetworkNoises._iterate
+
+    def counted(self: NetworkNoises, images: Tensor, indices: Tensor, *others: Any) -> dict[str, Tensor]:
+        made.append(len(indices))
+        return iterate(self, images, indices, *others)
+
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(NetworkNoises, "_iterate", counted)
+    options = [str(tiny_run), "--out", str(out), *FEW, "--batch_size", "32"]
+
+    def stop(*others: str) -> list[int]:
+        made.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(probediff.whitening.analysis, "_show_noises", stopped)
+            assert whitening([*options, *others]) == 130
+        return list(made)
+
+    assert stop() == [32, 32, 16]
+    assert stop() == []
+    assert stop("--weights", "raw") == [32, 32, 16]
+    for name, pixels in zip("ab", images, strict=True):
+        folder = tmp_path / name / "mine"
+        folder.mkdir(parents=True)
+        for k, image in enumerate(pixels):
+            Image.fromarray(image).save(folder / f"{k:02d}.png")
+        assert stop("--images", str(folder)) == [32, 32, 16]
+    made.clear()
+    for path in out.glob("partial/*/rows=0000032-*"):
+        path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+    with pytest.warns(UserWarning, match="a finished batch is made again"):
+        arrays = analysed(tiny_run, out, "--batch_size", "32")[1]
+    assert [count for count in made if count > 3] == [32]  # three are those of figure 3
+    torch.testing.assert_close(arrays["w_diff"], network[2]["w_diff"])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,185 @@
+"""Results of an analysis that are there already: compared with what is asked for, and never overwritten."""
+
+import errno
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, TypeVar
+
+from probediff.files import verify_tensors
+from probediff.runs.conditions import CONDITIONS, WEIGHTS, as_json
+from probediff.runs.lock import writing
+
+T = TypeVar("T")
+
+#: What things are called; beside each stands the digest of its content, which decides.
+_NAMES = ("model", "images", "statistics", "statistics_images", "codes_of")
+_NAMES_IN_FULL = ("statistics.source", "search.statistics.source")
+_NOT_SET = "nothing"
+_SHOWN = 5
+
+
+def read_result(path: Path, kind: type[T]) -> T | None:
+    """Content of a result file; None where there is none.
+
+    Raises:
+        ValueError: it is damaged, or holds something else than a ``kind``.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(path, error) from error
+    if not isinstance(content, kind):
+        raise _damaged(path, f"a {kind.__name__} was expected, got a {type(content).__name__}")
+    return content
+
+
+def check_same_settings(path: Path, there: Any, wanted: Mapping[str, Any]) -> list[str]:
+    """Make sure that the results in ``path`` are those that a command would compute.
+
+    Args:
+        path: the result file.
+        there: the conventions in it.
+        wanted: those of the command; nested ones are compared part by part.
+
+    Returns:
+        A sentence for each condition that is another one now, which may change the rounding.
+
+    Raises:
+        ValueError: settings differ, or the file does not say them, as files of earlier versions.
+    """
+    if not isinstance(there, Mapping):
+        raise _damaged(path, f"it has no conventions, but {str(there)[:80]!r}")
+    theirs, ours = _flatten(there), _flatten(as_json(wanted))
+    if WEIGHTS not in map(_last, theirs):
+        raise _from_earlier_version(path, "which weights")
+    # Some digests are known only when the work is done.
+    known = [key for key in theirs if not (key not in ours and key.endswith("sha256"))]
+    keys = [key for key in dict.fromkeys([*ours, *known]) if not _is_name(key)]
+    differing = [key for key in keys if theirs.get(key, _NOT_SET) != ours.get(key, _NOT_SET)]
+    settings = [key for key in differing if _last(key) not in CONDITIONS]
+    if settings and all(key not in theirs for key in settings):
+        raise _from_earlier_version(path, settings[0])
+    values = {key: (theirs.get(key, _NOT_SET), ours.get(key, _NOT_SET)) for key in differing}
+    if settings:
+        shown = "; ".join(f"{key} is {values[key][0]} there and {values[key][1]} now" for key in settings[:_SHOWN])
+        raise ValueError(
+            f"--out must be a folder without results of other settings, got {path}: {shown}; "
+            f"give another --out, or remove {path}"
+        )
+    return [
+        f"{key} was {old} there and is {new} now, which may change the last digits"
+        for key, (old, new) in values.items()
+        if key in theirs
+    ]
+
+
+def show_result(
+    path: Path,
+    wanted: Mapping[str, Any],
+    describe: Callable[[dict[str, Any]], str],
+    settings_of: Callable[[dict[str, Any]], Any] = itemgetter("conventions"),
+    beside: Sequence[str] = (),
+) -> bool:
+    """Print the result that is in ``path`` if it is the one that is asked for.
+
+    Args:
+        path: the result file.
+        wanted: what the command would record as its conventions.
+        describe: the words for a result.
+        settings_of: where a result has its conventions.
+        beside: files of tensors that belong to it.
+
+    Returns:
+        Whether there is one; if not, it has to be computed.
+
+    Raises:
+        ValueError: it has other settings, or is damaged, or a file beside it is.
+    """
+    result = read_result(path, dict)
+    if result is None:
+        return False
+    with reading_result(path):
+        there = settings_of(result)
+    conditions = check_same_settings(path, there, wanted)
+    with reading_result(path):
+        words = describe(result)
+    for name in beside:
+        try:
+            verify_tensors(path.with_name(name))
+        except (OSError, ValueError) as error:
+            raise _damaged(path.with_name(name), error, remove=path) from error
+    print("\n".join([words, "", f"This result is there already: {path}", *conditions]))
+    return True
+
+
+@contextmanager
+def reading_result(path: Path) -> Iterator[None]:
+    """Tell what goes wrong with the content of a result file as damage of it."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def writing_results(folder: Path) -> Iterator[None]:
+    """Write results into a folder while nobody else does; the file that says what they are comes last.
+
+    Raises:
+        OSError: there is no space left, or the folder cannot be written to.
+    """
+    with explaining_disk_errors(folder), writing(folder):
+        yield
+
+
+@contextmanager
+def explaining_disk_errors(folder: Path) -> Iterator[None]:
+    """Tell errors of the file system in a block that does nothing but write to ``folder`` with their cure."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # it has its words already
+            raise
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            cure = "free some space or raise the quota, or choose another --out, then start the same command again"
+        else:
+            cure = "choose another --out"
+        raise OSError(f"--out: {folder} cannot be written to ({error.strerror}); {cure}") from error
+
+
+def _flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings, and lists of them, as one with dots in its keys."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, list) and value and all(isinstance(part, Mapping) for part in value):
+            value = {str(index): part for index, part in enumerate(value)}
+        if isinstance(value, Mapping) and value:
+            flat |= {f"{key}.{name}": part for name, part in _flatten(value).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _is_name(key: str) -> bool:
+    return _last(key) in _NAMES or key in _NAMES_IN_FULL
+
+
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def _damaged(path: Path, reason: object, remove: Path | None = None) -> ValueError:
+    cure = f"remove {remove or path}, or give another --out"
+    return ValueError(f"{path} must hold results of this command, got a damaged file ({reason}); {cure}")
+
+
+def _from_earlier_version(path: Path, what: str) -> ValueError:
+    return ValueError(
+        f"{path} was written by an earlier version, which did not record {what}, so that there is no telling whether "
+        f"its results are those that are asked for; give another --out, or remove {path}"
+    )
