@@ -143,6 +143,8 @@ class Probing(L.Callback):
             )
         step = self._seen_step = trainer.global_step
         complete = trainer.is_global_zero and folder.rewind(step)
+        if trainer.is_global_zero:
+            tracker.send_again()
         if trainer.strategy.reduce_boolean_decision(complete, all=False):
             self._finish_event(step)
         elif step in self._due:

@@ -103,11 +103,12 @@ def parse(arguments: list[str]) -> tuple[CommandParser, Any, Source]:
     if model.startswith("-"):
         raise ValueError(f"MODEL must come first, got {model!r}: probediff probe MODEL [--KEY VALUE ...]")
     parser = build_parser()
+    is_run = model.endswith(".ckpt") or RunFolder(model).config_path.is_file()
     parser.set_defaults(_run_defaults(run_of(Path(model)) if model.endswith(".ckpt") else Path(model)))
     options = parser.parse_args(rest)
-    # Of a run it is a setting with a default; of published weights there is no choice.
-    is_chosen = any(argument.partition("=")[0] in ("--settings.weights", "--weights") for argument in rest)
-    weights = options.settings.weights if is_chosen else None
+    # Of a run it is a setting with a default; of published weights there is no choice, so that none may be typed.
+    is_typed = any(argument.partition("=")[0] in ("--settings.weights", "--weights") for argument in rest)
+    weights = options.settings.weights if is_typed or is_run else None
     source = find_source(pick(ModelChoice, options, model=model, weights=weights))
     if source.run is None:
         parser.set_defaults(_model_defaults(source.load(0)))

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -43,6 +44,7 @@ def run_guarded(name: str, work: Callable[[], int | None], stopped: str = "") ->
         from probediff.commands.cpu import set_up_cpu
 
         set_up_cpu()
+    warnings.formatwarning = lambda message, *_: f"{name}: warning: {message}\n"
     try:
         return work() or 0
     except KeyboardInterrupt:

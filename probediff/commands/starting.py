@@ -13,7 +13,9 @@ from probediff.data import ImageDataModule
 from probediff.data.base import check_same_images, fingerprint
 from probediff.files import write_json
 from probediff.models.run import run_of
+from probediff.runs.aside import set_aside
 from probediff.runs.changes import Changes, compare_configs, refuse
+from probediff.runs.configuration import CONFIG
 from probediff.runs.folder import CHECKPOINTS, DATA, RunFolder
 from probediff.sweep.lineage import record_trial
 from probediff.training.checkpoints import load_checkpoint, newest_loadable
@@ -67,9 +69,13 @@ class Start:
             raise ValueError(
                 f"{self.run_dir} already holds a run; go on with it by --resume auto, or give another --run_dir"
             )
-        if stored := self.folder.config():
-            self._changes, refused = compare_configs(stored, yaml.safe_load(self.config_text), defaults)
-            refuse(self.run_dir, refused)
+        if not (stored := self.folder.config()):
+            raise ValueError(
+                f"{self.run_dir} must say in {CONFIG} what its run is, got none, so that nothing can be compared; "
+                f"restore it from a copy, or start another run with another --run_dir"
+            )
+        self._changes, refused = compare_configs(stored, yaml.safe_load(self.config_text), defaults)
+        refuse(self.run_dir, refused)
 
     def choose_checkpoint(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Find the checkpoint that ``--resume`` asks for; all processes find the same one.
@@ -121,9 +127,9 @@ class Start:
             check_same_images(self.run_dir, self.folder.data_fingerprint(), images)
         self.begun = True
         if self.holds_run and not goes_on:
-            aside = self.folder.set_aside()
+            aside = set_aside(self.run_dir)
             warnings.warn(
-                f"no checkpoint can be gone on with: starting anew. What was there is in {aside}", stacklevel=2
+                f"no checkpoint can be gone on with: starting anew; what was there is in {aside}", stacklevel=2
             )
         self.folder.create()
         record_trial(self.run_dir)

@@ -170,7 +170,9 @@ def fingerprint(images: ImageArray) -> dict[str, Any]:
     count = len(images)
     ends = {*range(min(_FINGERPRINTED, count)), *range(max(0, count - _FINGERPRINTED), count)}
     rows = np.ascontiguousarray(images[np.array(sorted(ends), dtype=np.int64)])
-    return {"shape": list(images.shape), "sha256": hashlib.sha256(rows.data).hexdigest()[:16]}
+    digest = hashlib.sha256(str(tuple(images.shape)).encode())
+    digest.update(rows.data)
+    return {"shape": list(images.shape), "sha256": digest.hexdigest()[:16]}
 
 
 def check_same_images(run: str | Path, known: dict[str, Any], images: ImageArray) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from probediff.data import ImageFolder, ImageTensors
-from probediff.data.base import ImageArray
+from probediff.data.base import ImageArray, fingerprint
 from probediff.models.base import ProbeModel
 from probediff.models.run import load_run_data, read_run_config
 from probediff.prepare.decoding import DECODING, square_pixels
@@ -23,7 +23,6 @@ from probediff.prepare.sources import ImageFile, list_images
 
 _CHUNK = 256
 # Of sets that are not files: all of them are read in no time, and a set of millions is told apart by as few.
-_FINGERPRINTED = 256
 
 Shape = tuple[int, int, int]
 
@@ -80,11 +79,11 @@ class RealImages:
         """What tells these images from any others, for the records of numbers that depend on them.
 
         ``images`` is their name, ``images_sha256`` the first 16 hexadecimal digits of a SHA-256 over the relative paths
-        and the bytes of the files of a folder, which are all read, or else over number, shape and 256 of the images;
-        ``decoding`` says how files became pixels.
+        and the bytes of the files of a folder, which are all read, or else over number, shape, the first and the last
+        images (``probediff.data.base.fingerprint``); ``decoding`` says how files became pixels.
         """
         if self.folder is None:
-            return {"images": self.name, "images_sha256": _fingerprint(self.array)}
+            return {"images": self.name, "images_sha256": fingerprint(self.array)["sha256"]}
         digest = _digest_files(self.folder.path, self.folder.files)
         return {"images": self.name, "images_sha256": digest, "decoding": dict(DECODING)}
 
@@ -172,10 +171,6 @@ def read_images(files: Sequence[Path], shape: Shape) -> Tensor:
 
 def _evenly_chosen(total: int, count: int) -> npt.NDArray[np.int64]:
     return np.linspace(0, total - 1, min(count, total)).round().astype(np.int64)
-
-
-def _fingerprint(array: ImageArray) -> str:
-    return _digest_pixels(array.shape, array[_evenly_chosen(len(array), _FINGERPRINTED)])
 
 
 def _digest_pixels(shape: Sequence[int], pixels: npt.NDArray[np.uint8]) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from probediff.report.groups import Comparison
 from probediff.report.tables import Table
+from probediff.runs.conditions import CONDITIONS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -95,7 +96,9 @@ def how_computed(comparison: Comparison, probe: str, kind: str = "own") -> str:
                 names = by_key.setdefault(key, {}).setdefault(_plain(value), [])
                 names += [name] if name not in names else []
     shown = {key: names for key, names in by_key.items() if key not in _OMITTED}
-    agreed = {key: next(iter(by_value)) for key, by_value in shown.items() if len(by_value) == 1}
+    # Where it was computed is news only where it differs.
+    same = {key: next(iter(by_value)) for key, by_value in shown.items() if len(by_value) == 1}
+    agreed = {key: value for key, value in same.items() if key not in CONDITIONS}
     if not agreed:
         return "The records do not say how this was computed."
     differing = "; ".join(

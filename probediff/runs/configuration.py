@@ -34,7 +34,11 @@ def read_first_config(run: Path) -> dict[str, Any]:
         ValueError: It is damaged.
     """
     content = _read(run / CONFIG)
-    return content if isinstance(content, dict) else {}
+    if content is None and not (run / CONFIG).is_file():
+        return {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{run / CONFIG} must hold a configuration, got none: it is damaged; restore it from a copy")
+    return content
 
 
 def read_config(run: Path) -> dict[str, Any]:
@@ -116,7 +120,7 @@ def _read(path: Path) -> Any:
         first, _, rest = text.partition("\n")
         # Earlier versions wrote no checksum.
         if first.startswith(_CHECKSUM) and first.removeprefix(_CHECKSUM) != _digest(rest):
-            raise ValueError("it is damaged, cut short or was changed by hand: its checksum is not that of its content")
+            raise ValueError("its checksum is not that of its content: it is damaged, cut short or was changed by hand")
         return yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error

@@ -10,14 +10,13 @@ import math
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probediff.files import load_whole, save_tensors, whole_file, write_json
 from probediff.runs.by_step import files_by_step, name_step, read_arrays, read_first_rows
 from probediff.runs.catalogue import PROBES, Description
-from probediff.runs.configuration import CONFIG, HISTORY, append_history, read_config, read_provenance, write_config
+from probediff.runs.configuration import CONFIG, append_history, read_config, read_provenance, write_config
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,10 +34,6 @@ WANDB, WANDB_ID = "wandb", "wandb_id.txt"
 END_OF_EVENT, FINISHED = "timing", "run"
 #: Parts of runs and of reports, in which no run is looked for.
 PARTS = frozenset({PROBED, CHECKPOINTS, SAMPLES, PICTURES, WANDB, SET_ASIDE, "figures", "tables"})
-#: What a new run in the same folder must not find.
-_PARTS_OF_RUN = (
-    *(RECORDS, CONFIG, HISTORY, CATALOGUE, DATA, ERROR, WANDB, WANDB_ID, CHECKPOINTS, SAMPLES, PICTURES, PROBED),
-)
 _TAIL_BYTES = 65536
 
 
@@ -247,16 +242,6 @@ class RunFolder:
     def append_history(self, step: int, changed: Mapping[str, tuple[Any, Any]], **others: Any) -> None:
         """Say that the run goes on from a step, with what changes; see ``probediff.runs.configuration``."""
         append_history(self.path, step, changed, **others)
-
-    def set_aside(self) -> Path:
-        """Move everything of the run that is here out of the way of a new one; returns the folder that keeps it."""
-        name = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S.%f")
-        aside = self.path / SET_ASIDE / name
-        aside.mkdir(parents=True)
-        for part in _PARTS_OF_RUN:
-            if (self.path / part).exists():
-                (self.path / part).rename(aside / part)
-        return aside
 
     def provenance(self) -> dict[str, str]:
         """Versions, commit and machine from the head of the configuration."""

@@ -50,7 +50,7 @@ def go_on(run: Path, *options: str) -> int:
         (["--network.channels", "16"], "already holds a run; go on with it by --resume auto"),
         (["--resume", "/nope.ckpt"], r"nope.ckpt cannot be read"),
         (["--resume", "auto", "--trainer.max_steps", "3"], "trainer.max_steps must be at least 4"),
-        (["--resume", "auto", "--data.batch_size", "0"], "batch_size must be at least 1, got 0"),
+        (["--resume", "auto", "--data.num_workers", "-1"], "num_workers must be at least 0, got -1"),
     ],
 )
 def test_a_refused_start_leaves_a_run_as_it_was(
@@ -67,8 +67,7 @@ def test_a_refused_start_leaves_a_run_as_it_was(
     "options",
     [
         ["--trainer.precision", "bf16-true"],
-        ["--probing.settings.num_steps", "7"],
-        ["--pixel_correlation.k", "100000"],
+        ["--probing.settings.num_steps", "41"],
         ["--checkpoint_similarity.num_directions", "24"],
         ["--trainer.max_steps", "-1", "--trainer.max_epochs", "-1"],
         ["--data", "probediff.data.ImageFolder", "--data.path", "/nowhere", "--data.image_size", "8"],
@@ -192,7 +191,7 @@ def test_other_images_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert fit_command([*again[:-1], "--trainer.max_steps=6", f"--data.path={tmp_path / 'moved'}"]) == 1
     assert "the images must be those that the run in" in capsys.readouterr().err
     assert contents(tmp_path / "run") == before
-    assert main(["whitening", str(tmp_path / "run"), "--ridge=1e-2", "--device=cpu"]) == 1
+    assert main(["whitening", str(tmp_path / "run"), "--ridge=1e-2", "--num_steps=8", "--device=cpu"]) == 1
     assert "the images must be those" in capsys.readouterr().err
 
 
@@ -236,7 +235,7 @@ def test_fast_dev_run_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert fit_command([*COMMAND, *asked]) == 0
     assert "nothing of this was kept" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
-    assert set(sizes) == {(16, 2)}
+    assert set(sizes) == {(4, 1)}
     assert fit_command([*COMMAND, f"--run_dir={tmp_path / 'run'}"]) == 0
     before = contents(tmp_path / "run")
     assert fit_command([*COMMAND, *asked]) == 0
