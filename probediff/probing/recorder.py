@@ -2,9 +2,10 @@
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from probediff.exceptions import StoppedBySignalError
 from probediff.models.base import ProbeModel, conditions_of
@@ -15,8 +16,6 @@ from probediff.runs.conditions import WEIGHTS
 from probediff.runs.folder import END_OF_EVENT, FINISHED
 from probediff.runs.results import ProbeResult
 from probediff.runs.tracking import Entry, Tracker
-
-T = TypeVar("T")
 
 
 def pass_request(probes: Iterable[Probe], request: PassRequest = PassRequest()) -> PassRequest:  # noqa: B008 (frozen)
@@ -86,7 +85,11 @@ class Recorder:
     def measure(self, probe: Probe, event: ProbePass) -> list[Entry]:
         """What one probe finds; none where it has nothing to say."""
         start = time.perf_counter()
-        result = _attempt(probe, event.step, lambda p: p.measure(event))
+        result, errors = ProbeResult(), list[str]()
+        with _attempt(probe, event.step, errors):
+            result = probe.measure(event)
+        if errors:
+            result = ProbeResult(error=errors[0])
         if not (result.values or result.error):
             return [Entry(event.step, probe.name(), result, self.conventions)]
         extra = {"seconds": round(time.perf_counter() - start, 3)} | identify_weights(event)
@@ -96,9 +99,11 @@ class Recorder:
         """Let the probes look back over the whole run, and close it."""
         entries = []
         for probe in self.probes:
-            results = _attempt(probe, last_step, lambda p: p.finish(self.context))
-            if isinstance(results, ProbeResult):
-                results = {last_step: results}
+            results, errors = dict[int, ProbeResult](), list[str]()
+            with _attempt(probe, last_step, errors):
+                results = probe.finish(self.context)
+            if errors:
+                results = {last_step: ProbeResult(error=errors[0])}
             entries += [
                 Entry(step, f"{probe.name()}_final", result, self.conventions) for step, result in results.items()
             ]
@@ -111,13 +116,14 @@ def identify_weights(event: ProbePass | None) -> dict[str, str]:
     return {} if event is None or event.model is None else {WEIGHTS: event.model.digest}
 
 
-def _attempt(probe: Probe, step: int, work: Callable[[Probe], T]) -> T | ProbeResult:
-    """The result, or why there is none: whatever goes wrong in a probe must not end days of training."""
+@contextmanager
+def _attempt(probe: Probe, step: int, errors: list[str]) -> Iterator[None]:
+    """Note why a probe failed and go on: whatever goes wrong in one must not end days of training."""
     try:
-        return work(probe)
+        yield
     except StoppedBySignalError:
         raise
     except Exception as error:
         words = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        warnings.warn(f"{probe.name()} has no result at step {step}: {words}", stacklevel=3)
-        return ProbeResult(error=words or type(error).__name__)
+        warnings.warn(f"{probe.name()} has no result at step {step}: {words}", stacklevel=4)
+        errors.append(words or type(error).__name__)

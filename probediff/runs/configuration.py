@@ -120,7 +120,7 @@ def _read(path: Path) -> Any:
         first, _, rest = text.partition("\n")
         # Earlier versions wrote no checksum.
         if first.startswith(_CHECKSUM) and first.removeprefix(_CHECKSUM) != _digest(rest):
-            raise ValueError("its checksum is not that of its content: it is damaged, cut short or was changed by hand")
+            raise ValueError("its checksum must be that of its content, got another: damaged, cut or changed")
         return yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
