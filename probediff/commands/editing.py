@@ -31,7 +31,8 @@ def load_sampler(options: Any, model: str) -> Sampler:
     settings = options.settings
     if len(options.num_steps) != 1:
         raise ValueError(f"--num_steps must be one number here, got {options.num_steps}")
-    editable = load_editable(pick(ModelChoice, options, model=model), pick(Prompts, options))
+    several = isinstance(options.model, list) and len(options.model) > 1
+    editable = load_editable(pick(ModelChoice, options, model=model, among_others=several), pick(Prompts, options))
     path = editable.path(options.num_steps[0], settings.convention)
     return Sampler(editable.to(device_of(options)), path, settings.batch_size)
 

@@ -138,7 +138,7 @@ def build_tasks(source: Source, options: Any) -> list[ProbeTask]:
         ValueError: options that contradict each other.
     """
     steps, load, extra = source.steps, source.load, dict[str, Any]()
-    kind = "replay" if source.run is not None else str(load(steps[0]).conventions["model"])
+    kind = "replay" if source.run is not None else ""
     if options.denoiser == "gaussian":
         if source.run is None:
             raise ValueError("--denoiser gaussian needs the images of a run: give a run folder as MODEL")
@@ -150,11 +150,11 @@ def build_tasks(source: Source, options: Any) -> list[ProbeTask]:
             raise ValueError("--images and --samples final exclude each other: both say what is inverted")
         real = images_of_folder(Path(options.images), Space.of(load(steps[0])))
         images, extra = real.first(num_samples), dict(real.conventions)
-        kind, num_samples = "images" if source.run is not None else f"{kind}-images", len(images)
+        kind, num_samples = "images", len(images)
     elif options.samples == "final":
         kind, samples_of_step = "final_samples", steps[-1]
         extra["samples_of_step"] = samples_of_step
-    model, out = load(steps[0]), Path(options.out) if options.out else source.out / kind
+    model, out = load(steps[0]), Path(options.out) if options.out else _default_out(source, kind)
     if options.reference is not None:
         reference = images_of_folder(Path(options.reference), Space.of(model)).conventions
         extra |= {key.replace("images", "reference"): value for key, value in reference.items()}
@@ -174,6 +174,13 @@ def build_tasks(source: Source, options: Any) -> list[ProbeTask]:
     for task in tasks:
         task.settings.check(model.schedule)
     return tasks
+
+
+def _default_out(source: Source, kind: str) -> Path:
+    """``RUN/probes/<kind>``, or, for a published model, ``probes/<name>`` and ``probes/<name>-images``."""
+    if source.run is not None:
+        return source.out / kind
+    return source.out.with_name(f"{source.out.name}-{kind}" if kind else source.out.name)
 
 
 def _real_images(source: Source, reference: str | None, model: ProbeModel) -> Callable[[int], torch.Tensor] | None:

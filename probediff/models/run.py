@@ -16,6 +16,7 @@ from probediff.data.base import check_same_images
 from probediff.denoisers import EpsModel, UNet
 from probediff.files import load_strictly, read_checkpoint
 from probediff.models.base import ProbeModel, Weights, conventions_of
+from probediff.runs.by_step import step_of
 from probediff.runs.configuration import CONFIG
 from probediff.runs.folder import CHECKPOINTS, RunFolder
 from probediff.schedule import NoiseSchedule
@@ -138,9 +139,16 @@ class _Recipe:
     def load(self, path: Path) -> ProbeModel:
         """The model with the weights of one checkpoint, full or thinned out."""
         checkpoint = read_checkpoint(path, mmap=True)
-        needed = ("state_dict", "global_step")
-        if missing := [key for key in needed if not isinstance(checkpoint, dict) or key not in checkpoint]:
+        needed = {"state_dict": dict, "global_step": int}
+        content = checkpoint if isinstance(checkpoint, dict) else {}
+        if missing := [key for key, kind in needed.items() if not isinstance(content.get(key), kind)]:
             raise ValueError(f"{path} must be a checkpoint of `probediff fit`, got a file without {', '.join(missing)}")
+        step = int(checkpoint["global_step"])
+        named = step_of(path)
+        if step < 0 or named not in (None, step):
+            raise ValueError(f"{path} must be of the step in its name, got {step}: it was renamed, or is damaged")
+        if foreign := [k for k, tensor in checkpoint["state_dict"].items() if not isinstance(tensor, torch.Tensor)]:
+            raise ValueError(f"{path} must hold tensors in its state_dict, got something else in {foreign[0]!r}")
         stored = {
             name.removeprefix(self.prefix): tensor
             for name, tensor in checkpoint["state_dict"].items()
@@ -155,7 +163,6 @@ class _Recipe:
         conventions = conventions_of(
             self.skeleton, self.schedule_name, self.schedule, self.image_shape, self.ema_rate, **others
         )
-        step = int(checkpoint["global_step"])
         return ProbeModel(self.skeleton, self.schedule, self.image_shape, step, conventions)
 
 

@@ -84,7 +84,7 @@ def find_source(choice: ModelChoice) -> Source:
     if choice.among_others and not is_checkpoint_file(path):
         options = {}
     published = load_published(choice.model, **options)
-    return Source([published.step], lambda step: published, None, Path(PROBED))
+    return Source([published.step], lambda step: published, None, Path(PROBED) / str(published.conventions["model"]))
 
 
 def _own_source(choice: ModelChoice, path: Path) -> Source:

@@ -18,7 +18,7 @@ from probediff.probing.recorder import Recorder, conventions_for, pass_request
 from probediff.probing.settings import PassSettings
 from probediff.probing.shared_pass import Advance, PassRequest, run_pass
 from probediff.runs.batches import PartialPass
-from probediff.runs.conditions import WEIGHTS, differing_settings, settings_in
+from probediff.runs.conditions import WEIGHTS, all_differing_settings, settings_in
 from probediff.runs.folder import END_OF_EVENT, RunFolder
 from probediff.runs.lock import owned
 from probediff.runs.results import ResultLogger
@@ -149,10 +149,12 @@ def _event(
     task: ProbeTask, model: ProbeModel, images: Tensor | None, recorder: Recorder, device: torch.device, progress: bool
 ) -> None:
     start = time.perf_counter()
+    model.eps_model.to(device)
+    conventions = conventions_for(task.settings, model, **task.extra)
+    recorder = Recorder(recorder.probes, recorder.context, recorder.tracker, conventions)
     key = {"step": model.step, WEIGHTS: model.digest, **settings_in(recorder.conventions)}
     store = PartialPass(task.folder.path / PARTIAL_PASSES, key)
     request = pass_request(recorder.probes, PassRequest(images=images, paired=task.images is None, store=store))
-    model.eps_model.to(device)
     with undisturbed(model.eps_model), _progress(model.step, progress) as advance:
         event = run_pass(model, task.settings, request, advance)
         if _is_first_process():
@@ -175,17 +177,16 @@ def _final_samples(task: ProbeTask, model: ProbeModel, device: torch.device, pro
 def _check_same(task: ProbeTask, wanted: dict[str, Any]) -> None:
     """Raise ValueError unless what is in the folder already was measured with these settings and weights."""
     cure = f"give another --out, or remove {task.folder.path}"
-    weights = {}
-    for record in task.folder.records():
-        for key, (there, asked) in differing_settings(record["conventions"], wanted).items():
+    records = [record for record in task.folder.records() if record["conventions"]]
+    weights = {record["step"]: record.get(WEIGHTS) for record in records if record["probe"] == END_OF_EVENT}
+    if None in weights.values():
+        raise ValueError(
+            f"{task.folder.path} was written by an earlier version, which did not record which weights; {cure}"
+        )
+    for record in records:
+        for key, (there, asked) in all_differing_settings(record["conventions"], wanted).items():
             raise ValueError(f"{task.folder.path} holds results with {key}={there!r}, asked for {asked!r}; {cure}")
-        if record["probe"] == END_OF_EVENT:
-            weights[record["step"]] = record.get(WEIGHTS)
     for step in weights.keys() & set(task.steps):
-        if weights[step] is None:
-            raise ValueError(
-                f"{task.folder.path} was written by an earlier version, which did not record which weights; {cure}"
-            )
         if weights[step] != (digest := task.load(step).digest):
             raise ValueError(
                 f"{task.folder.path} holds results of other weights at step {step}: {WEIGHTS}={weights[step]!r}, those "

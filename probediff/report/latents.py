@@ -12,7 +12,8 @@ from probediff.report.parts import Section, how_computed, missing_from
 from probediff.report.published import published_for, published_note
 from probediff.report.sources import Run, read_json
 from probediff.report.tables import Cell, Table
-from probediff.runs.folder import INVERSION_METHODS, PROBED
+from probediff.runs.conditions import CONDITIONS
+from probediff.runs.folder import INVERSION_METHODS
 
 _CORRELATION = "pixel_correlation"
 _WHERE = ("noise", "latent", "sample")
@@ -114,7 +115,7 @@ def inversion_methods(comparison: Comparison) -> Section:
 
 def _method_rows(run: Run) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    paths = [*sorted((run.path / PROBED).rglob(INVERSION_METHODS)), *run.path.glob(INVERSION_METHODS)]
+    paths = run.analyses(INVERSION_METHODS)
     for path in paths:
         content = read_json(path)
         where = path.parent.name if len(paths) > 1 else ""
@@ -129,13 +130,19 @@ def _methods_table(index: int, group: Group, by_run: list[list[dict[str, Any]]])
     by_method: dict[str, list[dict[str, Any]]] = {}
     for row in (row for rows in by_run for row in rows):
         by_method.setdefault(row["name"], []).append(row)
-    every = dict.fromkeys(key for rows in by_run for row in rows for key in row if key not in ("name", "method"))
+    every = dict.fromkeys(key for rows in by_run for row in rows for key in row if _is_shown(key))
     cells = [
         (method, *(_method_cell([row.get(key) for row in rows]) for key in every)) for method, rows in by_method.items()
     ]
     header = ("method", *(key.replace("_", " ") for key in every))
     caption = f"Inversion methods, {group.label}; mean ± std over runs (number of runs)."
     return Table(f"inversion_methods_{index}", caption, header, tuple(cells))
+
+
+def _is_shown(key: str) -> bool:
+    """Whether a key of a row is a column: not what stands in front, nor digests, nor where it was computed."""
+    hidden = ("name", "method", "options", "decoding", *CONDITIONS)
+    return key not in hidden and not key.endswith("_sha256")
 
 
 def _method_cell(values: list[Any]) -> Cell:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from probediff.runs.catalogue import Description
-from probediff.runs.folder import FINISHED, PROBED, RECORDS, RunFolder, probed_folders
+from probediff.runs.folder import FINISHED, PROBED, RECORDS, SET_ASIDE, RunFolder, probed_folders
 from probediff.runs.grouping import config_value, max_steps_of
 from probediff.runs.listing import folders_below, has_records
 from probediff.runs.lock import is_held
@@ -122,6 +122,10 @@ class Run:
         folders = self.of_kind(kind)
         num_steps = self.own.convention("num_steps")
         return next((p for p in folders if p.convention("num_steps") == num_steps), folders[0] if folders else None)
+
+    def analyses(self, name: str) -> list[Path]:
+        """Files of that name which analyses of this run, or of a published model, left in its folders."""
+        return sorted(path for path in self.path.rglob(name) if SET_ASIDE not in path.relative_to(self.path).parts)
 
     @property
     def is_finished(self) -> bool:

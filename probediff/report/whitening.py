@@ -17,7 +17,7 @@ from probediff.report.sources import Run, read_json
 from probediff.report.spectra import Curve, draw_fit, draw_slopes
 from probediff.report.tables import Cell, Table
 from probediff.runs.by_step import read_arrays
-from probediff.runs.folder import PROBED, WHITENING, WHITENING_ARRAYS
+from probediff.runs.folder import WHITENING, WHITENING_ARRAYS
 
 _PROBE = "whitening"
 _TRUSTED_SHARE = 0.5
@@ -79,7 +79,7 @@ def whitening(comparison: Comparison) -> Section:
 def _analyses(comparison: Comparison) -> Iterator[tuple[Run, Path, dict[str, Any]]]:
     """Run, folder and numbers of each analysis of one run of each group, for those of all would be too many."""
     for group in comparison.groups:
-        files = ((run, sorted(run.path.glob(f"{PROBED}/*/{WHITENING}"))) for run in group.runs)
+        files = ((run, run.analyses(WHITENING)) for run in group.runs)
         run, paths = next(((run, paths) for run, paths in files if paths), (group.runs[0], []))
         for path in paths:
             if isinstance(values := read_json(path), dict):

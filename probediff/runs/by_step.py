@@ -18,6 +18,12 @@ def name_step(step: int) -> str:
     return f"step={step:08d}"
 
 
+def step_of(path: Path) -> int | None:
+    """The step in the name of a file; None where there is none."""
+    match = re.match(r"step=(\d+)\.", path.name)
+    return int(match[1]) if match else None
+
+
 def files_by_step(folder: Path, ending: str) -> dict[int, Path]:
     """Files ``step=<step><ending>`` by step, ascending."""
     matches = ((re.fullmatch(r"step=(\d+)(\..+)", path.name), path) for path in folder.glob(f"step=*{ending}"))

@@ -10,6 +10,8 @@ CONDITIONS = (
 )
 #: Key of a record, not of its conventions, because it is another one at every step: ``ProbeModel.digest``.
 WEIGHTS = "weights_sha256"
+#: What things are called, and how they are stored; beside each stands the digest of its content, which decides.
+NAMES = ("model", "images", "reference", "statistics", "statistics_images", "codes_of", "stored_dtype")
 
 
 def settings_in(conventions: Mapping[str, Any]) -> dict[str, Any]:
@@ -24,6 +26,13 @@ def differing_settings(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> d
     """
     theirs, ours = settings_in(there), settings_in(as_json(wanted))
     return {key: (theirs[key], ours[key]) for key in ours if key in theirs and theirs[key] != ours[key]}
+
+
+def all_differing_settings(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The same of two of this version, where a key that only one of them has is a difference (None); names are none."""
+    theirs, ours = settings_in(there), settings_in(as_json(wanted))
+    keys = [key for key in {**ours, **theirs} if key not in NAMES]
+    return {key: (theirs.get(key), ours.get(key)) for key in keys if theirs.get(key) != ours.get(key)}
 
 
 def as_json(value: Any) -> Any:

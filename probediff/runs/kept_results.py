@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from probediff.files import verify_tensors
-from probediff.runs.conditions import CONDITIONS, WEIGHTS, as_json
+from probediff.runs.conditions import CONDITIONS, NAMES, WEIGHTS, as_json
 from probediff.runs.lock import writing
 
 T = TypeVar("T")
 
-#: What things are called; beside each stands the digest of its content, which decides.
-_NAMES = ("model", "images", "statistics", "statistics_images", "codes_of")
 _NAMES_IN_FULL = ("statistics.source", "search.statistics.source")
 _NOT_SET = "nothing"
 _SHOWN = 5
@@ -166,7 +164,7 @@ def _flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_name(key: str) -> bool:
-    return _last(key) in _NAMES or key in _NAMES_IN_FULL
+    return _last(key) in NAMES or key in _NAMES_IN_FULL
 
 
 def _last(key: str) -> str:

@@ -1,7 +1,6 @@
 """Checkpoints that appear only when they are whole, and the newest one that loads."""
 
 import copy
-import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from probediff.files import read_checkpoint, remove_partials, whole_file
+from probediff.runs.by_step import step_of
 from probediff.runs.folder import checkpoints_in
 
 _NEEDED = (
@@ -70,8 +70,7 @@ def load_checkpoint(path: Path, trainer: L.Trainer, module: L.LightningModule) -
     checkpoint = read_checkpoint(path, mmap=True)
     if missing := [name for name in _NEEDED if not isinstance(checkpoint, dict) or name not in checkpoint]:
         raise ValueError(f"{path} is no checkpoint of a training: it lacks {', '.join(missing)}")
-    named = re.fullmatch(r"step=(\d+)\.ckpt", path.name)
-    if named and checkpoint["global_step"] != int(named[1]):
+    if step_of(path) not in (None, checkpoint["global_step"]):
         raise ValueError(
             f"{path} must be of the step in its name, got step {checkpoint['global_step']}; it was renamed"
         )

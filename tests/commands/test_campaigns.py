@@ -1,0 +1,248 @@
+"""Damage of every kind to checkpoints and run folders: an error in words, or the same numbers, or it is said."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import random
+import shutil
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from probediff.__main__ import main
+from probediff.runs.folder import RunFolder
+from tests.conftest import TINY_RUN
+
+ROOT = Path(__file__).parents[2]
+FIT = ["fit", "--config", str(ROOT / "configs" / "digits.yaml"), *TINY_RUN, "--resume=auto"]
+#: What a clock says.
+CLOCKS = {"timing", "training", "pass"}
+
+
+def flip_bit(content: bytearray, rng: random.Random) -> bytearray:
+    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    return content
+
+
+def zero_block(content: bytearray, rng: random.Random) -> bytearray:
+    start = rng.randrange(len(content))
+    end = min(len(content), start + 4096)
+    content[start:end] = bytes(end - start)
+    return content
+
+
+def cut(content: bytearray, rng: random.Random) -> bytearray:
+    return content[: rng.randrange(len(content))]
+
+
+def append(content: bytearray, rng: random.Random) -> bytearray:
+    return content + rng.randbytes(rng.randrange(1, 200))
+
+
+def repeat_part(content: bytearray, rng: random.Random) -> bytearray:
+    start = rng.randrange(len(content))
+    return content[: start + 64] + content[start:]
+
+
+def replace_all(content: bytearray, rng: random.Random) -> bytearray:
+    return bytearray(rng.choice([b"", b"\0" * len(content), b"{}", b"[]", b"null", b"PK\x03\x04", rng.randbytes(100)]))
+
+
+DAMAGES: list[Callable[[bytearray, random.Random], bytearray]] = [
+    *(flip_bit, flip_bit, flip_bit, zero_block, cut, append, repeat_part, replace_all)
+]
+
+
+def damage_structure(path: Path, rng: random.Random) -> None:
+    """A whole file with its checksums, and a part of it that is missing or of another type."""
+    checkpoint = torch.load(path, weights_only=True)
+    part: Any = checkpoint
+    for _ in range(rng.randrange(1, 6)):
+        keys = list(part) if isinstance(part, dict) else list(range(len(part)))
+        key = rng.choice(keys)
+        if not isinstance(part[key], dict | list) or not part[key]:
+            break
+        inner = part[key]
+        if rng.random() < 0.3:
+            break
+        part = inner
+    keys = list(part) if isinstance(part, dict) else list(range(len(part)))
+    key = rng.choice(keys)
+    if rng.random() < 0.5:
+        del part[key]
+    else:
+        part[key] = rng.choice([None, "text", [], {}, -1, torch.zeros(2)])
+    torch.save(checkpoint, path)
+
+
+def run_command(arguments: list[str]) -> tuple[int, str]:
+    """Exit status and all that is said; an exception that comes out would be a traceback."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, *_, **__: said.write(f"warning: {message}\n")
+        status = main(arguments)
+    assert "Traceback" not in said.getvalue()
+    return status, said.getvalue()
+
+
+def numbers_of(folder: Path) -> dict[tuple[int, str], Any]:
+    records = RunFolder(folder).records()
+    return {(r["step"], r["probe"]): r["values"] for r in records if r["probe"] not in CLOCKS}
+
+
+def tables_of(folder: Path) -> dict[str, list[list[str]]]:
+    return {path.name: list(csv.reader(path.open())) for path in sorted(folder.glob("tables/*.csv"))}
+
+
+class Command:
+    """One command on a run, and the numbers that it leaves or prints."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def run(self, run: Path, out: Path) -> tuple[int, str, Any]:
+        """Exit status, what was said, and the numbers where the status is 0."""
+        arguments = {
+            "probe": ["probe", str(run), "--out", str(out), "--device=cpu", "--progress=false"],
+            "fit": [*FIT, "--run_dir", str(run)],
+            "runs": ["runs", str(run), "--json"],
+            "report": ["report", str(run), "--out", str(out)],
+        }[self.name]
+        status, said = run_command(arguments)
+        return status, said, self.numbers(run, out, said) if status == 0 else None
+
+    def numbers(self, run: Path, out: Path, said: str) -> Any:
+        if self.name == "probe":
+            return numbers_of(out / "num_steps=0008")
+        if self.name == "fit":
+            return numbers_of(run)
+        if self.name == "report":
+            return tables_of(out)
+        rows = json.loads("\n".join(line for line in said.splitlines() if not line.startswith("warning: ")))
+        return [{k: v for k, v in row.items() if k not in ("path", "changed_at", "age_sec")} for row in rows]
+
+
+@contextlib.contextmanager
+def copied(run: Path, place: Path) -> Iterator[Path]:
+    """A copy that is gone afterwards."""
+    copy = Path(shutil.copytree(run, place / "run"))
+    try:
+        yield copy
+    finally:
+        shutil.rmtree(place)
+
+
+def check_outcome(command: str, damaged: Path, run: Path, out: Path, expected: Any) -> str:
+    """Run the command on the damaged folder; returns in one word how it ended, or fails."""
+    status, said, numbers = Command(command).run(run, out)
+    if status != 0:
+        assert "error:" in said, said
+        return "error"
+    if numbers == expected:
+        return "same"
+    if damaged.name in said or "unreadable" in said:
+        return "said"
+    if isinstance(numbers, dict) and all(key in expected and expected[key] == numbers[key] for key in numbers):
+        return "fewer"
+    assert is_valid_json(damaged), (command, damaged, said, numbers, expected)
+    return "other JSON"
+
+
+def is_valid_json(path: Path) -> bool:
+    """Valid JSON with other values is exempt: a line of it has no checksum."""
+    if path.suffix not in (".json", ".jsonl") or not path.exists():
+        return False
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines() if path.suffix == ".jsonl" else [path.read_text()]:
+            json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What each command says of the undamaged run."""
+    numbers = {}
+    for command in ("probe", "fit", "runs", "report"):
+        place = tmp_path_factory.mktemp("expected")
+        shutil.copytree(tiny_run, place / "run")
+        status, said, numbers[command] = Command(command).run(place / "run", place / "out")
+        assert status == 0, said
+        assert numbers[command]
+    return numbers
+
+
+def damage_checkpoints(run: Path, expected: dict[str, Any], place: Path, seeds: range) -> Counter[str]:
+    """One damaged checkpoint a seed, then `probe` of it or `fit`, which is to pass over it."""
+    outcomes: Counter[str] = Counter()
+    for seed in seeds:
+        rng = random.Random(seed)
+        command = rng.choice(["probe", "probe", "fit"])
+        with copied(run, place / str(seed)) as copy:
+            path = rng.choice(list(RunFolder(copy).checkpoints().values()))
+            before = path.read_bytes()
+            if rng.random() < 0.25:
+                damage_structure(path, rng)
+                kind = "structure"
+            else:
+                damage = rng.choice(DAMAGES)
+                path.write_bytes(damage(bytearray(before), rng))
+                kind = damage.__name__
+            outcome = check_outcome(command, path, copy, place / str(seed) / "out", expected[command])
+        outcomes[f"{command}, {kind}: {outcome}"] += 1
+    return outcomes
+
+
+def damage_folders(run: Path, expected: dict[str, Any], place: Path, seeds: range) -> Counter[str]:
+    """One damaged or missing file of a run a seed, then any command that reads the run."""
+    outcomes: Counter[str] = Counter()
+    for seed in seeds:
+        rng = random.Random(seed)
+        command = rng.choice(["probe", "probe", "fit", "runs", "runs", "runs", "report"])
+        with copied(run, place / str(seed)) as copy:
+            files = sorted(path for path in copy.rglob("*") if path.is_file() and not path.name.endswith(".lock"))
+            # Each kind of file as often as any other.
+            folder = rng.choice(["", "checkpoints", "samples", "pictures"])
+            path = rng.choice([file for file in files if str(file.parent.relative_to(copy)) in (folder or ".")])
+            before, kind = path.read_bytes(), "missing"
+            if rng.random() < 0.1:
+                path.unlink()
+            else:
+                damage = rng.choice(DAMAGES)
+                path.write_bytes(damage(bytearray(before), rng))
+                kind = damage.__name__
+            outcome = check_outcome(command, path, copy, place / str(seed) / "out", expected[command])
+        outcomes[f"{command}, {folder or path.name}, {kind}: {outcome}"] += 1
+    return outcomes
+
+
+def test_damaged_checkpoints(tiny_run: Path, expected: dict[str, Any], tmp_path: Path) -> None:
+    outcomes = damage_checkpoints(tiny_run, expected, tmp_path, range(16))
+    assert sum(outcomes.values()) == 16
+
+
+def test_damaged_run_folders(tiny_run: Path, expected: dict[str, Any], tmp_path: Path) -> None:
+    outcomes = damage_folders(tiny_run, expected, tmp_path, range(1000, 1016))
+    assert sum(outcomes.values()) == 16
+
+
+@pytest.mark.slow
+def test_500_damaged_checkpoints(tiny_run: Path, expected: dict[str, Any], tmp_path: Path) -> None:
+    outcomes = damage_checkpoints(tiny_run, expected, tmp_path, range(2000, 2500))
+    print(json.dumps(dict(sorted(outcomes.items())), indent=1))
+
+
+@pytest.mark.slow
+def test_500_damaged_run_folders(tiny_run: Path, expected: dict[str, Any], tmp_path: Path) -> None:
+    outcomes = damage_folders(tiny_run, expected, tmp_path, range(3000, 3500))
+    print(json.dumps(dict(sorted(outcomes.items())), indent=1))

@@ -1,0 +1,260 @@
+"""How runs end: nothing that fails in a probe, on the disk or by a signal is lost without a word."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from probediff.__main__ import main
+from probediff.callbacks import AssignmentAccuracy, FixedNoiseGeneration
+from probediff.commands.fit import fit as fit_command
+from probediff.exceptions import NonFiniteLossError
+from probediff.probing.shared_pass import run_pass
+from probediff.runs.folder import RunFolder
+from probediff.runs.lock import hold, release
+from probediff.runs.results import ProbeResult
+from tests.commands import forked
+from tests.conftest import TINY_RUN
+
+ROOT = Path(__file__).parents[2]
+COMMAND = ["--config", str(ROOT / "configs" / "digits.yaml"), *TINY_RUN]
+
+
+def measured(folder: Path) -> dict[tuple[int, str], Any]:
+    """Values by step and probe, without what clocks say."""
+    records = RunFolder(folder).records()
+    return {(r["step"], r["probe"]): r["values"] for r in records if r["probe"] not in ("timing", "training", "pass")}
+
+
+def errors(folder: Path) -> dict[tuple[int, str], str]:
+    """Why there is no result, by step and probe."""
+    return {(r["step"], r["probe"]): r["error"] for r in RunFolder(folder).records() if r.get("error")}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("no convergence"),
+        IndexError("list index out of range"),
+        torch.linalg.LinAlgError("singular"),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        OSError(errno.EIO, "Input/output error"),
+        NonFiniteLossError("inside a probe"),
+        KeyError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_whatever_a_probe_raises_is_a_record(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(self: Any, *_: Any) -> ProbeResult:
+        raise error
+
+    monkeypatch.setattr(AssignmentAccuracy, "measure", fail)
+    monkeypatch.setattr(FixedNoiseGeneration, "finish", fail)
+    with pytest.warns(UserWarning, match="assignment_accuracy has no result at step 2"):
+        assert fit_command([*COMMAND, "--run_dir", str(tmp_path / "run")]) == 0
+    words = errors(tmp_path / "run")
+    names = {(step, "assignment_accuracy") for step in (0, 2, 4)} | {(4, "fixed_noise_generation_final")}
+    assert words.keys() == names
+    assert all(type(error).__name__ in text for text in words.values())
+    assert "assignment_accuracy has no result, or only a part, at step 0, 2, 4: " in capsys.readouterr().out
+    assert (0, "checkpoint_similarity_final") in measured(tmp_path / "run")
+    assert RunFolder(tmp_path / "run").is_finished()
+
+
+@pytest.mark.parametrize("value", [0.5, float("nan")])
+def test_degenerate_samples_do_not_end_a_run(value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the last step as well, where the probes look back."""
+
+    def degenerate(*arguments: Any) -> Any:
+        event = run_pass(*arguments)
+        event.x_0.fill_(value)
+        return event
+
+    monkeypatch.setattr("probediff.callbacks.coordinator.run_pass", degenerate)
+    assert fit_command([*COMMAND, "--run_dir", str(tmp_path / "run")]) == 0
+    assert RunFolder(tmp_path / "run").is_finished()
+    assert {"pixel_correlation", "checkpoint_similarity_final"} <= {probe for _, probe in errors(tmp_path / "run")}
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "text"])
+@pytest.mark.parametrize("step", [0, 2])
+def test_damaged_samples_cost_their_own_comparison_only(
+    damage: str, step: int, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    path = RunFolder(run).sample_path(step)
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 4
+    path.write_bytes({"flipped": content, "cut": content[:-500], "empty": b"", "text": b"no samples"}[damage])
+    whole = measured(tiny_run)
+    assert fit_command([*COMMAND, "--run_dir", str(run), "--resume=auto", "--trainer.max_steps=5"]) == 0
+    words = errors(run)
+    assert set(words) == {(step, "checkpoint_similarity_final"), (5, "fixed_noise_generation_final")}
+    assert f"step={step:08d}.safetensors" in words[step, "checkpoint_similarity_final"]
+    assert "checkpoint_similarity_final has no result, or only a part, at step" in capsys.readouterr().out
+    now = measured(run)
+    other = {0: 2, 2: 0}[step]
+    assert now[other, "checkpoint_similarity_final"]["final_step"] == 5
+    assert all(now[key] == whole[key] for key in whole if not key[1].endswith(("_final", "run")))
+
+
+@contextmanager
+def disk_that_is_full(monkeypatch: pytest.MonkeyPatch, from_step: int) -> Iterator[None]:
+    """Nothing reaches the disk any more from the event of ``from_step`` on."""
+    fsync, full = os.fsync, from_step < 0
+
+    def sync(descriptor: int) -> None:
+        if full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    def filling(model: Any, *others: Any) -> Any:
+        nonlocal full
+        full = full or model.step >= from_step
+        return run_pass(model, *others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", sync)
+        patch.setattr("probediff.callbacks.coordinator.run_pass", filling)
+        yield
+
+
+def test_a_disk_that_stays_full_is_told_by_status_and_last_line(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    with disk_that_is_full(monkeypatch, from_step=2), pytest.warns(UserWarning, match="No space left"):
+        assert fit_command([*COMMAND, "--run_dir", str(run)]) == 74
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(f"LOST, because it could not be written to {run}: ")
+    for lost in ("samples of step 2, 4", "checkpoint of step 4", "records of step 2, 4"):
+        assert lost in last
+    assert {record["step"] for record in RunFolder(run).records()} == {0}
+    # Nothing that is there is damaged, and a start on the full disk is refused in words.
+    before = measured(run)
+    with disk_that_is_full(monkeypatch, from_step=-1):
+        assert fit_command([*COMMAND, "--run_dir", str(run), "--resume=auto"]) == 1
+    error = capsys.readouterr().err
+    assert "No space left on device" in error
+    assert "Traceback" not in error
+    assert measured(run) == before
+    # With space again it becomes the run that it would have been.
+    assert fit_command([*COMMAND, "--run_dir", str(run), "--resume=auto"]) == 0
+    assert measured(run) == measured(tiny_run)
+
+
+def test_probe_on_a_full_disk_says_what_is_lost(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save = RunFolder.save_samples
+
+    def full(self: RunFolder, step: int, x_0: torch.Tensor) -> None:
+        if step == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(self, step, x_0)
+
+    monkeypatch.setattr(RunFolder, "save_samples", full)
+    arguments = ["probe", str(tiny_run), "--out", str(tmp_path / "out"), "--device=cpu", "--progress=false"]
+    with pytest.warns(UserWarning, match="samples could not be written"):
+        assert main(arguments) == 74
+    assert capsys.readouterr().out.splitlines()[-1].startswith("LOST, because it could not be written: samples of step")
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+@pytest.mark.parametrize("delay", [0.3, 2.0])
+def test_a_signal_in_the_first_seconds_is_told_in_words(number: int, status: int, delay: float, tmp_path: Path) -> None:
+    """A real process, while it imports."""
+    command = [sys.executable, "-m", "probediff", "fit", *COMMAND, "--run_dir", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
+    time.sleep(delay)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == status, output
+    assert f"probediff fit: stopped by {signal.Signals(number).name}" in output
+    assert "Traceback" not in output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
+    """Within a long pass, which would go on to its next batch; the checkpoint of its step is there."""
+    run, log = tmp_path / "run", tmp_path / "log"
+    many = ["--probing.settings.num_samples=4000", "--probing.settings.batch_size=4000"]
+    process = forked.start(["fit", *COMMAND, *many, "--run_dir", str(run)], log)
+    wait_until(lambda: bool(RunFolder(run).checkpoints()))
+    assert process.pid is not None
+    for _ in range(2):
+        os.kill(process.pid, signal.SIGINT)
+        time.sleep(0.1)
+    assert forked.wait(process) == 130
+    output = log.read_text()
+    assert "SIGINT: saving and stopping; Ctrl-C again stops at once" in output
+    assert "go on" in output
+    assert "Traceback" not in output
+    assert RunFolder(run).checkpoints()
+
+
+def test_two_probes_of_one_folder(tiny_run: Path, tmp_path: Path) -> None:
+    """One works, the other says who does; no record is doubled."""
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    arguments = ["probe", str(run), "--device=cpu", "--progress=false"]
+    logs = [tmp_path / f"log{k}" for k in range(2)]
+    processes = [forked.start(arguments, log) for log in logs]
+    statuses = [forked.wait(process) for process in processes]
+    records = RunFolder(run / "probes" / "replay" / "num_steps=0008").records()
+    keys = [(record["step"], record["probe"]) for record in records]
+    assert len(keys) == len(set(keys)) > 20
+    told = [log.read_text() for log, status in zip(logs, statuses, strict=True) if status]
+    # The second may come when the first has ended, and then finds everything there.
+    assert all("is at work in" in text and "another --out" in text for text in told)
+    assert statuses.count(0) >= 1
+
+
+def test_a_folder_that_another_process_probes(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out" / "num_steps=0008"
+    holding = "import sys,time;from pathlib import Path;from probediff.runs.lock import hold;hold(Path(sys.argv[1]))"
+    holding += ";print(flush=True);time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", holding, str(out)], stdout=subprocess.PIPE, cwd=ROOT)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert main(["probe", str(tiny_run), "--out", str(tmp_path / "out"), "--device=cpu"]) == 1
+        assert f"process {process.pid} is at work in {out}" in capsys.readouterr().err
+        assert [path.name for path in out.iterdir()] == ["process.lock"]
+    finally:
+        process.kill()
+        process.wait()
+    assert hold(out, wait_sec=5)
+    release(out)
+
+
+def test_another_number_of_processes_is_told(tiny_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    path = RunFolder(run).checkpoint_path(4)
+    checkpoint = torch.load(path, weights_only=True)
+    assert checkpoint["callbacks"]["Probing"]["num_processes"] == 1
+    checkpoint["callbacks"]["Probing"]["num_processes"] = 8
+    torch.save(checkpoint, path)
+    with pytest.warns(UserWarning, match=r"goes on with 1 process\(es\), before 8"):
+        assert fit_command([*COMMAND, "--run_dir", str(run), "--resume=auto", "--trainer.max_steps=5"]) == 0
