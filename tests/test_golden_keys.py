@@ -34,8 +34,16 @@ BEFORE = {
     "vary": ["NOISES", "MODEL"],
     "whitening": ["MODEL"],
 }
-#: Files that are new: what each probe of a run records, and how reports and dashboards show it.
-NEW_FILES = {"catalogue.json"}
+#: Files that are new: how reports and dashboards show what a probe records, which images a run has, and locks.
+NEW_FILES = {"catalogue.json", "data.json", "process.lock", "writing.lock"}
+#: Keys of records and metadata that are new, in whatever part: everything else that a number depends on.
+RECORDED_NOW = {
+    *("device", "cpu_capability", "num_threads", "num_processes", "tf32", "deterministic", "torch", "batch_size"),
+    *("weights_sha256", "images_sha256", "features_sha256", "noises_sha256", "statistics_images_sha256", "sha256"),
+    *("exif_orientation", "alpha", "resize", "version", "shape", "pixel_shape", "statistics_images"),
+    *("weights", "prompt", "negative_prompt", "guidance_scale", "centred", "drawn_on", "strengths", "noises"),
+    *("noise_seed", "num_targets", "num_samples", "state_dtype", "origin", "sha256 of what follows"),
+}
 #: Names that are new on purpose, as ``section: part: name``.
 ADDED = {
     "options: dashboard: options: --dry_run",
@@ -64,8 +72,17 @@ def as_lines(value: Any, prefix: str = "") -> Iterator[str]:
 def changes(names: dict[str, Any], golden: dict[str, Any]) -> tuple[set[str], set[str]]:
     """The names that were added, those in new files apart, and those that were removed."""
     now, then = set(as_lines(names)), set(as_lines(golden))
-    added = {line for line in now - then if PurePosixPath(line.split(": ")[1]).name not in NEW_FILES}
-    return added, then - now
+    return {line for line in now - then if not is_recorded_now(line)}, then - now
+
+
+def is_recorded_now(line: str) -> bool:
+    """Whether a name is of a new file, or a new key of a record."""
+    section, *names = line.split(": ")
+    if section in ("options", "configuration", "wandb"):
+        return False
+    if {PurePosixPath(name).name for name in names} & NEW_FILES:
+        return True
+    return names[-1].rpartition(".")[2] in RECORDED_NOW or ".options." in f".{names[-1]}"
 
 
 def on_purpose(lines: set[str], sections: set[str]) -> set[str]:

@@ -68,11 +68,11 @@ class FitCLI(LightningCLI):
 
     Args:
         arguments: of the command line.
-        owning: the run's folder is owned until it is closed.
+        owning: the run's folder is owned until it is closed, which is the end of this object by default.
     """
 
-    def __init__(self, arguments: list[str], owning: ExitStack) -> None:
-        self._owning = owning
+    def __init__(self, arguments: list[str], owning: ExitStack | None = None) -> None:
+        self._owning = owning or ExitStack()
         accept_old_names(_PARSER_MODE)
         super().__init__(
             DiffusionModule,

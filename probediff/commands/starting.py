@@ -69,13 +69,14 @@ class Start:
             raise ValueError(
                 f"{self.run_dir} already holds a run; go on with it by --resume auto, or give another --run_dir"
             )
-        if not (stored := self.folder.config()):
-            raise ValueError(
-                f"{self.run_dir} must say in {CONFIG} what its run is, got none, so that nothing can be compared; "
-                f"restore it from a copy, or start another run with another --run_dir"
+        if stored := self.folder.config():
+            self._changes, refused = compare_configs(stored, yaml.safe_load(self.config_text), defaults)
+            refuse(self.run_dir, refused)
+        else:
+            warnings.warn(
+                f"{self.run_dir} has no {CONFIG}: whether this start has the settings of its run is not known",
+                stacklevel=2,
             )
-        self._changes, refused = compare_configs(stored, yaml.safe_load(self.config_text), defaults)
-        refuse(self.run_dir, refused)
 
     def choose_checkpoint(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Find the checkpoint that ``--resume`` asks for; all processes find the same one.
@@ -133,7 +134,7 @@ class Start:
             )
         self.folder.create()
         record_trial(self.run_dir)
-        if not goes_on:
+        if not (goes_on and self.folder.config_path.exists()):
             self.folder.save_config(self.config_text)
         if images is not None:
             write_json(self.run_dir / DATA, fingerprint(images))

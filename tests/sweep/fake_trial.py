@@ -11,15 +11,18 @@ import os
 import signal
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
-from probediff.sweep.lineage import claim_trial_folder
+from probediff.sweep.lineage import claim_trial_folder, record_trial
 
 
 def main() -> int:
     options = dict(argument.removeprefix("--").split("=", 1) for argument in sys.argv[1:])
-    folder = claim_trial_folder()
+    owning = ExitStack()
+    folder = claim_trial_folder(owning)
     assert folder is not None
+    record_trial(folder)
     asked: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: None if "deaf" in options else asked.append(number))
     steps = int(options.get("steps", "3"))

@@ -90,9 +90,7 @@ def test_an_agent_runs_the_smoke_sweep(folder: Path) -> None:
     assert not RunFolder(stopped).is_finished()
     step = max(int(path.stem.removeprefix("step=")) for path in (stopped / "checkpoints").iterdir())
 
-    failed = runs / "pixel_correlation.k=0,seed_everything=10"
     assert "pixel_correlation.k must be at least 1, got 0" in log.read_text()
-    assert RunFolder(failed).records() == []
     finished = runs / "pixel_correlation.k=5,seed_everything=0"
     assert_trained(finished, FIRST)
 
@@ -104,7 +102,7 @@ def test_an_agent_runs_the_smoke_sweep(folder: Path) -> None:
     assert RunFolder(stopped).lineage()["trial"] == "three"
     assert RunFolder(finished).lineage()["continues"] == []
     assert RunFolder(stopped).lineage()["id"] != RunFolder(finished).lineage()["id"]
-    assert {path.name for path in runs.iterdir()} == {failed.name, finished.name, stopped.name}
+    assert {path.name for path in runs.iterdir()} == {finished.name, stopped.name}
     losses = [[r["values"] for r in RunFolder(f).records() if r["probe"] == "training"] for f in (finished, stopped)]
     assert json.dumps(losses[0]) != json.dumps(losses[1]), "each has its own seed"
     assert {path.name.rpartition("-")[2] for path in stopped.glob("wandb/offline-run-*")} == {"two", "three"}

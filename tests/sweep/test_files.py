@@ -78,7 +78,7 @@ def test_every_value_reaches_the_configuration_and_the_object(
     monkeypatch.chdir(ROOT)
     devices = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--wandb.mode=disabled"]
     cli = FitCLI([*command[5:], *devices, f"--run_dir={tmp_path}"])
-    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    config = yaml.safe_load(cli.start.config_text)
     for key, value in values.items():
         assert recorded(config, key) == value
         assert ARRIVES[key](cli) == value

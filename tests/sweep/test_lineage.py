@@ -29,6 +29,10 @@ def no_sweep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+#: What the processes own that a test pretends to be; they never end.
+OWNED: list[ExitStack] = []
+
+
 def under_agent(monkeypatch: pytest.MonkeyPatch, run_id: str, values: dict[str, Any] | None = None) -> Path:
     """Claim as the process that an agent starts, in a fresh process as far as locks go."""
     monkeypatch.setattr(lock, "_held", {})
@@ -37,7 +41,8 @@ def under_agent(monkeypatch: pytest.MonkeyPatch, run_id: str, values: dict[str, 
     monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
     monkeypatch.setenv("WANDB_RUN_ID", run_id)
     monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", f"{run_id}.yaml")
-    folder = claim_trial_folder(ExitStack())
+    OWNED.append(ExitStack())
+    folder = claim_trial_folder(OWNED[-1])
     assert folder is not None
     record_trial(folder)
     return folder
