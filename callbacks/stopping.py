@@ -27,7 +27,11 @@ class StopRequest:
         if threading.current_thread() is not threading.main_thread():
             return
 
+        process = os.getpid()
+
         def remember(number: int, frame: FrameType | None) -> None:
+            if os.getpid() != process:
+                return  # A process that reads data: the run still needs its batch.
             name = signal.Signals(number).name
             # A terminal sends Ctrl-C to all processes of a run, and the first one hands it on: only there it counts.
             if self.signal_name == name == "SIGINT" and trainer.is_global_zero:

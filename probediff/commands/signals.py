@@ -1,5 +1,6 @@
 """Signals while nothing is being trained: a command ends at once, in words. Nothing heavy is imported."""
 
+import os
 import signal
 import sys
 import threading
@@ -20,16 +21,19 @@ def stop_at_once() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.signal(number, _stop) for number in _SIGNALS}
+    process = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        # A terminal sends Ctrl-C to all processes; those that read data end with the one that they read for.
+        if os.getpid() == process:
+            raise StoppedAtOnce(signal.Signals(number).name)
+
+    previous = {number: signal.signal(number, stop) for number in _SIGNALS}
     try:
         yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise StoppedAtOnce(signal.Signals(number).name)
 
 
 def tell_stop(name: str, stop: BaseException, cure: str) -> int:

@@ -17,7 +17,7 @@ from probediff.denoisers import EpsModel, UNet
 from probediff.files import load_strictly, read_checkpoint
 from probediff.models.base import ProbeModel, Weights, conventions_of
 from probediff.runs.by_step import step_of
-from probediff.runs.configuration import CONFIG
+from probediff.runs.configuration import CONFIG, has_checksum
 from probediff.runs.folder import CHECKPOINTS, RunFolder
 from probediff.schedule import NoiseSchedule
 
@@ -86,6 +86,9 @@ def read_run_config(run: str | Path) -> dict[str, Any]:
     config = RunFolder(run).config()
     if missing := [key for key in ("model", "network", "data") if key not in config]:
         raise ValueError(f"{path} must be written by `probediff fit`, got a file without {', '.join(missing)}")
+    # Earlier versions wrote no checksum, but always all sections.
+    if "trainer" in config and not has_checksum(path) and _LAST_SECTION not in config:
+        raise ValueError(f"{path} must hold all that `probediff fit` wrote, got a part: it was cut short; restore it")
     return config
 
 
@@ -108,6 +111,10 @@ def run_of(path: Path) -> Path:
         f"{path} must lie in a run of `probediff fit` or in its folder checkpoints, got no config.yaml beside it or "
         "above: copy the run's config.yaml there; a published checkpoint is loaded by load_published"
     )
+
+
+#: Of a configuration of versions without checksums.
+_LAST_SECTION = "whitening"
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,7 @@ def _probe(task: ProbeTask, recorder: Recorder, device: torch.device, progress: 
         if not task.folder.records():
             task.folder.create().save_config(task.config_text)
         task.folder.reopen()
+        recorder.tracker.send_again()
     _barrier()
     images = task.images
     if pending and task.samples_of_step is not None:

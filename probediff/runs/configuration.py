@@ -56,6 +56,12 @@ def read_provenance(run: Path) -> dict[str, str]:
     return read_header(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else {}
 
 
+def has_checksum(path: Path) -> bool:
+    """Whether a file begins with a checksum, as those of earlier versions do not."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return file.readline().startswith(_CHECKSUM)
+
+
 def read_history(run: Path) -> list[dict[str, Any]]:
     """What `append_history` wrote, oldest first.
 

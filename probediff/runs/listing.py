@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from probediff.runs.configuration import CONFIG, HISTORY
 from probediff.runs.folder import ERROR, FINISHED, PARTS, RECORDS, RunFolder
 from probediff.runs.grouping import max_steps_of
 from probediff.runs.lock import is_held
@@ -121,9 +122,9 @@ def _state(folder: RunFolder, records: list[dict[str, Any]], quiet_sec: float) -
 
 
 def _failure(folder: RunFolder) -> str:
-    """The last line of the traceback, unless the run was started again since: that writes its configuration anew."""
-    error, config = folder.path / ERROR, folder.config_path
-    if not error.is_file() or (config.is_file() and config.stat().st_mtime > error.stat().st_mtime):
+    """The last line of the traceback, unless the run was started again since: that writes what it is, or a change."""
+    error, starts = folder.path / ERROR, (folder.path / CONFIG, folder.path / HISTORY)
+    if not error.is_file() or any(p.is_file() and p.stat().st_mtime > error.stat().st_mtime for p in starts):
         return ""
     lines = [line for line in error.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     # Continued messages are indented or plain text; the line with the exception's name says most.

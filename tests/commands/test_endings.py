@@ -258,3 +258,22 @@ def test_another_number_of_processes_is_told(tiny_run: Path, tmp_path: Path) -> 
     torch.save(checkpoint, path)
     with pytest.warns(UserWarning, match=r"goes on with 1 process\(es\), before 8"):
         assert fit_command([*COMMAND, "--run_dir", str(run), "--resume=auto", "--trainer.max_steps=5"]) == 0
+
+
+def test_ctrl_c_in_a_terminal_reaches_the_data_workers_too(tmp_path: Path) -> None:
+    """The whole process group gets it; the run still saves, and is told to stop once."""
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "probediff", "fit", *COMMAND, "--data.num_workers=1", "--run_dir", str(run)]
+    command += ["--trainer.max_steps=100000"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, start_new_session=True
+    )
+    wait_until(lambda: 2 in RunFolder(run).checkpoints() or process.poll() is not None, seconds=120)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert output.count("SIGINT: saving and stopping") == 1
+    assert "stopped by SIGINT" in output
+    assert "--resume auto" in output
+    assert "Traceback" not in output
+    assert max(RunFolder(run).checkpoints()) >= 2
