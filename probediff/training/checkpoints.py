@@ -9,15 +9,17 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from packaging.version import Version
 
 from probediff.files import read_checkpoint, remove_partials, whole_file
 from probediff.runs.by_step import step_of
 from probediff.runs.folder import checkpoints_in
 
-_NEEDED = (
-    *("state_dict", "global_step", "epoch", "loops", "optimizer_states", "lr_schedulers", "callbacks"),
-    "pytorch-lightning_version",
-)
+#: What Lightning reads of a checkpoint, and the types.
+_NEEDED = {
+    **{"state_dict": dict, "loops": dict, "callbacks": dict, "optimizer_states": list, "lr_schedulers": list},
+    **{"global_step": int, "epoch": int, "pytorch-lightning_version": str},
+}
 
 
 class _WholeFileIO(TorchCheckpointIO):
@@ -68,13 +70,15 @@ def load_checkpoint(path: Path, trainer: L.Trainer, module: L.LightningModule) -
         ValueError: it is damaged in any way, no checkpoint of a training, or one of another model; it says why.
     """
     checkpoint = read_checkpoint(path, mmap=True)
-    if missing := [name for name in _NEEDED if not isinstance(checkpoint, dict) or name not in checkpoint]:
+    content = checkpoint if isinstance(checkpoint, dict) else {}
+    if missing := [name for name, kind in _NEEDED.items() if not isinstance(content.get(name), kind)]:
         raise ValueError(f"{path} is no checkpoint of a training: it lacks {', '.join(missing)}")
     if step_of(path) not in (None, checkpoint["global_step"]):
         raise ValueError(
             f"{path} must be of the step in its name, got step {checkpoint['global_step']}; it was renamed"
         )
     try:
+        Version(checkpoint["pytorch-lightning_version"])
         _check_weights(checkpoint["state_dict"], module.state_dict())
         _check_optimizer(checkpoint, [p.shape for p in module.parameters() if p.requires_grad])
         _check_structure(checkpoint["loops"]["fit_loop"], trainer.fit_loop.state_dict(), "loops.fit_loop")

@@ -272,6 +272,8 @@ def replacing(value: Any, *keys: Any) -> Callable[[dict[str, Any]], None]:
         replacing(4, "global_step"),
         replacing(torch.zeros(2, 2), "state_dict", "eps_model.unet.out.2.bias"),
         without("pytorch-lightning_version"),
+        replacing("text", "pytorch-lightning_version"),
+        replacing({}, "lr_schedulers"),
     ],
 )
 def test_a_checkpoint_that_lacks_a_part_is_passed_over(
