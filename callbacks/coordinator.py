@@ -1,13 +1,14 @@
 """The schedule and the shared pass: at due steps save a checkpoint, generate, invert, and ask every probe."""
 
 import math
+import shutil
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any
 
 import lightning as L
@@ -65,7 +66,7 @@ class Probing(L.Callback):
         self._due: frozenset[int] = frozenset()
         self._restored: dict[str, Any] | None = None
         self._num_processes = 1
-        self._nothing_kept: TemporaryDirectory[str] | None = None
+        self._nothing_kept: str | None = None
         self._loss_sum = torch.zeros((), dtype=torch.float64)
         self._loss_count = 0
         self._interval_start = time.perf_counter()
@@ -86,8 +87,8 @@ class Probing(L.Callback):
         real_images = data.real_images if isinstance(data, ImageDataModule) else None
         self.context = ProbeContext(self.settings, model.image_shape, folder, real_images, model.pixels)
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self._nothing_kept = TemporaryDirectory(prefix="probediff-")
-            folder = RunFolder(self._nothing_kept.name)
+            self._nothing_kept = mkdtemp(prefix="probediff-")
+            folder = RunFolder(self._nothing_kept)
             self.context = least_work(replace(self.context, folder=folder), self.probes, pl_module.schedule)
             self.settings = self.context.settings
         for probe in self.probes:
@@ -124,7 +125,8 @@ class Probing(L.Callback):
         if trainer.is_global_zero:
             folder.create()
         model = module.probe_model(self.settings.weights, self.settings.ema_rate)
-        tracker = Tracker(folder, trainer.loggers)
+        # Lightning's stand-ins for loggers in a trial run seem to have every method.
+        tracker = Tracker(folder, [] if trainer.fast_dev_run else trainer.loggers)  # type: ignore[attr-defined]
         self.recorder = Recorder(self.probes, self.context, tracker, conventions_for(self.settings, model))
         self._due = self.schedule.until(int(trainer.estimated_stepping_batches))
         self._num_processes = trainer.world_size
@@ -149,6 +151,11 @@ class Probing(L.Callback):
             self._finish_event(step)
         elif step in self._due:
             self._probe(trainer, module, save=not folder.checkpoint_path(step).exists())
+        elif not folder.checkpoint_path(step).exists():
+            # A run that branches off from another one: it can go on from here, whatever comes.
+            self._save(trainer, module)
+        if folder.checkpoint_path(step).exists():
+            module.last_checkpoint = folder.checkpoint_path(step)
 
     def on_train_batch_end(  # type: ignore[override]
         self, trainer: L.Trainer, pl_module: DiffusionModule, outputs: dict[str, torch.Tensor], batch: object, _: int
@@ -183,8 +190,15 @@ class Probing(L.Callback):
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Give the signals back."""
         self.stop.uninstall()
+        self._forget_trial_run()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Lightning does not tear down what fails."""
+        self._forget_trial_run()
+
+    def _forget_trial_run(self) -> None:
         if self._nothing_kept is not None:
-            self._nothing_kept.cleanup()
+            shutil.rmtree(self._nothing_kept, ignore_errors=True)
 
     def losses(self) -> list[str]:
         """What of the run could not be kept, such as ``samples of step 5, 10``; empty if nothing is missing."""

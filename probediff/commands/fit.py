@@ -37,6 +37,7 @@ from probediff.commands.starting import BeginRun, Start
 from probediff.data import ImageDataModule
 from probediff.denoisers import UNet
 from probediff.exceptions import StoppedBySignalError, WorkerDiedError
+from probediff.files import whole_file
 from probediff.runs.folder import ERROR, RunFolder
 from probediff.runs.grouping import group_of
 from probediff.runs.lock import WAIT_SEC, owned
@@ -176,17 +177,21 @@ class FitCLI(LightningCLI):
                 # Runs that differ by their seed only are one group, whose mean and range dashboards show.
                 settings = replace(settings, group=group_of(yaml.safe_load(self._config_text()), self.config_name))
             kwargs["logger"] = False if settings.mode == "disabled" else FailsafeWandbLogger(settings, self.run_dir)
-        added: list[L.Callback] = [BeginRun(self.start)]
+        # Of a trial run nothing is kept.
+        added: list[L.Callback] = [] if self.is_trial_run else [BeginRun(self.start)]
         if chosen.enable_progress_bar is not False:
             added.append(TQDMProgressBar(refresh_rate=10))
         if chosen.enable_model_summary is not False:
             added.append(ModelSummary(max_depth=1))
         listed = chosen.callbacks or []
-        kwargs["callbacks"] = [*added, *(listed if isinstance(listed, list) else [listed])]
+        kwargs["callbacks"] = [*(listed if isinstance(listed, list) else [listed]), *added]
         return super().instantiate_trainer(default_root_dir=str(self.run_dir), **kwargs)
 
     def _config_text(self) -> str:
-        return str(self.parser.dump(self.config, skip_unset=False))
+        # Where it lies and how it was started is no part of what a run is: a copy of it would go on in its place.
+        config = self.config.clone()
+        config.run_dir = config.resume = None
+        return str(self.parser.dump(config, skip_unset=False))
 
 
 def quiet_libraries() -> None:
@@ -256,7 +261,8 @@ def _errors_in(start: Start) -> Iterator[None]:
         if start.begun:
             path = run_dir / ERROR
             with suppress(OSError):  # the error may be that nothing can be written
-                path.write_text(traceback.format_exc(), encoding="utf-8")
+                with whole_file(path) as file:
+                    file.write(traceback.format_exc().encode())
                 shown.add_note(f"The traceback is in {path}")
         if shown is error:
             raise

@@ -90,7 +90,7 @@ def _probe(arguments: list[str]) -> int | None:
     enabled = [objects[name] for name in available_probes() if objects[name].enabled]
     lost = [line for task in tasks for line in _run(task, enabled, objects, device)]
     for task in tasks:
-        print_once(_summary(task, source))
+        print_once(_summary(task, source, objects.denoiser))
     if lost:
         print_once(f"\nLOST, because it could not be written: {'; '.join(lost)}")
         return STATUS_LOST
@@ -142,6 +142,8 @@ def build_tasks(source: Source, options: Any) -> list[ProbeTask]:
     if options.denoiser == "gaussian":
         if source.run is None:
             raise ValueError("--denoiser gaussian needs the images of a run: give a run folder as MODEL")
+        if options.checkpoints not in ("all", "last"):
+            raise ValueError(f"--checkpoints must be left out for --denoiser gaussian, got {options.checkpoints}")
         gaussian = fit_gaussian(source.run)
         kind, steps, load = "gaussian", [gaussian.step], lambda step: gaussian
     images, samples_of_step, num_samples = None, None, options.settings.num_samples
@@ -220,9 +222,10 @@ def _run(task: ProbeTask, enabled: Sequence[Probe], options: Any, device: torch.
     return [] if tracker is None else [f"{lost} in {task.folder.path}" for lost in tracker.losses()]
 
 
-def _summary(task: ProbeTask, source: Source) -> str:
+def _summary(task: ProbeTask, source: Source, denoiser: str) -> str:
     lines = [f"\n{task.folder.path}", probe_tables(task.folder), *failures_in_words(task.folder)]
-    if source.run is not None:
+    is_replay = task.images is None and task.samples_of_step is None and denoiser == "network"
+    if source.run is not None and is_replay:
         lines += compare_with_run(task.folder, source.run).in_words()
     return "\n".join(lines)
 

@@ -1,6 +1,7 @@
 """How every command is run: what is printed on an error or on Ctrl-C, and the exit status."""
 
 import argparse
+import errno
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,6 +24,9 @@ def describe_error(error: BaseException) -> str | None:
         return f"the device ran out of memory; {cure} ({str(error).splitlines()[0]})"
     if not isinstance(error, _CURABLE):
         return None
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        place = f" to write {error.filename}" if error.filename else ""
+        return f"no space left{place} ({error.strerror}); free some, then give the command again"
     # The parser wraps the error of a class that refuses its arguments into a list of all types that it tried.
     while str(error).startswith("Does not validate against any of") and error.__cause__ is not None:
         error = error.__cause__

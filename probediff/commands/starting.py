@@ -13,15 +13,18 @@ from probediff.data import ImageDataModule
 from probediff.data.base import check_same_images, fingerprint
 from probediff.files import write_json
 from probediff.models.run import run_of
-from probediff.runs.aside import set_aside
+from probediff.runs.aside import set_aside, set_aside_after
 from probediff.runs.changes import Changes, compare_configs, refuse
-from probediff.runs.configuration import CONFIG
+from probediff.runs.configuration import CONFIG, read_history
 from probediff.runs.folder import CHECKPOINTS, DATA, RunFolder
 from probediff.sweep.lineage import record_trial
 from probediff.training.checkpoints import load_checkpoint, newest_loadable
 
 #: What a checkpoint of another run must share with this one; everything else may be new in a run that branches off.
-_SHARED = ("model.loss", "model.schedule", "model.num_train_timesteps", "model.rescale_timesteps", "network.")
+_SHARED = (
+    *("model.loss", "model.schedule", "model.num_train_timesteps", "model.rescale_timesteps", "model.ema_rates"),
+    "network.",
+)
 
 
 @dataclass
@@ -70,7 +73,8 @@ class Start:
                 f"{self.run_dir} already holds a run; go on with it by --resume auto, or give another --run_dir"
             )
         if stored := self.folder.config():
-            self._changes, refused = compare_configs(stored, yaml.safe_load(self.config_text), defaults)
+            measured = {record["probe"] for record in self.folder.records()}
+            self._changes, refused = compare_configs(stored, yaml.safe_load(self.config_text), defaults, measured)
             refuse(self.run_dir, refused)
         else:
             warnings.warn(
@@ -91,8 +95,14 @@ class Start:
             path = newest_loadable(self.run_dir / CHECKPOINTS, trainer, module)
         else:
             path = Path(self.resume)
-            self._check_branch(path)
+            self._check_file(path)
         if path is None:
+            if (history := read_history(self.run_dir)) and not self.holds_run:
+                origin = history[-1].get("checkpoint")
+                raise ValueError(
+                    f"{self.run_dir} must have a checkpoint to go on from, got a branch of {origin} that has none yet; "
+                    f"give --resume {origin} again"
+                )
             return
         self._step = int(load_checkpoint(path, trainer, module)["global_step"])
         if -1 < trainer.max_steps < self._step:
@@ -102,14 +112,24 @@ class Start:
             )
         self.checkpoint = path
 
-    def _check_branch(self, path: Path) -> None:
-        """Whether a checkpoint that was named comes from a run of the same model."""
+    def _check_file(self, path: Path) -> None:
+        """Whether a checkpoint that was named is one of this run, or of a run of the same model to branch off from."""
+        if path.is_dir():
+            raise ValueError(
+                f"--resume must be auto or a checkpoint, got the folder {path}; name a file such as "
+                f"{path}/checkpoints/step=00000100.ckpt, or give --run_dir {path} --resume auto"
+            )
+        if self.holds_run:
+            if path.exists() and path.resolve().parent != (self.run_dir / CHECKPOINTS).resolve():
+                raise ValueError(
+                    f"--resume must be auto or a checkpoint of the run in {self.run_dir}, got {path}; to branch off "
+                    f"from another run give a --run_dir without a run"
+                )
+            return
         try:
             run = run_of(path)
         except FileNotFoundError:
             return  # no configuration beside it: its tensors are compared anyway
-        if self.holds_run or run.resolve() == self.run_dir.resolve():
-            return  # compared already
         _, refused = compare_configs(RunFolder(run).config(), yaml.safe_load(self.config_text), {})
         refuse(run, {key: change for key, change in refused.items() if key.startswith(_SHARED)})
 
@@ -132,6 +152,8 @@ class Start:
             warnings.warn(
                 f"no checkpoint can be gone on with: starting anew; what was there is in {aside}", stacklevel=2
             )
+        elif goes_on and self.resume != "auto" and (later := set_aside_after(self.run_dir, self._step)):
+            warnings.warn(f"what was there of later steps is in {later}", stacklevel=2)
         self.folder.create()
         record_trial(self.run_dir)
         if not (goes_on and self.folder.config_path.exists()):

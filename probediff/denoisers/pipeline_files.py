@@ -88,6 +88,19 @@ def part_folder(folder: Path, name: str) -> Path:
     return folder / name if (folder / name).is_dir() else folder
 
 
+def build_scheduler(spec: object, scheduler_class: Any, config: dict[str, Any]) -> Any:
+    """A scheduler of diffusers with these settings.
+
+    Raises:
+        ValueError: A setting has a value that it cannot have.
+    """
+    try:
+        return scheduler_class(**config)
+    except Exception as error:  # diffusers checks little, so that torch and numpy raise what they like
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{spec} must have a scheduler_config.json that its class can take, got: {reason}") from error
+
+
 def read_scheduler(place: Path, cls: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """A scheduler's settings that a class of diffusers takes, and those that belong to samplers of other classes.
 

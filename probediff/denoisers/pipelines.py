@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from probediff.denoisers.pipeline_files import (
+    build_scheduler,
     find_pipeline,
     import_library,
     load_network,
@@ -125,7 +126,7 @@ def load_pipeline(spec: str) -> Pipeline:
     folder, index = find_pipeline(spec, _FILES, _PIPELINES)
     scheduler_class = _class(folder, index, "scheduler")
     config, left_out = read_scheduler(part_folder(folder, "scheduler"), scheduler_class)
-    scheduler = scheduler_class(**config)
+    scheduler = build_scheduler(spec, scheduler_class, config)
     schedule = convert_schedule(spec, scheduler)
     unet = load_network(_class(folder, index, "unet"), part_folder(folder, "unet"))
     if unet.config.num_class_embeds is not None or unet.config.class_embed_type is not None:

@@ -14,7 +14,13 @@ import torch
 from torch import Tensor
 
 from probediff.ddim import DDIMPath
-from probediff.denoisers.pipeline_files import find_pipeline, import_library, load_network, read_scheduler
+from probediff.denoisers.pipeline_files import (
+    build_scheduler,
+    find_pipeline,
+    import_library,
+    load_network,
+    read_scheduler,
+)
 from probediff.denoisers.pipelines import (
     Autoencoder,
     PlainUNet,
@@ -238,7 +244,7 @@ def _ddim_scheduler(diffusers: Any, folder: Path, is_xl: bool) -> tuple[Any, dic
     # StableDiffusionPipeline sets the offset on every scheduler it is given.
     replaced = {"clip_sample": False} if is_xl else {"clip_sample": False, "steps_offset": 1}
     left_out |= {name: config[name] for name, value in replaced.items() if config.get(name, value) != value}
-    return diffusers.DDIMScheduler(**(config | replaced)), left_out
+    return build_scheduler(folder, diffusers.DDIMScheduler, config | replaced), left_out
 
 
 def _tokenizer(transformers: Any, place: Path) -> Any:

@@ -22,7 +22,6 @@ from probediff.prepare.decoding import DECODING, square_pixels
 from probediff.prepare.sources import ImageFile, list_images
 
 _CHUNK = 256
-# Of sets that are not files: all of them are read in no time, and a set of millions is told apart by as few.
 
 Shape = tuple[int, int, int]
 

@@ -18,7 +18,7 @@ from probediff.probing.recorder import Recorder, conventions_for, pass_request
 from probediff.probing.settings import PassSettings
 from probediff.probing.shared_pass import Advance, PassRequest, run_pass
 from probediff.runs.batches import PartialPass
-from probediff.runs.conditions import WEIGHTS, all_differing_settings, settings_in
+from probediff.runs.conditions import OPTIONS, PROBES, WEIGHTS, all_differing_settings, as_json, settings_in
 from probediff.runs.folder import END_OF_EVENT, RunFolder
 from probediff.runs.lock import owned
 from probediff.runs.results import ResultLogger
@@ -87,7 +87,7 @@ def probe_afterwards(
         for probe in probes:
             probe.check(context)
         conventions = conventions_for(task.settings, first, **task.extra)
-        _check_same(task, conventions)
+        _check_same(task, probes, conventions)
         _barrier()
         return _probe(task, Recorder(probes, context, Tracker(task.folder, loggers), conventions), device, progress)
 
@@ -102,6 +102,7 @@ def _probe(task: ProbeTask, recorder: Recorder, device: torch.device, progress: 
         if not task.folder.records():
             task.folder.create().save_config(task.config_text)
         task.folder.reopen()
+        task.folder.forget_incomplete()
         recorder.tracker.send_again()
     _barrier()
     images = task.images
@@ -123,8 +124,9 @@ def _outdated(task: ProbeTask, probes: Sequence[Probe]) -> list[int]:
     steps = task.folder.sample_steps()
     outdated = set()
     for before, step in itertools.pairwise(steps):
-        for record in (records.get((step, probe.name()), {"values": {}}) for probe in probes):
-            if "error" not in record and record["values"].get("previous_step") != before:
+        for probe in probes:
+            record = records.get((step, probe.name()))
+            if record is None or record["values"].get("previous_step") != before:
                 outdated.add(step)
     return sorted(outdated & task.folder.complete_steps() & set(task.steps))
 
@@ -175,7 +177,7 @@ def _final_samples(task: ProbeTask, model: ProbeModel, device: torch.device, pro
         return run_pass(model, task.settings, PassRequest(invert=False, store=store), advance).x_0
 
 
-def _check_same(task: ProbeTask, wanted: dict[str, Any]) -> None:
+def _check_same(task: ProbeTask, probes: Sequence[Probe], wanted: dict[str, Any]) -> None:
     """Raise ValueError unless what is in the folder already was measured with these settings and weights."""
     cure = f"give another --out, or remove {task.folder.path}"
     records = [record for record in task.folder.records() if record["conventions"]]
@@ -184,8 +186,13 @@ def _check_same(task: ProbeTask, wanted: dict[str, Any]) -> None:
         raise ValueError(
             f"{task.folder.path} was written by an earlier version, which did not record which weights; {cure}"
         )
+    options = {probe.name(): as_json(probe.options()) for probe in probes}
     for record in records:
-        for key, (there, asked) in all_differing_settings(record["conventions"], wanted).items():
+        conventions = {key: value for key, value in record["conventions"].items() if key != OPTIONS}
+        differing = all_differing_settings(conventions, wanted)
+        if record["probe"] == END_OF_EVENT:
+            differing |= all_differing_settings(record.get(PROBES) or {}, options)
+        for key, (there, asked) in differing.items():
             raise ValueError(f"{task.folder.path} holds results with {key}={there!r}, asked for {asked!r}; {cure}")
     for step in weights.keys() & set(task.steps):
         if weights[step] != (digest := task.load(step).digest):

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from probediff.probing.settings import PassSettings
 from probediff.probing.shared_pass import ProbePass
-from probediff.runs.folder import RunFolder
+from probediff.runs.folder import END_OF_EVENT, FINISHED, RunFolder
 from probediff.runs.results import ProbeResult
 from probediff.schedule import NoiseSchedule
+
+#: Names of records that are no probe's.
+RESERVED = (END_OF_EVENT, FINISHED, "training", "pass")
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,19 @@ class Probe:
         """Name of the probe in keys: ``InversionAngles`` -> ``inversion_angles``."""
         return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
 
+    def __init_subclass__(cls, **others: Any) -> None:
+        """Refuse names that records have for something else."""
+        super().__init_subclass__(**others)
+        if cls.name() in RESERVED or cls.name().endswith("_final"):
+            raise ValueError(
+                f"a probe must not be called {cls.name()}, which records have for something else; rename it"
+            )
+
+    def options(self) -> dict[str, Any]:
+        """The arguments that it was made with, beside ``enabled``, as plain types for the records."""
+        names = [name for name in inspect.signature(type(self).__init__).parameters if name not in ("self", "enabled")]
+        return {name: _as_plain(getattr(self, name)) for name in names if hasattr(self, name)}
+
     def check_options(self, least: int, **options: int) -> None:
         """Raise ValueError unless each of the probe's ``options`` is at least ``least``."""
         for name, value in options.items():
@@ -142,3 +159,9 @@ class Probe:
     def finish(self, context: ProbeContext) -> dict[int, ProbeResult]:
         """Results by step that can only be had when training has ended; recorded as ``<name>_final``."""
         return {}
+
+
+def _as_plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_as_plain(part) for part in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from operator import index as whole_number
 from typing import Any
 
 from probediff.exceptions import StoppedBySignalError
@@ -12,7 +13,7 @@ from probediff.models.base import ProbeModel, conditions_of
 from probediff.probing.probe import Probe, ProbeContext
 from probediff.probing.settings import PassSettings
 from probediff.probing.shared_pass import Advance, PassRequest, ProbePass
-from probediff.runs.conditions import WEIGHTS
+from probediff.runs.conditions import OPTIONS, PROBES, WEIGHTS
 from probediff.runs.folder import END_OF_EVENT, FINISHED
 from probediff.runs.results import ProbeResult
 from probediff.runs.tracking import Entry, Tracker
@@ -80,20 +81,26 @@ class Recorder:
                 entries += self.measure(probe, event)
         timing = {f"{e.probe}_seconds": e.extra["seconds"] for e in entries if "seconds" in e.extra}
         timing["event_seconds"] = time.perf_counter() - start
-        self.tracker.log([*entries, Entry(step, END_OF_EVENT, ProbeResult(timing), self.conventions, identity)])
+        asked = identity | {PROBES: {probe.name(): probe.options() for probe in self.probes}}
+        self.tracker.log([*entries, Entry(step, END_OF_EVENT, ProbeResult(timing), self.conventions, asked)])
 
     def measure(self, probe: Probe, event: ProbePass) -> list[Entry]:
         """What one probe finds; none where it has nothing to say."""
         start = time.perf_counter()
         result, errors = ProbeResult(), list[str]()
         with _attempt(probe, event.step, errors):
-            result = probe.measure(event)
+            result = probe.measure(event).checked()
         if errors:
             result = ProbeResult(error=errors[0])
+        conventions = self._conventions_of(probe)
         if not (result.values or result.error):
-            return [Entry(event.step, probe.name(), result, self.conventions)]
+            return [Entry(event.step, probe.name(), result, conventions)]
         extra = {"seconds": round(time.perf_counter() - start, 3)} | identify_weights(event)
-        return [Entry(event.step, probe.name(), result, self.conventions, extra)]
+        return [Entry(event.step, probe.name(), result, conventions, extra)]
+
+    def _conventions_of(self, probe: Probe) -> dict[str, Any]:
+        options = probe.options()
+        return self.conventions | ({OPTIONS: options} if options else {})
 
     def finish(self, last_step: int) -> None:
         """Let the probes look back over the whole run, and close it."""
@@ -101,11 +108,12 @@ class Recorder:
         for probe in self.probes:
             results, errors = dict[int, ProbeResult](), list[str]()
             with _attempt(probe, last_step, errors):
-                results = probe.finish(self.context)
+                results = {whole_number(step): r.checked() for step, r in probe.finish(self.context).items()}
             if errors:
                 results = {last_step: ProbeResult(error=errors[0])}
             entries += [
-                Entry(step, f"{probe.name()}_final", result, self.conventions) for step, result in results.items()
+                Entry(step, f"{probe.name()}_final", result, self._conventions_of(probe))
+                for step, result in results.items()
             ]
         finished = Entry(last_step, FINISHED, ProbeResult({"last_step": float(last_step)}), {})
         self.tracker.log([*entries, finished])
@@ -123,7 +131,16 @@ def _attempt(probe: Probe, step: int, errors: list[str]) -> Iterator[None]:
         yield
     except StoppedBySignalError:
         raise
-    except Exception as error:
-        words = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+    except (Exception, SystemExit) as error:
+        words = describe_failure(error)
         warnings.warn(f"{probe.name()} has no result at step {step}: {words}", stacklevel=4)
-        errors.append(words or type(error).__name__)
+        errors.append(words)
+
+
+def describe_failure(error: BaseException) -> str:
+    """Why something failed, for a record; also of errors that cannot say it."""
+    try:
+        text = str(error)
+    except Exception:
+        text = ""
+    return text if text and isinstance(error, ValueError) else f"{type(error).__name__}: {text}".rstrip(": ")

@@ -1,5 +1,6 @@
 """The pass that all probes share: fixed noise -> samples -> latents, once per checkpoint, sharded over processes."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -160,8 +161,7 @@ def run_pass(
                 latent = invert(state, indices, on_step).x
                 rows["latent"] = latent.float().cpu()
                 if recorder is not None:
-                    distances = recorder.distances(x_T, latent)
-                    rows |= {name: getattr(distances, name) for name in _TRAJECTORY}
+                    rows |= _distances(recorder, x_T, latent)
             if request.store is not None:
                 request.store.save(indices, rows)
         else:
@@ -190,6 +190,17 @@ def _empty_rows(model: ProbeModel, request: PassRequest, sampling_evaluations: i
         shapes = dict.fromkeys(_TRAJECTORY, (0, points)) | {"squared_latent": (0,)}
         rows |= {name: torch.empty(shape, dtype=torch.float64) for name, shape in shapes.items()}
     return rows
+
+
+def _distances(recorder: TrajectoryRecorder, x_T: Tensor, latent: Tensor) -> dict[str, Tensor]:
+    """The batch's rows; NaN where samples or latents are not finite, which the probes say and which ends nothing."""
+    try:
+        distances = recorder.distances(x_T, latent)
+    except ValueError:
+        points = len(recorder.step_fraction)
+        shapes = dict.fromkeys(_TRAJECTORY, (len(x_T), points)) | {"squared_latent": (len(x_T),)}
+        return {name: torch.full(shape, math.nan, dtype=torch.float64) for name, shape in shapes.items()}
+    return {name: getattr(distances, name) for name in _TRAJECTORY}
 
 
 def _trajectory(whole: dict[str, Tensor], sampling_evaluations: int) -> TrajectoryDistances | None:

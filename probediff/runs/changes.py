@@ -1,6 +1,6 @@
 """What may change when a run goes on, and what makes it another run."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -29,7 +29,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def compare_configs(
-    stored: Mapping[str, Any], asked: Mapping[str, Any], defaults: Mapping[str, Any]
+    stored: Mapping[str, Any], asked: Mapping[str, Any], defaults: Mapping[str, Any], measured: Collection[str] = ()
 ) -> tuple[Changes, Changes]:
     """What differs between the configuration of a run and the one it is to go on with.
 
@@ -37,6 +37,7 @@ def compare_configs(
         stored: that of the run.
         asked: that of this start.
         defaults: values of keys that the stored one lacks, because its version did not have them yet.
+        measured: names of probes that have records.
 
     Returns:
         Changes that can be applied, and changes that would make it another run, each as key -> (stored, asked).
@@ -47,20 +48,23 @@ def compare_configs(
         for key in sorted(before.keys() | after.keys())
         if key not in _NOT_COMPARED and not _is_equal(key, before, after)
     }
-    allowed = {key: change for key, change in differing.items() if _may_change(key, before)}
+    allowed = {key: change for key, change in differing.items() if _may_change(key, before, measured)}
     return allowed, {key: change for key, change in differing.items() if key not in allowed}
 
 
 def _is_equal(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
-    if key not in before:  # an argument that the version of the run did not have
-        return True
+    if key not in before:
+        # An argument that the version of the run did not have; or a part of what was no mapping, such as null.
+        sections = key.split(".")[:-1]
+        return not any(".".join(sections[: k + 1]) in before for k in range(len(sections)))
     return bool(before[key] == after.get(key))
 
 
-def _may_change(key: str, before: Mapping[str, Any]) -> bool:
-    """Whether a run can go on with another value; of a probe: on and off, and anything before it is first on."""
+def _may_change(key: str, before: Mapping[str, Any], measured: Collection[str]) -> bool:
+    """Whether a run can go on with another value; of a probe: on and off, and anything before it has measured."""
     section, _, option = key.rpartition(".")
-    if f"{section}.enabled" in before and (option == "enabled" or not before[f"{section}.enabled"]):
+    is_off = not before.get(f"{section}.enabled", True)
+    if f"{section}.enabled" in before and (option == "enabled" or (is_off and section not in measured)):
         return True
     return any(fnmatchcase(key, pattern) for pattern in _MAY_CHANGE)
 
@@ -74,8 +78,8 @@ def refuse(folder: object, refused: Changes) -> None:
                 [
                     f"the run in {folder} has other settings than this start, which cannot change while it goes on:",
                     *lines,
-                    "give them as they are there (its config.yaml as the last --config), or start another run with "
-                    "another --run_dir",
+                    f"give them as they are there, such as by --config {folder}/config.yaml before all other options, "
+                    f"or start another run with another --run_dir",
                 ]
             )
         )

@@ -10,8 +10,12 @@ CONDITIONS = (
 )
 #: Key of a record, not of its conventions, because it is another one at every step: ``ProbeModel.digest``.
 WEIGHTS = "weights_sha256"
-#: What things are called, and how they are stored; beside each stands the digest of its content, which decides.
-NAMES = ("model", "images", "reference", "statistics", "statistics_images", "codes_of", "stored_dtype")
+#: Keys for the options of a probe, in its conventions, and of all probes that were asked, in the record of an event.
+OPTIONS, PROBES = "options", "probes"
+#: What things are called; beside each stands the digest of its content, which decides.
+NAMES = ("model", "images", "reference", "statistics", "statistics_images", "codes_of")
+#: Of checkpoints in another precision: each has its own, and the digest of its weights decides.
+_STORED = "stored_dtype"
 
 
 def settings_in(conventions: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,7 +35,7 @@ def differing_settings(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> d
 def all_differing_settings(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The same of two of this version, where a key that only one of them has is a difference (None); names are none."""
     theirs, ours = settings_in(there), settings_in(as_json(wanted))
-    keys = [key for key in {**ours, **theirs} if key not in NAMES]
+    keys = [key for key in {**ours, **theirs} if key not in (*NAMES, _STORED)]
     return {key: (theirs.get(key), ours.get(key)) for key in keys if theirs.get(key) != ours.get(key)}
 
 

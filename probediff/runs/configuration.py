@@ -5,7 +5,7 @@ Both files begin with a checksum, because one that was cut short is often valid 
 
 import getpass
 import hashlib
-import json
+import math
 import socket
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -36,7 +36,7 @@ def read_first_config(run: Path) -> dict[str, Any]:
     content = _read(run / CONFIG)
     if content is None and not (run / CONFIG).is_file():
         return {}
-    if not isinstance(content, dict):
+    if not (content and isinstance(content, dict)):
         raise ValueError(f"{run / CONFIG} must hold a configuration, got none: it is damaged; restore it from a copy")
     return content
 
@@ -44,6 +44,8 @@ def read_first_config(run: Path) -> dict[str, Any]:
 def read_config(run: Path) -> dict[str, Any]:
     """The configuration as it is now, after all changes; empty where there is none. Raises as `read_first_config`."""
     config = read_first_config(run)
+    if not config:  # without its first form nothing is known
+        return {}
     for entry in read_history(run):
         for key, change in entry["changed"].items():
             _set(config, key, change["to"])
@@ -69,9 +71,16 @@ def read_history(run: Path) -> list[dict[str, Any]]:
         ValueError: The file is damaged.
     """
     content = _read(run / HISTORY) or []
-    if not (isinstance(content, list) and all(isinstance(e, dict) and "changed" in e for e in content)):
+    if not (isinstance(content, list) and all(map(_is_entry, content))):
         raise ValueError(f"{run / HISTORY} must hold a list of changes, got something else; restore it from a copy")
     return content
+
+
+def _is_entry(entry: Any) -> bool:
+    changed = entry.get("changed") if isinstance(entry, dict) else None
+    return isinstance(changed, dict) and all(
+        isinstance(key, str) and isinstance(change, dict) and "to" in change for key, change in changed.items()
+    )
 
 
 def append_history(run: Path, step: int, changed: Mapping[str, tuple[Any, Any]], **others: Any) -> None:
@@ -91,9 +100,8 @@ def append_history(run: Path, step: int, changed: Mapping[str, tuple[Any, Any]],
         **others,
         "provenance": provenance(),
     }
-    # A line of JSON is a line of YAML, too.
-    lines = [json.dumps(line, default=str) for line in [*read_history(run), entry]]
-    _write(run / HISTORY, "".join(f"- {line}\n" for line in lines))
+    lines = (yaml.safe_dump(line, default_flow_style=True, width=math.inf) for line in [*read_history(run), entry])
+    _write(run / HISTORY, "".join(f"- {line}" for line in lines))
 
 
 def _name_user() -> str:

@@ -17,6 +17,7 @@ from probediff.files import load_whole, save_tensors, whole_file, write_json
 from probediff.runs.by_step import files_by_step, name_step, read_arrays, read_first_rows
 from probediff.runs.catalogue import PROBES, Description
 from probediff.runs.configuration import CONFIG, append_history, read_config, read_provenance, write_config
+from probediff.runs.record import Record, read_record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -110,7 +111,8 @@ class RunFolder:
         from PIL import Image
 
         path = self.path / PICTURES / f"{name_step(step)}.{name}.png"
-        Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()).save(path)
+        with whole_file(path, sync=False) as file:
+            Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()).save(file, "PNG")
         return path
 
     def newest_picture(self, name: str) -> tuple[int, Path] | None:
@@ -137,17 +139,14 @@ class RunFolder:
                 file.truncate(size)
                 raise
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[Record]:
         """All records in the order of writing; an incomplete last line, left by a kill, does not count."""
         if not self.records_path.exists():
             return []
         try:
             *lines, _ = self.records_path.read_text(encoding="utf-8").split("\n")
-            records = [json.loads(line) for line in lines if line.strip()]
-            for record in records:
-                if not (isinstance(record, dict) and isinstance(record.get("step"), int) and "probe" in record):
-                    raise ValueError(f"a record needs 'step' and 'probe', got {str(record)[:80]}")
-        except ValueError as error:
+            records = [read_record(line) for line in lines if line.strip()]
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{self.records_path} cannot be read: {error}; is it a run of probediff?") from error
         return records
 
@@ -202,10 +201,16 @@ class RunFolder:
         """Take back what was recorded at the end of the run, and everything after ``last_step``."""
         self._keep(
             lambda record: (
-                not record["probe"].endswith(("_final", FINISHED))
+                record["probe"] != FINISHED
+                and not record["probe"].endswith("_final")
                 and (last_step is None or record["step"] <= last_step)
             )
         )
+
+    def forget_incomplete(self) -> None:
+        """Take back what was recorded of events that were cut short."""
+        complete = self.complete_steps()
+        self._keep(lambda record: record["step"] in complete)
 
     def forget(self, step: int, probes: Collection[str]) -> None:
         """Take back what some probes recorded at a step."""
@@ -249,7 +254,10 @@ class RunFolder:
 
     def data_fingerprint(self) -> dict[str, Any]:
         """Which images the run began with; empty where that is not known."""
-        return _read_mapping(self.path / DATA)
+        known = _read_mapping(self.path / DATA)
+        if not known and (self.path / DATA).exists():
+            raise ValueError(f"{self.path / DATA} must say what the images are, got nothing; restore it, or remove it")
+        return known
 
     def lineage(self) -> dict[str, Any]:
         """Sweep, trial and the starts that it goes on from; empty for a run outside of sweeps."""

@@ -1,7 +1,7 @@
 """Local runs at a glance: which of them train, ended or failed, how far they are, and what they measured last."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -106,7 +106,7 @@ def read_run(path: Path, now: float) -> RunInfo:
     )
 
 
-def _state(folder: RunFolder, records: list[dict[str, Any]], quiet_sec: float) -> tuple[State, str]:
+def _state(folder: RunFolder, records: Sequence[dict[str, Any]], quiet_sec: float) -> tuple[State, str]:
     held = is_held(folder.path)
     if held:
         return "training", ""

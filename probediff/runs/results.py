@@ -1,9 +1,12 @@
 """What one probe found at one step, on its way to the records and to loggers."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from probediff.runs.catalogue import Kind
@@ -30,11 +33,48 @@ class ProbeResult:
     histograms: tuple[str, ...] = ()
     error: str = ""
 
+    def checked(self) -> ProbeResult:
+        """The same with plain numbers, or an error that says what cannot be stored.
+
+        Raises:
+            TypeError, ValueError: a value, array, picture or name that cannot be stored.
+        """
+        for key in (*self.values, *self.arrays, *self.pictures):
+            _check_name(key)
+        values = {key: _number(key, value) for key, value in self.values.items()}
+        for key, array in self.arrays.items():
+            if not isinstance(array, Tensor) or array.is_complex() or array.layout != torch.strided:
+                raise TypeError(f"array {key!r} must be a dense tensor of real numbers, got {_kind(array)}")
+        for key, picture in self.pictures.items():
+            is_tensor = isinstance(picture, Tensor) and picture.dtype == torch.uint8
+            if not is_tensor or picture.ndim != 3 or len(picture) != 3:
+                raise TypeError(f"picture {key!r} must be a (3, H, W) tensor of uint8, got {_kind(picture)}")
+        if missing := [key for key in self.histograms if key not in self.arrays]:
+            raise ValueError(f"histograms must be names of arrays, got {missing[0]!r}; there are {list(self.arrays)}")
+        return replace(self, values=values, error=str(self.error))
+
     def kinds(self) -> dict[str, Kind]:
         """What a dashboard shows under which key."""
         kinds: dict[str, Kind] = dict.fromkeys(self.values, "number")
         kinds |= dict.fromkeys(self.pictures, "picture")
         return kinds | dict.fromkeys((f"{name}_histogram" for name in self.histograms), "histogram")
+
+
+def _check_name(key: object) -> None:
+    if not isinstance(key, str) or not key or "/" in key:
+        raise TypeError(f"names in a result must be words without '/', got {key!r}")
+
+
+def _number(key: str, value: object) -> float:
+    plain = value.item() if hasattr(value, "item") else value
+    if not isinstance(plain, int | float):
+        raise TypeError(f"value {key!r} must be a number, got {_kind(value)}")
+    return plain
+
+
+def _kind(value: object) -> str:
+    shape = f" {tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else ""
+    return f"{type(value).__name__}{shape}"
 
 
 @runtime_checkable

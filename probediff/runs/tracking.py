@@ -134,6 +134,6 @@ class Tracker:
             if step is not None:
                 self.note_loss(content, step)
             warnings.warn(
-                f"{content} could not be written to {self.folder.path} ({error}); training goes on. Free some space.",
+                f"{content} could not be written to {self.folder.path} ({error}); going on without. Free some space.",
                 stacklevel=4,
             )

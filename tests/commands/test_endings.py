@@ -149,7 +149,7 @@ def test_a_disk_that_stays_full_is_told_by_status_and_last_line(
     with disk_that_is_full(monkeypatch, from_step=-1):
         assert fit_command([*COMMAND, "--run_dir", str(run), "--resume=auto"]) == 1
     error = capsys.readouterr().err
-    assert "No space left on device" in error
+    assert "No space left on device); free some, then give the command again" in error
     assert "Traceback" not in error
     assert measured(run) == before
     # With space again it becomes the run that it would have been.

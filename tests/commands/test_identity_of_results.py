@@ -209,3 +209,52 @@ def test_raw_weights_of_a_run_that_probes_them(tiny_run: Path, tmp_path: Path) -
         assert probe([str(tiny_run), *options, f"--out={tmp_path / weights}"]) == 0
     digests = {RunFolder(tmp_path / w / "num_steps=0004").records()[0]["weights_sha256"] for w in ("raw", "ema")}
     assert len(digests) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--pixel_correlation.k=5"], "pixel_correlation={'k': 10}, asked for {'k': 5}"),
+        (["--latent_interpolation.enabled=true"], "latent_interpolation=None, asked for"),
+        (["--noise_image_map.enabled=false"], "noise_image_map={'max_samples': 1000}, asked for None"),
+    ],
+)
+def test_other_probes_or_options_of_probes(
+    options: list[str], message: str, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(tiny_run), "--checkpoints=last", "--num_steps=4", "--device=cpu", f"--out={tmp_path / 'out'}"]
+    assert probe(arguments) == 0
+    assert probe([*arguments, *options]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_an_event_that_was_cut_short_is_measured_once(tiny_run: Path, tmp_path: Path) -> None:
+    arguments = [str(tiny_run), "--device=cpu", "--progress=false", f"--out={tmp_path / 'out'}"]
+    assert probe(arguments) == 0
+    records = tmp_path / "out" / "num_steps=0008" / "records.jsonl"
+    lines = records.read_text().splitlines(keepends=True)
+    records.write_text("".join(lines[:4]) + lines[4][:30])
+    assert probe(arguments) == 0
+    found = RunFolder(records.parent).records()
+    assert len({(r["step"], r["probe"]) for r in found}) == len(found) == len(lines)
+
+
+def test_images_are_no_replay(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = write_images(tmp_path / "mine", seed=0, count=24)
+    out = [f"--out={tmp_path / 'out'}", "--checkpoints=last", "--device=cpu"]
+    assert probe([str(tiny_run), f"--images={images}", *out]) == 0
+    assert "that the run recorded" not in capsys.readouterr().out
+
+
+def test_damaged_samples_are_compared_again_when_they_are_gone(tiny_run: Path, tmp_path: Path) -> None:
+    arguments = [str(tiny_run), "--device=cpu", "--progress=false", f"--out={tmp_path / 'out'}"]
+    assert probe([*arguments, "--checkpoints=0"]) == 0
+    folder = RunFolder(tmp_path / "out" / "num_steps=0008")
+    whole = folder.sample_path(0).read_bytes()
+    folder.sample_path(0).write_bytes(whole[:-10])
+    assert probe(arguments) == 0
+    assert any(record.get("error") for record in folder.records())
+    folder.sample_path(0).write_bytes(whole)
+    assert probe(arguments) == 0
+    assert not any(record.get("error") for record in folder.records())
+    assert measured(folder.path) == measured(tiny_run)

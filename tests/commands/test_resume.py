@@ -6,8 +6,6 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -15,10 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from probediff.commands.fit import FitCLI
 from probediff.commands.fit import fit as fit_command
 from probediff.runs.folder import RunFolder
-from probediff.training.checkpoints import load_checkpoint, newest_loadable
 from tests.commands import forked
 
 ROOT = Path(__file__).parents[2]
@@ -205,101 +201,6 @@ def test_signals_save_and_stop(signal_number: int, status: int, reference: Path,
     assert list((run_dir / "checkpoints").glob("step=*.ckpt"))
     finish(run_dir)
     assert_same_run(run_dir, reference)
-
-
-@pytest.fixture(scope="module")
-def cli(reference: Path) -> Iterator[FitCLI]:
-    """Trainer and module of the reference, as a start builds them."""
-    with ExitStack() as owning:
-        yield FitCLI([*COMMAND, "--run_dir", str(reference), "--resume=auto"], owning)
-
-
-def test_broken_and_foreign_checkpoints_are_passed_over(reference: Path, cli: FitCLI, tmp_path: Path) -> None:
-    good = RunFolder(reference).checkpoint_path(5)
-    (tmp_path / good.name).write_bytes(good.read_bytes())
-    (tmp_path / "step=00000009.ckpt").write_bytes(good.read_bytes()[:1000])
-    torch.save({"weights": torch.zeros(3)}, tmp_path / "step=00000010.ckpt")
-    foreign = torch.load(good, weights_only=True)
-    foreign["state_dict"] = {"other": torch.zeros(1)}
-    torch.save(foreign | {"global_step": 11}, tmp_path / "step=00000011.ckpt")
-    (tmp_path / "step=00000012.ckpt.partial").touch()
-    with pytest.warns(UserWarning) as caught:
-        assert newest_loadable(tmp_path, cli.trainer, cli.model) == tmp_path / good.name
-    messages = [str(warning.message) for warning in caught if "passing over" in str(warning.message)]
-    assert ["00000011" in messages[0], "00000010" in messages[1], "00000009" in messages[2]] == [True] * 3
-    assert "of another model" in messages[0]
-    assert "no checkpoint of a training" in messages[1]
-    assert "cannot be read" in messages[2]
-
-
-def without(*keys: Any) -> Callable[[dict[str, Any]], None]:
-    """Remove what lies under these keys of a checkpoint."""
-
-    def remove(checkpoint: dict[str, Any]) -> None:
-        part: Any = checkpoint
-        for key in keys[:-1]:
-            part = part[key]
-        del part[keys[-1]]
-
-    return remove
-
-
-def replacing(value: Any, *keys: Any) -> Callable[[dict[str, Any]], None]:
-    """Put ``value`` under these keys of a checkpoint."""
-
-    def replace(checkpoint: dict[str, Any]) -> None:
-        part: Any = checkpoint
-        for key in keys[:-1]:
-            part = part[key]
-        part[keys[-1]] = value
-
-    return replace
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        without("optimizer_states", 0),
-        without("optimizer_states", 0, "state", 3),
-        without("optimizer_states", 0, "param_groups"),
-        replacing(torch.zeros(2), "optimizer_states", 0, "state", 0, "exp_avg"),
-        without("loops", "fit_loop", "epoch_loop.batch_progress"),
-        replacing("nine", "loops", "fit_loop", "epoch_progress", "total", "ready"),
-        replacing(None, "loops"),
-        replacing([1, 2], "callbacks"),
-        without("callbacks", "Probing", "loss_count"),
-        without("epoch"),
-        replacing(4, "global_step"),
-        replacing(torch.zeros(2, 2), "state_dict", "eps_model.unet.out.2.bias"),
-        without("pytorch-lightning_version"),
-        replacing("text", "pytorch-lightning_version"),
-        replacing({}, "lr_schedulers"),
-    ],
-)
-def test_a_checkpoint_that_lacks_a_part_is_passed_over(
-    damage: Callable[[dict[str, Any]], None], reference: Path, cli: FitCLI, tmp_path: Path
-) -> None:
-    """Whole files with wrong content: KeyError, IndexError, TypeError, or nothing at all in Lightning."""
-    for step in (3, 5):
-        (tmp_path / f"step={step:08d}.ckpt").write_bytes(RunFolder(reference).checkpoint_path(step).read_bytes())
-    checkpoint = torch.load(tmp_path / "step=00000005.ckpt", weights_only=True)
-    damage(checkpoint)
-    torch.save(checkpoint, tmp_path / "step=00000005.ckpt")
-    with pytest.warns(UserWarning, match="passing over a checkpoint: .*step=00000005.ckpt"):
-        assert newest_loadable(tmp_path, cli.trainer, cli.model) == tmp_path / "step=00000003.ckpt"
-
-
-class Malicious:
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return os.mkdir, ("pwned",)
-
-
-def test_a_malicious_checkpoint_runs_nothing(cli: FitCLI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    torch.save({"state_dict": Malicious()}, "step=00000001.ckpt")
-    with pytest.raises(ValueError, match="cannot be read"):
-        load_checkpoint(Path("step=00000001.ckpt"), cli.trainer, cli.model)
-    assert not Path("pwned").exists()
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(reference: Path, capsys: pytest.CaptureFixture[str]) -> None:
