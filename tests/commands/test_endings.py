@@ -20,7 +20,6 @@ import torch
 from probediff.__main__ import main
 from probediff.callbacks import AssignmentAccuracy, FixedNoiseGeneration
 from probediff.commands.fit import fit as fit_command
-from probediff.exceptions import NonFiniteLossError
 from probediff.probing.shared_pass import run_pass
 from probediff.runs.folder import RunFolder
 from probediff.runs.lock import hold, release
@@ -47,11 +46,8 @@ def errors(folder: Path) -> dict[tuple[int, str], str]:
     "error",
     [
         RuntimeError("no convergence"),
-        IndexError("list index out of range"),
         torch.linalg.LinAlgError("singular"),
         torch.OutOfMemoryError("CUDA out of memory"),
-        OSError(errno.EIO, "Input/output error"),
-        NonFiniteLossError("inside a probe"),
         KeyError(),
     ],
     ids=lambda error: type(error).__name__,
@@ -90,8 +86,7 @@ def test_degenerate_samples_do_not_end_a_run(value: float, tmp_path: Path, monke
     assert {"pixel_correlation", "checkpoint_similarity_final"} <= {probe for _, probe in errors(tmp_path / "run")}
 
 
-@pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "text"])
-@pytest.mark.parametrize("step", [0, 2])
+@pytest.mark.parametrize(("damage", "step"), [("flipped", 0), ("cut", 2), ("empty", 0), ("text", 2)])
 def test_damaged_samples_cost_their_own_comparison_only(
     damage: str, step: int, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -198,7 +193,7 @@ def test_a_signal_in_the_first_seconds_is_told_in_words(number: int, status: int
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
     """Within a long pass, which would go on to its next batch; the checkpoint of its step is there."""
     run, log = tmp_path / "run", tmp_path / "log"
-    many = ["--probing.settings.num_samples=4000", "--probing.settings.batch_size=4000"]
+    many = ["--probing.settings.num_samples=1500", "--probing.settings.batch_size=1500"]
     process = forked.start(["fit", *COMMAND, *many, "--run_dir", str(run)], log)
     wait_until(lambda: bool(RunFolder(run).checkpoints()))
     assert process.pid is not None

@@ -132,7 +132,7 @@ def test_results_of_an_earlier_version(tiny_run: Path, tmp_path: Path, capsys: p
     assert "was written by an earlier version, which did not record which weights" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("first", ["4", "0,4", "0", "2"])
+@pytest.mark.parametrize("first", ["4", "0,4"])
 def test_checkpoints_that_come_later_give_the_same_in_the_end(first: str, tiny_run: Path, tmp_path: Path) -> None:
     """Also what compares a checkpoint with the one before it, which was not there at first."""
     arguments = [str(tiny_run), "--device=cpu", "--progress=false"]
@@ -150,7 +150,7 @@ def test_a_replay_names_what_differs(
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        assert probe([str(tiny_run), f"--out={tmp_path / 'out'}", "--device=cpu", "--progress=false"]) == 0
+        assert probe([str(tiny_run), f"--out={tmp_path / 'out'}", "--device=cpu", "--checkpoints=0"]) == 0
     finally:
         torch.set_num_threads(threads)
     printed = capsys.readouterr().out

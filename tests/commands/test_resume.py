@@ -154,8 +154,9 @@ def test_a_run_killed_at_100_random_moments_is_the_uninterrupted_run(
         seed += 1
 
 
-@pytest.mark.parametrize("step", [0, 3, 5, 9, 12])
-@pytest.mark.parametrize("torn", ["event", "line"])
+@pytest.mark.parametrize(
+    ("torn", "step"), [*(("event", step) for step in (0, 3, 5, 9, 12)), ("line", 0), ("line", 5), ("line", 12)]
+)
 def test_every_place_to_stop(step: int, torn: str, reference: Path, tmp_path: Path) -> None:
     """As after a kill that came after the checkpoint of ``step``, during its event or during the write of it."""
     run_dir = tmp_path / "run"

@@ -178,6 +178,9 @@ def test_a_picture_that_has_changed_is_sent(tmp_path: Path) -> None:
         logger, _ = start(tmp_path)
         logger.log_result(5, "shown_final", ProbeResult(pictures={"over_training": picture}))
         logger.finalize("success")
+        # W&B writes from a process of its own.
+        for path in logs(tmp_path):
+            finished_history(path)
     assert len(logged_rows(tmp_path)) == 2
 
 
