@@ -173,7 +173,7 @@ class Start:
 
 
 class BeginRun(L.Callback):
-    """Lets a start write when everything else has been checked: as the first callback, when the training begins."""
+    """Lets a start write when everything else has been checked: when the training begins, before the probes."""
 
     def __init__(self, start: Start) -> None:
         self.start = start

@@ -184,9 +184,10 @@ def test_a_finished_run_stays_as_it_is(reference: Path, tmp_path: Path) -> None:
     assert_same_run(run_dir, reference)
 
 
-@pytest.mark.parametrize(
-    ("signal_number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)]
-)
+SLOWLY_USR1 = pytest.param(signal.SIGUSR1, 75, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("signal_number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), SLOWLY_USR1])
 def test_signals_save_and_stop(signal_number: int, status: int, reference: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     process = start(run_dir)
