@@ -108,7 +108,9 @@ def analyses(run: Path, digits: Path, searched: Path) -> dict[str, Analysis]:
     }
 
 
-NAMES = ("inversions", "whitening", "search_noise", "vary", "edit")
+#: They share the code; the first three by default.
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("vary", "edit")]
+NAMES = ("inversions", "whitening", "search_noise", *SLOW)
 
 
 @pytest.fixture(scope="module")
