@@ -42,7 +42,8 @@ RECORDED_NOW = {
     *("weights_sha256", "images_sha256", "features_sha256", "noises_sha256", "statistics_images_sha256", "sha256"),
     *("exif_orientation", "alpha", "resize", "version", "shape", "pixel_shape", "statistics_images"),
     *("weights", "prompt", "negative_prompt", "guidance_scale", "centred", "drawn_on", "strengths", "noises"),
-    *("noise_seed", "num_targets", "num_samples", "state_dtype", "origin", "sha256 of what follows"),
+    *("noise_seed", "num_targets", "num_samples", "state_dtype", "origin", "sha256 of what follows", "options"),
+    *("image_size", "num_head_channels"),
 }
 #: Names that are new on purpose, as ``section: part: name``.
 ADDED = {
