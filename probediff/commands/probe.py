@@ -85,6 +85,11 @@ def _probe(arguments: list[str]) -> int | None:
     text = f"# probediff probe {' '.join(arguments)}\n" + parser.dump(options, skip_unset=False)
     objects = parser.instantiate(options)
     tasks = [replace(task, config_text=text) for task in build_tasks(source, objects)]
+    if source.run is not None and options.checkpoints == "all":
+        run = RunFolder(source.run)
+        if gone := sorted(run.complete_steps() - set(run.checkpoints())):
+            names = ", ".join(run.checkpoint_path(step).name for step in gone)
+            print_once(f"left out, for the run keeps no such checkpoint: {names}")
     for task in tasks:
         _announce(task)
     enabled = [objects[name] for name in available_probes() if objects[name].enabled]
