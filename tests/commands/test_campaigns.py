@@ -10,7 +10,7 @@ import random
 import shutil
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +103,6 @@ def tables_of(folder: Path) -> dict[str, list[list[str]]]:
     return {path.name: list(csv.reader(path.open())) for path in sorted(folder.glob("tables/*.csv"))}
 
 
-COMMANDS = ("probe", "probe", "fit", "runs", "runs", "runs", "report")
-
-
 class Command:
     """One command on a run, and the numbers that it leaves or prints."""
 
@@ -195,70 +192,79 @@ def expected(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return numbers
 
 
-def damage_checkpoints(run: Path, expected: dict[str, Any], place: Path, seeds: range) -> Counter[str]:
-    """One damaged checkpoint a seed, then `probe` of it or `fit`, which is to pass over it."""
+#: Damages a file of the run; returns the file and what was done, in a few words.
+Damage = Callable[[Path, random.Random], tuple[Path, str]]
+
+
+def damage_bytes(path: Path, rng: random.Random) -> str:
+    damage = rng.choice(DAMAGES)
+    path.write_bytes(damage(bytearray(path.read_bytes()), rng))
+    return damage.__name__
+
+
+def damage_checkpoint(run: Path, rng: random.Random) -> tuple[Path, str]:
+    path = rng.choice(list(RunFolder(run).checkpoints().values()))
+    if rng.random() < 0.25:
+        damage_structure(path, rng)
+        return path, "structure"
+    return path, damage_bytes(path, rng)
+
+
+def damage_any_file(run: Path, rng: random.Random) -> tuple[Path, str]:
+    """Each kind of file as often as any other; one in ten is missing."""
+    folder = rng.choice(["", "checkpoints", "samples", "pictures"])
+    path = rng.choice(sorted(path for path in (run / folder).iterdir() if path.is_file() and path.suffix != ".lock"))
+    name = folder or path.name
+    if rng.random() < 0.1:
+        path.unlink()
+        return path, f"{name}, missing"
+    return path, f"{name}, {damage_bytes(path, rng)}"
+
+
+def try_damages(
+    damage: Damage, commands: Sequence[str], run: Path, expected: dict[str, Any], place: Path, seeds: range
+) -> Counter[str]:
+    """One damaged file a seed, then one of the commands on the run; how often each ended how."""
     outcomes: Counter[str] = Counter()
     for seed in seeds:
         rng = random.Random(seed)
-        command = rng.choice(["probe", "probe", "fit"])
+        command = rng.choice(commands)
         with copied(run, place / str(seed)) as copy:
-            path = rng.choice(list(RunFolder(copy).checkpoints().values()))
-            before = path.read_bytes()
-            if rng.random() < 0.25:
-                damage_structure(path, rng)
-                kind = "structure"
-            else:
-                damage = rng.choice(DAMAGES)
-                path.write_bytes(damage(bytearray(before), rng))
-                kind = damage.__name__
-            outcome = check_outcome(command, path, copy, place / str(seed) / "out", expected[command])
-        outcomes[f"{command}, {kind}: {outcome}"] += 1
+            path, done = damage(copy, rng)
+            try:
+                outcome = check_outcome(command, path, copy, place / str(seed) / "out", expected[command])
+            except BaseException as error:
+                error.add_note(f"seed {seed}: {command}, {done}")
+                raise
+        outcomes[f"{command}, {done}: {outcome}"] += 1
+    print(json.dumps(dict(sorted(outcomes.items())), indent=1))
     return outcomes
 
 
-def damage_folders(run: Path, expected: dict[str, Any], place: Path, seeds: range) -> Counter[str]:
-    """One damaged or missing file of a run a seed, then any command that reads the run."""
-    outcomes: Counter[str] = Counter()
-    for seed in seeds:
-        rng = random.Random(seed)
-        command = rng.choice([name for name in COMMANDS if name in expected])
-        with copied(run, place / str(seed)) as copy:
-            files = sorted(path for path in copy.rglob("*") if path.is_file() and not path.name.endswith(".lock"))
-            # Each kind of file as often as any other.
-            folder = rng.choice(["", "checkpoints", "samples", "pictures"])
-            path = rng.choice([file for file in files if str(file.parent.relative_to(copy)) in (folder or ".")])
-            before, kind = path.read_bytes(), "missing"
-            if rng.random() < 0.1:
-                path.unlink()
-            else:
-                damage = rng.choice(DAMAGES)
-                path.write_bytes(damage(bytearray(before), rng))
-                kind = damage.__name__
-            outcome = check_outcome(command, path, copy, place / str(seed) / "out", expected[command])
-        outcomes[f"{command}, {folder or path.name}, {kind}: {outcome}"] += 1
-    return outcomes
+ON_CHECKPOINTS = ("probe", "probe", "fit")
+ON_FOLDERS = ("probe", "probe", "fit", "runs", "runs", "runs")
 
 
 def test_damaged_checkpoints(tiny_run: Path, expected: dict[str, Any], tmp_path: Path) -> None:
-    outcomes = damage_checkpoints(tiny_run, expected, tmp_path, range(5))
-    assert sum(outcomes.values()) == 5
+    outcomes = try_damages(damage_checkpoint, ON_CHECKPOINTS, tiny_run, expected, tmp_path, range(5))
+    assert outcomes.total() == 5
 
 
 def test_damaged_run_folders(tiny_run: Path, expected: dict[str, Any], tmp_path: Path) -> None:
-    outcomes = damage_folders(tiny_run, expected, tmp_path, range(1000, 1008))
-    assert sum(outcomes.values()) == 8
+    outcomes = try_damages(damage_any_file, ON_FOLDERS, tiny_run, expected, tmp_path, range(1000, 1008))
+    assert outcomes.total() == 8
 
 
 @pytest.mark.slow
 def test_500_damaged_checkpoints(tiny_run: Path, expected: dict[str, Any], tmp_path: Path) -> None:
-    outcomes = damage_checkpoints(tiny_run, expected, tmp_path, range(2000, 2500))
-    print(json.dumps(dict(sorted(outcomes.items())), indent=1))
+    outcomes = try_damages(damage_checkpoint, ON_CHECKPOINTS, tiny_run, expected, tmp_path, range(2000, 2500))
+    assert outcomes.total() == 500
 
 
 @pytest.mark.slow
 def test_500_damaged_run_folders(tiny_run: Path, expected: dict[str, Any], tmp_path: Path) -> None:
     shutil.copytree(tiny_run, tmp_path / "run")
-    reported = Command("report").run(tmp_path / "run", tmp_path / "out")[2]
-    expected = expected | {"report": reported}
-    outcomes = damage_folders(tiny_run, expected, tmp_path, range(3000, 3500))
-    print(json.dumps(dict(sorted(outcomes.items())), indent=1))
+    expected = expected | {"report": Command("report").run(tmp_path / "run", tmp_path / "out")[2]}
+    commands = (*ON_FOLDERS, "report")
+    outcomes = try_damages(damage_any_file, commands, tiny_run, expected, tmp_path, range(3000, 3500))
+    assert outcomes.total() == 500
