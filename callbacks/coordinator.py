@@ -200,9 +200,9 @@ class Probing(L.Callback):
         if self._nothing_kept is not None:
             shutil.rmtree(self._nothing_kept, ignore_errors=True)
 
-    def losses(self) -> list[str]:
+    def lost_results(self) -> list[str]:
         """What of the run could not be kept, such as ``samples of step 5, 10``; empty if nothing is missing."""
-        return self.recorder.tracker.losses()
+        return self.recorder.tracker.lost_results()
 
     def _look_back(self, trainer: L.Trainer, module: DiffusionModule) -> None:
         self._looked_back = True

@@ -37,8 +37,8 @@ from probediff.files import digest_tensors, write_json
 from probediff.models.images import Space, digest_images, image_files, read_images
 from probediff.noise import seeded_noise
 from probediff.prepare.decoding import DECODING
-from probediff.runs.kept_results import show_result, writing_results
-from probediff.runs.lock import owned
+from probediff.runs.kept_results import lock_results, show_result
+from probediff.runs.lock import claim
 from probediff.runs.summary import format_table
 from probediff.whitening.statistics import Statistics, StatisticsSource
 
@@ -105,7 +105,7 @@ def _edit(options: Any) -> None:
         settings = pick(NoiseSearchSettings, options)
         conventions["search"] = describe_search(settings, statistics.origin, sampler.device)
     out = Path(options.out or sampler.model.out / "edit")
-    with owned(out, "--out"):
+    with claim(out, "--out"):
         if show_result(out / RESULT, conventions, partial(_in_words, out)):
             return
         noises = _noises(options, kinds, statistics, sampler, images, conventions)
@@ -117,7 +117,7 @@ def _edit(options: Any) -> None:
         names = [path.stem for path in files]
         record = {"conventions": conventions, "edits": [_record(e) for e in edits], "tests": _compare(edits)}
         record["images"] = names
-        with writing_results(out):
+        with lock_results(out):
             _grid(images[: options.num_shown], names, edits).save(out / "edit.png")
             write_json(out / RESULT, record)
     print(_in_words(out, record))

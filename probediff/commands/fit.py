@@ -40,7 +40,7 @@ from probediff.exceptions import StoppedBySignalError, WorkerDiedError
 from probediff.files import whole_file
 from probediff.runs.folder import ERROR, RunFolder
 from probediff.runs.grouping import group_of
-from probediff.runs.lock import WAIT_SEC, owned
+from probediff.runs.lock import WAIT_SEC, claim
 from probediff.runs.loggers import FailsafeWandbLogger, WandbSettings
 from probediff.runs.summary import run_summary
 from probediff.sweep.lineage import claim_trial_folder
@@ -69,7 +69,7 @@ class FitCLI(LightningCLI):
 
     Args:
         arguments: of the command line.
-        owning: the run's folder is owned until it is closed, which is the end of this object by default.
+        owning: the run's folder is ours until it is closed, which is the end of this object by default.
     """
 
     def __init__(self, arguments: list[str], owning: ExitStack | None = None) -> None:
@@ -138,7 +138,7 @@ class FitCLI(LightningCLI):
             self.run_dir = self._choose_run_dir()
         self.start = Start(self.run_dir, None if self.is_trial_run else self.config.resume, self._config_text())
         if getattr(rank_zero_only, "rank", 0) == 0:
-            self._owning.enter_context(owned(self.run_dir, "--run_dir", WAIT_SEC))
+            self._owning.enter_context(claim(self.run_dir, "--run_dir", WAIT_SEC))
             self.start.check(self.parser.get_defaults().as_dict())
 
     @property
@@ -242,7 +242,7 @@ def _conclude(cli: FitCLI) -> int | None:
         return None
     print_once(run_summary(folder))
     (probing,) = (callback for callback in cli.trainer.callbacks if isinstance(callback, Probing))  # type: ignore[attr-defined]
-    if lost := probing.losses():
+    if lost := probing.lost_results():
         print_once(f"LOST, because it could not be written to {cli.run_dir}: {'; '.join(lost)}")
         return STATUS_LOST
     return None

@@ -24,8 +24,8 @@ from probediff.models.images import RealImages, Space, images_of_folder
 from probediff.models.source import ModelChoice, find_source, published_convention
 from probediff.noise import seeded_noise
 from probediff.runs.folder import INVERSION_METHODS, probed_folder
-from probediff.runs.kept_results import check_same_settings, read_result, reading_result, writing_results
-from probediff.runs.lock import owned
+from probediff.runs.kept_results import check_same_settings, explain_damage, lock_results, read_result
+from probediff.runs.lock import claim
 from probediff.runs.summary import format_table
 from probediff.schedule import Convention
 
@@ -114,7 +114,7 @@ def _inversions(options: Any) -> None:
     conditions = conditions_of(device) | {"batch_size": settings.batch_size}
     conventions = _conventions(model, images, settings, convention) | conditions
     out = Path(options.out or source.out / "inversions")
-    with owned(out, "--out"):
+    with claim(out, "--out"):
         tables = [
             Table(probed_folder(out, num_steps), num_steps, methods, conventions)
             for num_steps in dict.fromkeys(options.num_steps)
@@ -175,7 +175,7 @@ class Table:
         self._conventions = {"num_steps": num_steps, **conventions}
         self._notes: list[str] = []
         self._rows: list[dict[str, Any]] = read_result(self._path, list) or []
-        with reading_result(self._path):
+        with explain_damage(self._path):
             kept = [row["name"] for row in self._rows if row["name"] in methods]
             settings = [self._settings_of(row) for row in self._rows]
             self._words()
@@ -201,7 +201,7 @@ class Table:
         options = options_of(self._methods[row.name])
         rows = [*self._rows, asdict(row) | {"options": options} | self._conventions]
         self._rows = sorted(rows, key=lambda row: _ORDER.index(row["name"]))
-        with writing_results(self._path.parent):
+        with lock_results(self._path.parent):
             write_json(self._path, self._rows)
 
     def __str__(self) -> str:

@@ -34,7 +34,7 @@ from probediff.probing.replay import compare_with_run
 from probediff.probing.settings import PassSettings
 from probediff.runs.folder import RunFolder, probed_folder
 from probediff.runs.loggers import FailsafeWandbLogger, WandbSettings
-from probediff.runs.summary import failures_in_words, probe_tables
+from probediff.runs.summary import describe_failures, probe_tables
 
 
 @dataclass(frozen=True)
@@ -224,11 +224,11 @@ def _run(task: ProbeTask, enabled: Sequence[Probe], options: Any, device: torch.
     tracker = probe_afterwards(task, task.applicable(enabled), device, loggers, options.progress)
     for logger in loggers:
         logger.finalize("success")
-    return [] if tracker is None else [f"{lost} in {task.folder.path}" for lost in tracker.losses()]
+    return [] if tracker is None else [f"{lost} in {task.folder.path}" for lost in tracker.lost_results()]
 
 
 def _summary(task: ProbeTask, source: Source, denoiser: str) -> str:
-    lines = [f"\n{task.folder.path}", probe_tables(task.folder), *failures_in_words(task.folder)]
+    lines = [f"\n{task.folder.path}", probe_tables(task.folder), *describe_failures(task.folder)]
     is_replay = task.images is None and task.samples_of_step is None and denoiser == "network"
     if source.run is not None and is_replay:
         lines += compare_with_run(task.folder, source.run).in_words()

@@ -34,8 +34,8 @@ from probediff.models.base import conditions_of
 from probediff.models.images import Space, digest_images, image_files, read_images
 from probediff.models.source import ModelChoice
 from probediff.prepare.decoding import DECODING
-from probediff.runs.kept_results import show_result, writing_results
-from probediff.runs.lock import owned
+from probediff.runs.kept_results import lock_results, show_result
+from probediff.runs.lock import claim
 from probediff.runs.summary import format_table
 from probediff.whitening.statistics import StatisticsSource
 
@@ -91,7 +91,7 @@ def _search(options: Any) -> None:
         **_describe_targets(images, space, model),
         **conditions_of(device),
     }
-    with owned(out, "--out"):
+    with claim(out, "--out"):
         if show_result(out / RESULT, conventions, partial(_in_words, out), beside=[NOISES]):
             return
         whitening, conventions["statistics"] = statistics.load()
@@ -121,7 +121,7 @@ def _record(noises: FoundNoises) -> dict[str, Any]:
 
 def _write(out: Path, noises: FoundNoises, record: dict[str, Any], dewhitened: Tensor) -> None:
     search = noises.search
-    with writing_results(out):
+    with lock_results(out):
         noises.save(out / NOISES)
         search_grid(noises.images, noises.noise, dewhitened, noises.names).save(out / "noises.png")
         curves = loss_curves(search.curve_iterations, search.curve, noises.names, noises.conventions["loss"])

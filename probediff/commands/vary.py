@@ -21,8 +21,8 @@ from probediff.editing.models import Prompts
 from probediff.editing.noises import FoundNoises
 from probediff.editing.variation import Variations, compare_paired, vary_noises
 from probediff.files import write_json
-from probediff.runs.kept_results import show_result, writing_results
-from probediff.runs.lock import owned
+from probediff.runs.kept_results import lock_results, show_result
+from probediff.runs.lock import claim
 from probediff.runs.summary import format_table
 
 RESULT = "vary.json"
@@ -50,7 +50,7 @@ def _vary(options: Any) -> None:
     pick(Prompts, options).check(options.model)
     noises, out = FoundNoises.load(options.noises), Path(options.out or "probes/vary")
     conventions: dict[str, Any] = {"noises_sha256": noises.digest, "noise_seed": options.settings.noise_seed}
-    with owned(out, "--out"):
+    with claim(out, "--out"):
         if (out / RESULT).exists():
             models = [describe_sampler(load_sampler(options, model)) for model in options.model]
             if show_result(out / RESULT, conventions | {"models": models}, partial(_in_words, out), _settings_of):
@@ -62,7 +62,7 @@ def _vary(options: Any) -> None:
             variations.append((name, images))
         record: dict[str, Any] = {"conventions": conventions, "noises": noises.conventions, "models": results}
         record |= {"noise_seed": options.settings.noise_seed, "num_targets": len(noises.images)}
-        with writing_results(out):
+        with lock_results(out):
             _grid(noises, variations, options.num_shown).save(out / "vary.png")
             write_json(out / RESULT, record)
     print(_in_words(out, record))

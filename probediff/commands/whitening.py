@@ -32,8 +32,8 @@ from probediff.models.images import RealImages, Space, images_of_folder, run_ima
 from probediff.models.source import ModelChoice, Source, find_source, published_convention
 from probediff.runs.batches import PartialPass
 from probediff.runs.folder import WHITENING, WHITENING_ARRAYS
-from probediff.runs.kept_results import show_result, writing_results
-from probediff.runs.lock import owned
+from probediff.runs.kept_results import lock_results, show_result
+from probediff.runs.lock import claim
 from probediff.runs.summary import format_table
 from probediff.schedule import Convention
 from probediff.whitening.analysis import Findings, Plan, analyse, slope_in_words
@@ -131,7 +131,7 @@ def whitening(arguments: list[str]) -> int:
 def _whitening(options: Any) -> None:
     work = _prepare(options)
     conventions, describe = _conventions(work, options), partial(_in_words, work.out)
-    with owned(work.out, "--out"):
+    with claim(work.out, "--out"):
         if show_result(work.out / WHITENING, conventions, describe, beside=[WHITENING_ARRAYS]):
             return
         names = (*work.model.conventions, *_FIXED_POINTS_DEPEND_ON)
@@ -256,7 +256,7 @@ def _conventions(work: _Work, options: Any) -> dict[str, Any]:
 
 def _write(out: Path, findings: Findings, record: dict[str, Any]) -> None:
     pictures, arrays = findings.pictures(), findings.arrays()
-    with writing_results(out):
+    with lock_results(out):
         for name, pixels in pictures.items():
             Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(out / f"{name}.png")
         save_tensors(out / WHITENING_ARRAYS, arrays)

@@ -11,17 +11,18 @@ from probediff.files.tensors import (
     read_weights,
     save_tensors,
 )
-from probediff.files.whole import PARTIAL, locked, remove_partials, whole_file, write_json, writing_to
+from probediff.files.whole import PARTIAL, explain_disk_errors, lock_folder, remove_partials, whole_file, write_json
 
 __all__ = [
     "PARTIAL",
     "PREFIXES",
     "WRAPPERS",
     "digest_tensors",
+    "explain_disk_errors",
     "load_strictly",
     "load_tensors",
     "load_whole",
-    "locked",
+    "lock_folder",
     "read_checkpoint",
     "read_weights",
     "remove_partials",
@@ -29,5 +30,4 @@ __all__ = [
     "verify_tensors",
     "whole_file",
     "write_json",
-    "writing_to",
 ]

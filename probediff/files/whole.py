@@ -53,7 +53,7 @@ def remove_partials(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Hold a folder against other processes; the lock ends with the process, however it ends.
 
     Raises:
@@ -73,11 +73,15 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def writing_to(folder: Path) -> Iterator[None]:
-    """Tell errors of the file system in a block that writes to ``folder`` with their cure.
+def explain_disk_errors(folder: Path, option: str) -> Iterator[None]:
+    """Tell errors of the file system in a block that does nothing but write to ``folder`` with their cure.
+
+    Args:
+        folder: where the block writes.
+        option: what names it on the command line.
 
     Raises:
-        OSError: There is no space left, or ``folder`` cannot be written.
+        OSError: There is no space left, or ``folder`` cannot be written to.
     """
     try:
         yield
@@ -86,11 +90,11 @@ def writing_to(folder: Path) -> Iterator[None]:
             raise
         if error.errno in _NO_SPACE:
             raise OSError(
-                f"OUT: no space left to write {folder} ({error.strerror}); free some or raise the quota, then start "
-                "the same command again: it goes on from the parts that are done"
+                f"{option}: no space left to write {folder} ({error.strerror}); free some or raise the quota, then "
+                "start the same command again"
             ) from error
         raise OSError(
-            f"OUT must be a folder that can be written, got {folder} ({error.strerror}); choose another"
+            f"{option} must be a folder that can be written to, got {folder} ({error.strerror}); choose another"
         ) from error
 
 

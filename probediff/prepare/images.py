@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from probediff.exceptions import WorkerDiedError
-from probediff.files import locked, remove_partials, whole_file, write_json, writing_to
+from probediff.files import explain_disk_errors, lock_folder, remove_partials, whole_file, write_json
 from probediff.prepare.manifest import MANIFEST, UNFINISHED, UNREADABLE, Identity, Manifest, Shard, read_manifest
 from probediff.prepare.shards import ShardTask, finished_shards, remove_records, start_worker, write_shard
 from probediff.prepare.sources import Entry, entries_digest, list_entries
@@ -47,9 +47,9 @@ def prepare_images(
     _check_arguments(source, out, image_size, num_workers)
     entries = list_entries(source)
     identity = Identity(entries_digest(entries), len(entries), image_size, images_per_shard)
-    with writing_to(out):
+    with explain_disk_errors(out, "OUT"):
         out.mkdir(parents=True, exist_ok=True)
-        with locked(out):
+        with lock_folder(out):
             remove_partials(out)
             shards = _begin(out, identity)
             slices = range(0, len(entries), images_per_shard)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from probediff.files import PARTIAL, writing_to
+from probediff.files import PARTIAL, explain_disk_errors
 from probediff.prepare.manifest import Manifest, read_manifest
 
 MISSING_LITDATA = "litdata is not installed; install it with pip install 'probediff[stream]'"
@@ -50,7 +50,7 @@ def write_stream(prepared: Path, out: Path) -> Manifest:
         raise ValueError(f"OUT must be new or empty, got {out}; name another folder or delete it")
     partial = out.with_name(f".{out.name}{PARTIAL}")
     try:
-        with writing_to(out):
+        with explain_disk_errors(out, "OUT"):
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             _write_chunks(prepared, manifest, partial)

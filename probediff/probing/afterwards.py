@@ -20,7 +20,7 @@ from probediff.probing.shared_pass import Advance, PassRequest, run_pass
 from probediff.runs.batches import PartialPass
 from probediff.runs.conditions import OPTIONS, PROBES, WEIGHTS, all_differing_settings, as_json, settings_in
 from probediff.runs.folder import END_OF_EVENT, RunFolder
-from probediff.runs.lock import owned
+from probediff.runs.lock import claim
 from probediff.runs.results import ResultLogger
 from probediff.runs.tracking import Tracker
 
@@ -80,7 +80,7 @@ def probe_afterwards(
         ValueError: the folder holds results of other settings or weights, another process works there, or a probe
             cannot work with these settings.
     """
-    with owned(task.folder.path, "--out") if _is_first_process() else nullcontext():
+    with claim(task.folder.path, "--out") if _is_first_process() else nullcontext():
         first = task.load(task.steps[0])
         first.eps_model.to(device)
         context = ProbeContext(task.settings, first.image_shape, task.folder, task.real_images, first.pixels)
@@ -96,7 +96,7 @@ def _probe(task: ProbeTask, recorder: Recorder, device: torch.device, progress: 
     complete = task.folder.complete_steps()
     pending = [step for step in task.steps if step not in complete]
     compared = [probe for probe in recorder.probes if probe.needs_previous]
-    if task.folder.is_finished() and not pending and not _outdated(task, compared):
+    if task.folder.is_finished() and not pending and not _steps_to_compare_again(task, compared):
         return None
     if _is_first_process():
         if not task.folder.records():
@@ -110,7 +110,7 @@ def _probe(task: ProbeTask, recorder: Recorder, device: torch.device, progress: 
         images = _final_samples(task, task.load(task.samples_of_step), device, progress)
     for step in pending:
         _event(task, task.load(step), images, recorder, device, progress)
-    for step in _outdated(task, compared):
+    for step in _steps_to_compare_again(task, compared):
         _compare_again(task, task.load(step), recorder, compared, device, progress)
     if _is_first_process():
         recorder.finish(task.steps[-1])
@@ -118,7 +118,7 @@ def _probe(task: ProbeTask, recorder: Recorder, device: torch.device, progress: 
     return recorder.tracker
 
 
-def _outdated(task: ProbeTask, probes: Sequence[Probe]) -> list[int]:
+def _steps_to_compare_again(task: ProbeTask, probes: Sequence[Probe]) -> list[int]:
     """Complete steps that were not compared with the step before them, because that one was probed later."""
     records = {(record["step"], record["probe"]): record for record in task.folder.records()}
     steps = task.folder.sample_steps()

@@ -89,7 +89,7 @@ class Recorder:
         start = time.perf_counter()
         result, errors = ProbeResult(), list[str]()
         with _attempt(probe, event.step, errors):
-            result = probe.measure(event).checked()
+            result = probe.measure(event).validate()
         if errors:
             result = ProbeResult(error=errors[0])
         conventions = self._conventions_of(probe)
@@ -108,7 +108,7 @@ class Recorder:
         for probe in self.probes:
             results, errors = dict[int, ProbeResult](), list[str]()
             with _attempt(probe, last_step, errors):
-                results = {whole_number(step): r.checked() for step, r in probe.finish(self.context).items()}
+                results = {whole_number(step): r.validate() for step, r in probe.finish(self.context).items()}
             if errors:
                 results = {last_step: ProbeResult(error=errors[0])}
             entries += [

@@ -10,8 +10,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from probediff.files import load_whole, save_tensors
-from probediff.runs.kept_results import explaining_disk_errors
+from probediff.files import explain_disk_errors, load_whole, save_tensors
 
 
 class BatchStore(Protocol):
@@ -51,7 +50,7 @@ class PartialPass:
 
     def save(self, indices: Tensor, rows: dict[str, Tensor]) -> None:
         """Keep a batch; it appears whole or not at all."""
-        with explaining_disk_errors(self.path):
+        with explain_disk_errors(self.path, "--out"):
             self.path.mkdir(parents=True, exist_ok=True)
             save_tensors(self._file(indices), rows)
 

@@ -1,6 +1,5 @@
 """Results of an analysis that are there already: compared with what is asked for, and never overwritten."""
 
-import errno
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -8,9 +7,9 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
-from probediff.files import verify_tensors
+from probediff.files import explain_disk_errors, verify_tensors
 from probediff.runs.conditions import CONDITIONS, NAMES, WEIGHTS, as_json
-from probediff.runs.lock import writing
+from probediff.runs.lock import lock_writes
 
 T = TypeVar("T")
 
@@ -30,9 +29,9 @@ def read_result(path: Path, kind: type[T]) -> T | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(path, error) from error
+        raise _damage_error(path, error) from error
     if not isinstance(content, kind):
-        raise _damaged(path, f"a {kind.__name__} was expected, got a {type(content).__name__}")
+        raise _damage_error(path, f"a {kind.__name__} was expected, got a {type(content).__name__}")
     return content
 
 
@@ -51,7 +50,7 @@ def check_same_settings(path: Path, there: Any, wanted: Mapping[str, Any]) -> li
         ValueError: settings differ, or the file does not say them, as files of earlier versions.
     """
     if not isinstance(there, Mapping):
-        raise _damaged(path, f"it has no conventions, but {str(there)[:80]!r}")
+        raise _damage_error(path, f"it has no conventions, but {str(there)[:80]!r}")
     theirs, ours = _flatten(there), _flatten(as_json(wanted))
     if WEIGHTS not in map(_last, theirs):
         raise _from_earlier_version(path, "which weights")
@@ -101,53 +100,38 @@ def show_result(
     result = read_result(path, dict)
     if result is None:
         return False
-    with reading_result(path):
+    with explain_damage(path):
         there = settings_of(result)
     conditions = check_same_settings(path, there, wanted)
-    with reading_result(path):
+    with explain_damage(path):
         words = describe(result)
     for name in beside:
         try:
             verify_tensors(path.with_name(name))
         except (OSError, ValueError) as error:
-            raise _damaged(path.with_name(name), error, remove=path) from error
+            raise _damage_error(path.with_name(name), error, remove=path) from error
     print("\n".join([words, "", f"This result is there already: {path}", *conditions]))
     return True
 
 
 @contextmanager
-def reading_result(path: Path) -> Iterator[None]:
+def explain_damage(path: Path) -> Iterator[None]:
     """Tell what goes wrong with the content of a result file as damage of it."""
     try:
         yield
     except (LookupError, TypeError, AttributeError, ValueError) as error:
-        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+        raise _damage_error(path, f"{type(error).__name__}: {error}") from error
 
 
 @contextmanager
-def writing_results(folder: Path) -> Iterator[None]:
+def lock_results(folder: Path) -> Iterator[None]:
     """Write results into a folder while nobody else does; the file that says what they are comes last.
 
     Raises:
         OSError: there is no space left, or the folder cannot be written to.
     """
-    with explaining_disk_errors(folder), writing(folder):
+    with explain_disk_errors(folder, "--out"), lock_writes(folder):
         yield
-
-
-@contextmanager
-def explaining_disk_errors(folder: Path) -> Iterator[None]:
-    """Tell errors of the file system in a block that does nothing but write to ``folder`` with their cure."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None:  # it has its words already
-            raise
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            cure = "free some space or raise the quota, or choose another --out, then start the same command again"
-        else:
-            cure = "choose another --out"
-        raise OSError(f"--out: {folder} cannot be written to ({error.strerror}); {cure}") from error
 
 
 def _flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,7 +155,7 @@ def _last(key: str) -> str:
     return key.rpartition(".")[2]
 
 
-def _damaged(path: Path, reason: object, remove: Path | None = None) -> ValueError:
+def _damage_error(path: Path, reason: object, remove: Path | None = None) -> ValueError:
     cure = f"remove {remove or path}, or give another --out"
     return ValueError(f"{path} must hold results of this command, got a damaged file ({reason}); {cure}")
 

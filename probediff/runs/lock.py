@@ -1,6 +1,6 @@
 """Two locks of a folder of results, which the kernel takes away when their process ends, however it ends.
 
-``hold`` is ownership: whoever trains or probes into a folder holds it as long as it works. ``writing`` is held for the
+``hold`` is ownership: whoever trains or probes into a folder holds it as long as it works. ``lock_writes`` is for the
 moment of a write, by whoever changes files there.
 """
 
@@ -71,8 +71,8 @@ def release(folder: Path) -> None:
 
 
 @contextmanager
-def owned(folder: Path, option: str, wait_sec: float = _MOMENT_SEC) -> Iterator[None]:
-    """``own`` during a block; where that leaves nothing there, the folders and locks that it made go again.
+def claim(folder: Path, option: str, wait_sec: float = _MOMENT_SEC) -> Iterator[None]:
+    """``own`` a folder during a block; where that leaves nothing there, the folders and locks that it made go again.
 
     So a start that is refused, in any place of the block, leaves nothing. In a block of the same process that owns the
     folder already, it changes nothing.
@@ -104,7 +104,7 @@ def _names_in(folder: Path) -> set[str]:
 
 
 def _remove_locks(folder: Path, before: set[str]) -> None:
-    """Remove new locks of an owned folder, and old ones of an empty one, if nothing else in it is new."""
+    """Remove new locks of a claimed folder, and old ones of an empty one, if nothing else in it is new."""
     names = _names_in(folder)
     is_empty = names <= {LOCK, WRITING}
     new = names if is_empty else names - before
@@ -112,14 +112,14 @@ def _remove_locks(folder: Path, before: set[str]) -> None:
         return
     # Who waits for one of them opens it anew.
     if WRITING in new:
-        with writing(folder):
+        with lock_writes(folder):
             (folder / WRITING).unlink()
     if LOCK in new:
         (folder / LOCK).unlink()
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
+def lock_writes(folder: Path) -> Iterator[None]:
     """Change files of ``folder``, which is made if need be, while no other process does.
 
     Raises:
@@ -147,7 +147,7 @@ def _open_locked(path: Path, wait_sec: float) -> IO[str] | None:
             if time.monotonic() > deadline:
                 raise
             continue
-        if not _locked(file, deadline):
+        if not _try_lock(file, deadline):
             file.close()
             return None
         # A start that was refused removes the file that it made, perhaps after we have opened it.
@@ -157,7 +157,7 @@ def _open_locked(path: Path, wait_sec: float) -> IO[str] | None:
         file.close()
 
 
-def _locked(file: IO[str], deadline: float) -> bool:
+def _try_lock(file: IO[str], deadline: float) -> bool:
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -21,7 +21,7 @@ from probediff.files import whole_file
 from probediff.runs.folder import WANDB, WANDB_ID
 from probediff.runs.results import Event, ProbeResult
 from probediff.runs.stored_results import read_picture
-from probediff.runs.wandb_files import LoggedResult, logged_results
+from probediff.runs.wandb_files import LoggedResult, read_logged_results
 
 #: How long a server that answers nothing holds up the start of a run, unless WANDB_INIT_TIMEOUT says otherwise.
 INIT_TIMEOUT_SEC = 30.0
@@ -138,7 +138,7 @@ class FailsafeWandbLogger(WandbLogger):
                 f"{self._folder / WANDB_ID} is damaged: W&B gets the run as a new one, {self._id}", stacklevel=5
             )
         # Read before there is a log of this start.
-        earlier = logged_results(self._folder, stored, starts) if stored else {}
+        earlier = read_logged_results(self._folder, stored, starts) if stored else {}
         self._wandb_init["id"] = stored or self._id
         self._folder.mkdir(parents=True, exist_ok=True)
         run = super().experiment

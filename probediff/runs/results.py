@@ -33,7 +33,7 @@ class ProbeResult:
     histograms: tuple[str, ...] = ()
     error: str = ""
 
-    def checked(self) -> ProbeResult:
+    def validate(self) -> ProbeResult:
         """The same with plain numbers, or an error that says what cannot be stored.
 
         Raises:

@@ -43,7 +43,7 @@ def probe_tables(folder: RunFolder) -> str:
     return "\n\n".join(parts)
 
 
-def failures_in_words(folder: RunFolder) -> list[str]:
+def describe_failures(folder: RunFolder) -> list[str]:
     """A line for each probe that had no result somewhere, with the steps and the last reason."""
     failed: dict[str, dict[int, str]] = {}
     for record in folder.records():
@@ -61,7 +61,7 @@ def run_summary(folder: RunFolder) -> str:
     lines = [
         probe_tables(folder),
         "",
-        *failures_in_words(folder),
+        *describe_failures(folder),
         f"The run lies in {folder.path}",
         f"  pictures     {folder.path / PICTURES}",
         f"  records      {folder.records_path}",

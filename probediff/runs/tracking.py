@@ -12,7 +12,7 @@ from torch import Tensor
 
 from probediff.runs.catalogue import Description
 from probediff.runs.folder import RunFolder
-from probediff.runs.lock import writing
+from probediff.runs.lock import lock_writes
 from probediff.runs.results import ProbeResult, RememberingLogger, ResultLogger
 from probediff.runs.stored_results import read_result
 
@@ -66,13 +66,13 @@ class Tracker:
         """Store the results of one event; its records appear together.
 
         A disk that is full does not end the training: records that cannot be written are kept and tried again with the
-        next event, and ``losses`` tells what is missing in the end.
+        next event, and ``lost_results`` tells what is missing in the end.
         """
         for entry in entries:
             with self._tolerate_full_disk(f"pictures or arrays of {entry.probe}", entry.step):
                 self.folder.store(entry.step, entry.probe, entry.result)
         self._unwritten += [entry for entry in entries if entry.has_record]
-        with self._tolerate_full_disk("records"), writing(self.folder.path):
+        with self._tolerate_full_disk("records"), lock_writes(self.folder.path):
             self.folder.append(*(entry.record() for entry in self._unwritten))
             self._unwritten.clear()
         with self._tolerate_full_disk("catalogue"):
@@ -107,7 +107,7 @@ class Tracker:
         """Remember that something of a step could not be kept."""
         self._lost.setdefault(content, []).append(step)
 
-    def losses(self) -> list[str]:
+    def lost_results(self) -> list[str]:
         """What could not be kept: a line a kind, such as ``samples of step 5, 10``; empty if nothing is missing."""
         lost = {content: sorted(set(steps)) for content, steps in self._lost.items()}
         if self._unwritten:
@@ -122,7 +122,7 @@ class Tracker:
             if self._catalogue[entry.probe] != known:
                 self._described.discard(entry.probe)
         if new := {entry.probe for entry in entries if entry.result.kinds()} - self._described:
-            with writing(self.folder.path):
+            with lock_writes(self.folder.path):
                 self.folder.save_catalogue(self._catalogue[probe] for probe in sorted(new))
             self._described |= new
 

@@ -35,7 +35,7 @@ class LoggedResult:
     pictures: dict[str, Path] = field(default_factory=dict)
 
 
-def logged_results(run_folder: Path, run_id: str, starts: Sequence[str] = ()) -> dict[Event, LoggedResult] | None:
+def read_logged_results(run_folder: Path, run_id: str, starts: Sequence[str] = ()) -> dict[Event, LoggedResult] | None:
     """What the local logs of one W&B run have of each event; of what was logged twice, the later.
 
     Args:

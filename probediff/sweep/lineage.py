@@ -19,7 +19,7 @@ import yaml
 
 from probediff.files import write_json
 from probediff.runs.folder import LINEAGE, RunFolder
-from probediff.runs.lock import is_held, owned
+from probediff.runs.lock import claim, is_held
 
 #: How ``probediff sweep --local`` tells a process which trial it is: ``Trial`` in JSON.
 TRIAL_VARIABLE = "PROBEDIFF_TRIAL"
@@ -61,7 +61,7 @@ def trial_name(values: Mapping[str, Any]) -> str:
 
 
 def claim_trial_folder(owning: ExitStack, parent: Path = Path("runs")) -> Path | None:
-    """The run folder of the trial that this process is, owned as long as ``owning`` is open; None outside of sweeps.
+    """The run folder of the trial that this process is, ours as long as ``owning`` is open; None outside of sweeps.
 
     Under ``wandb agent`` it is ``parent/sweep-<sweep id>/<values>``; the same values drawn again while the first trial
     is running, or after it has finished, get a folder of their own, ``<values>-2``.
@@ -74,7 +74,7 @@ def claim_trial_folder(owning: ExitStack, parent: Path = Path("runs")) -> Path |
         return None
     if trial.folder:
         folder = Path(trial.folder)
-        owning.enter_context(owned(folder, "--run_dir"))
+        owning.enter_context(claim(folder, "--run_dir"))
         return folder
     return _find(trial, parent / f"sweep-{trial.sweep}", owning)
 
@@ -101,18 +101,18 @@ def _agent_values() -> dict[str, Any]:
 
 
 def _find(trial: Trial, parent: Path, owning: ExitStack) -> Path:
-    """The folder where an earlier start of the trial stopped, or else a new one; owned."""
+    """The folder where an earlier start of the trial stopped, or else a new one; claimed."""
     first = parent / trial_name(trial.values)
     existing = takewhile(Path.exists, _numbered(first))
     mine = (folder for folder in existing if trial.trial in _starts(RunFolder(folder).lineage()))
     free = (folder for folder in _numbered(first) if not RunFolder(folder).is_finished() and not is_held(folder))
     for folder in mine:
-        owning.enter_context(owned(folder, "--run_dir"))
+        owning.enter_context(claim(folder, "--run_dir"))
         return folder
     while True:
         folder = next(free)
         try:
-            owning.enter_context(owned(folder, "--run_dir"))
+            owning.enter_context(claim(folder, "--run_dir"))
             return folder
         except ValueError:
             if not is_held(folder):  # taken meanwhile, or no folder that can be made

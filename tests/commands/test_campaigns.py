@@ -19,12 +19,11 @@ import torch
 
 from probediff.__main__ import main
 from probediff.runs.folder import RunFolder
+from tests.commands.reading import read_values
 from tests.conftest import TINY_RUN
 
 ROOT = Path(__file__).parents[2]
 FIT = ["fit", "--config", str(ROOT / "configs" / "digits.yaml"), *TINY_RUN, "--resume=auto"]
-#: What a clock says.
-CLOCKS = {"timing", "training", "pass"}
 
 
 def flip_bit(content: bytearray, rng: random.Random) -> bytearray:
@@ -94,11 +93,6 @@ def run_command(arguments: list[str]) -> tuple[int, str]:
     return status, said.getvalue()
 
 
-def numbers_of(folder: Path) -> dict[tuple[int, str], Any]:
-    records = RunFolder(folder).records()
-    return {(r["step"], r["probe"]): r["values"] for r in records if r["probe"] not in CLOCKS}
-
-
 def tables_of(folder: Path) -> dict[str, list[list[str]]]:
     return {path.name: list(csv.reader(path.open())) for path in sorted(folder.glob("tables/*.csv"))}
 
@@ -122,9 +116,9 @@ class Command:
 
     def numbers(self, run: Path, out: Path, said: str) -> Any:
         if self.name == "probe":
-            return numbers_of(out / "num_steps=0008")
+            return read_values(out / "num_steps=0008")
         if self.name == "fit":
-            return numbers_of(run)
+            return read_values(run)
         if self.name == "report":
             return tables_of(out)
         rows = json.loads("\n".join(line for line in said.splitlines() if not line.startswith("warning: ")))
@@ -132,7 +126,7 @@ class Command:
 
 
 @contextlib.contextmanager
-def copied(run: Path, place: Path) -> Iterator[Path]:
+def copy_run(run: Path, place: Path) -> Iterator[Path]:
     """A copy that is gone afterwards."""
     copy = Path(shutil.copytree(run, place / "run"))
     try:
@@ -229,7 +223,7 @@ def try_damages(
     for seed in seeds:
         rng = random.Random(seed)
         command = rng.choice(commands)
-        with copied(run, place / str(seed)) as copy:
+        with copy_run(run, place / str(seed)) as copy:
             path, done = damage(copy, rng)
             try:
                 outcome = check_outcome(command, path, copy, place / str(seed) / "out", expected[command])

@@ -25,21 +25,11 @@ from probediff.runs.folder import RunFolder
 from probediff.runs.lock import hold, release
 from probediff.runs.results import ProbeResult
 from tests.commands import forked
+from tests.commands.reading import read_errors, read_values
 from tests.conftest import TINY_RUN
 
 ROOT = Path(__file__).parents[2]
 COMMAND = ["--config", str(ROOT / "configs" / "digits.yaml"), *TINY_RUN]
-
-
-def measured(folder: Path) -> dict[tuple[int, str], Any]:
-    """Values by step and probe, without what clocks say."""
-    records = RunFolder(folder).records()
-    return {(r["step"], r["probe"]): r["values"] for r in records if r["probe"] not in ("timing", "training", "pass")}
-
-
-def errors(folder: Path) -> dict[tuple[int, str], str]:
-    """Why there is no result, by step and probe."""
-    return {(r["step"], r["probe"]): r["error"] for r in RunFolder(folder).records() if r.get("error")}
 
 
 @pytest.mark.parametrize(
@@ -62,12 +52,12 @@ def test_whatever_a_probe_raises_is_a_record(
     monkeypatch.setattr(FixedNoiseGeneration, "finish", fail)
     with pytest.warns(UserWarning, match="assignment_accuracy has no result at step 2"):
         assert fit_command([*COMMAND, "--run_dir", str(tmp_path / "run")]) == 0
-    words = errors(tmp_path / "run")
+    words = read_errors(tmp_path / "run")
     names = {(step, "assignment_accuracy") for step in (0, 2, 4)} | {(4, "fixed_noise_generation_final")}
     assert words.keys() == names
     assert all(type(error).__name__ in text for text in words.values())
     assert "assignment_accuracy has no result, or only a part, at step 0, 2, 4: " in capsys.readouterr().out
-    assert (0, "checkpoint_similarity_final") in measured(tmp_path / "run")
+    assert (0, "checkpoint_similarity_final") in read_values(tmp_path / "run")
     assert RunFolder(tmp_path / "run").is_finished()
 
 
@@ -83,7 +73,7 @@ def test_degenerate_samples_do_not_end_a_run(value: float, tmp_path: Path, monke
     monkeypatch.setattr("probediff.callbacks.coordinator.run_pass", degenerate)
     assert fit_command([*COMMAND, "--run_dir", str(tmp_path / "run")]) == 0
     assert RunFolder(tmp_path / "run").is_finished()
-    assert {"pixel_correlation", "checkpoint_similarity_final"} <= {probe for _, probe in errors(tmp_path / "run")}
+    assert {"pixel_correlation", "checkpoint_similarity_final"} <= {probe for _, probe in read_errors(tmp_path / "run")}
 
 
 @pytest.mark.parametrize(("damage", "step"), [("flipped", 0), ("cut", 2), ("empty", 0), ("text", 2)])
@@ -95,13 +85,13 @@ def test_damaged_samples_cost_their_own_comparison_only(
     content = bytearray(path.read_bytes())
     content[-100] ^= 4
     path.write_bytes({"flipped": content, "cut": content[:-500], "empty": b"", "text": b"no samples"}[damage])
-    whole = measured(tiny_run)
+    whole = read_values(tiny_run)
     assert fit_command([*COMMAND, "--run_dir", str(run), "--resume=auto", "--trainer.max_steps=5"]) == 0
-    words = errors(run)
+    words = read_errors(run)
     assert set(words) == {(step, "checkpoint_similarity_final"), (5, "fixed_noise_generation_final")}
     assert f"step={step:08d}.safetensors" in words[step, "checkpoint_similarity_final"]
     assert "checkpoint_similarity_final has no result, or only a part, at step" in capsys.readouterr().out
-    now = measured(run)
+    now = read_values(run)
     other = {0: 2, 2: 0}[step]
     assert now[other, "checkpoint_similarity_final"]["final_step"] == 5
     assert all(now[key] == whole[key] for key in whole if not key[1].endswith(("_final", "run")))
@@ -140,16 +130,16 @@ def test_a_disk_that_stays_full_is_told_by_status_and_last_line(
         assert lost in last
     assert {record["step"] for record in RunFolder(run).records()} == {0}
     # Nothing that is there is damaged, and a start on the full disk is refused in words.
-    before = measured(run)
+    before = read_values(run)
     with disk_that_is_full(monkeypatch, from_step=-1):
         assert fit_command([*COMMAND, "--run_dir", str(run), "--resume=auto"]) == 1
     error = capsys.readouterr().err
     assert "No space left on device); free some, then give the command again" in error
     assert "Traceback" not in error
-    assert measured(run) == before
+    assert read_values(run) == before
     # With space again it becomes the run that it would have been.
     assert fit_command([*COMMAND, "--run_dir", str(run), "--resume=auto"]) == 0
-    assert measured(run) == measured(tiny_run)
+    assert read_values(run) == read_values(tiny_run)
 
 
 def test_probe_on_a_full_disk_says_what_is_lost(

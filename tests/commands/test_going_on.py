@@ -11,7 +11,8 @@ from probediff.commands.fit import fit as fit_command
 from probediff.runs.changes import compare_configs
 from probediff.runs.configuration import read_history
 from probediff.runs.folder import RunFolder
-from tests.commands.test_identity_of_runs import COMMAND, contents, go_on
+from tests.commands.reading import read_files
+from tests.commands.test_identity_of_runs import COMMAND, go_on
 
 
 @pytest.fixture
@@ -31,10 +32,10 @@ def other_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_checkpoint_of_another_run_is_not_gone_on_with_here(
     run: Path, other_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before, foreign = contents(run), RunFolder(other_run).checkpoint_path(4)
+    before, foreign = read_files(run), RunFolder(other_run).checkpoint_path(4)
     assert fit_command([*COMMAND, f"--run_dir={run}", f"--resume={foreign}", "--trainer.max_steps=6"]) == 1
     assert "--resume must be auto or a checkpoint of the run in" in capsys.readouterr().err
-    assert contents(run) == before
+    assert read_files(run) == before
     assert fit_command([*COMMAND, f"--run_dir={run}", f"--resume={run}"]) == 1
     assert "name a file such as" in capsys.readouterr().err
 
@@ -114,9 +115,9 @@ def test_a_copy_of_a_configuration_does_not_write_into_the_first_run(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    before = contents(run)
+    before = read_files(run)
     assert fit_command(["--config", str(run / "config.yaml"), "--trainer.max_steps=1"]) == 0
-    assert contents(run) == before
+    assert read_files(run) == before
     assert len(list((tmp_path / "runs" / "config").iterdir())) == 1
 
 

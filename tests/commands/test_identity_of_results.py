@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,15 +17,10 @@ from probediff.denoisers import UNet
 from probediff.probing.replay import compare_with_run
 from probediff.runs.folder import RunFolder
 from probediff.training.checkpoints import keep_weights_only
+from tests.commands.reading import read_values
 
 FEW = ["--settings.num_samples=12", "--num_steps=4", "--device=cpu", "--progress=false"]
 STATE_DICT = ["--num_train_timesteps=40", "--schedule=cosine", "--image_size=16", "--num_heads=2"]
-
-
-def measured(folder: Path) -> dict[tuple[int, str], Any]:
-    """Values by step and probe, without what clocks say."""
-    records = RunFolder(folder).records()
-    return {(r["step"], r["probe"]): r["values"] for r in records if r["probe"] not in ("timing", "training", "run")}
 
 
 def state_dict(path: Path, seed: int) -> Path:
@@ -90,14 +84,14 @@ def test_other_images_of_one_name(
     images = write_images(tmp_path / "a" / "mine", seed=0)
     arguments = ["--checkpoints=last", "--num_steps=4", "--device=cpu", "--progress=false", f"--out={tmp_path / 'out'}"]
     assert probe([str(tiny_run), f"--images={images}", *arguments]) == 0
-    before = measured(tmp_path / "out" / "num_steps=0004")
+    before = read_values(tmp_path / "out" / "num_steps=0004")
     if change == "another folder":
         images = write_images(tmp_path / "b" / "mine", seed=1)
     else:
         Image.fromarray(np.zeros((8, 8), np.uint8)).save(images / ("2.png" if change == "replaced" else "5.png"))
     assert probe([str(tiny_run), f"--images={images}", *arguments]) == 1
     assert "images_sha256=" in capsys.readouterr().err or change == "added"
-    assert measured(tmp_path / "out" / "num_steps=0004") == before
+    assert read_values(tmp_path / "out" / "num_steps=0004") == before
     # The same content elsewhere is the same.
     moved = write_images(tmp_path / "moved" / "mine", seed=0)
     assert probe([str(tiny_run), f"--images={moved}", *arguments]) == 0
@@ -138,8 +132,8 @@ def test_checkpoints_that_come_later_give_the_same_in_the_end(first: str, tiny_r
     arguments = [str(tiny_run), "--device=cpu", "--progress=false"]
     assert probe([*arguments, f"--out={tmp_path / 'out'}", "--checkpoints", first]) == 0
     assert probe([*arguments, f"--out={tmp_path / 'out'}"]) == 0
-    found = measured(tmp_path / "out" / "num_steps=0008")
-    assert found == measured(tiny_run)
+    found = read_values(tmp_path / "out" / "num_steps=0008")
+    assert found == read_values(tiny_run)
     keys = [(r["step"], r["probe"]) for r in RunFolder(tmp_path / "out" / "num_steps=0008").records()]
     assert len(keys) == len(set(keys))
 
@@ -257,4 +251,4 @@ def test_damaged_samples_are_compared_again_when_they_are_gone(tiny_run: Path, t
     folder.sample_path(0).write_bytes(whole)
     assert probe(arguments) == 0
     assert not any(record.get("error") for record in folder.records())
-    assert measured(folder.path) == measured(tiny_run)
+    assert read_values(folder.path) == read_values(tiny_run)

@@ -22,6 +22,7 @@ from probediff.runs.changes import compare_configs, flatten
 from probediff.runs.configuration import read_first_config, read_history
 from probediff.runs.folder import RunFolder
 from probediff.runs.listing import read_run
+from tests.commands.reading import read_files
 from tests.conftest import TINY_RUN
 
 ROOT = Path(__file__).parents[2]
@@ -32,12 +33,6 @@ COMMAND = ["--config", str(ROOT / "configs" / "digits.yaml"), *TINY_RUN]
 def run(tiny_run: Path, tmp_path: Path) -> Path:
     """A copy of a finished run."""
     return Path(shutil.copytree(tiny_run, tmp_path / "run"))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file but the locks, by name."""
-    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".lock"))
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def go_on(run: Path, *options: str) -> int:
@@ -56,10 +51,10 @@ def go_on(run: Path, *options: str) -> int:
 def test_a_refused_start_leaves_a_run_as_it_was(
     options: list[str], message: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = contents(run)
+    before = read_files(run)
     assert fit_command([*COMMAND, "--run_dir", str(run), *options]) == 1
     assert message in capsys.readouterr().err
-    assert contents(run) == before
+    assert read_files(run) == before
     assert read_run(run, 0.0).state == "finished"
 
 
@@ -99,12 +94,12 @@ def test_a_refused_start_leaves_no_folder(options: list[str], tmp_path: Path) ->
 def test_what_must_not_change_is_refused(
     option: str, there: Any, asked: Any, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = contents(run)
+    before = read_files(run)
     assert go_on(run, f"--{option}={json.dumps(asked) if isinstance(asked, list) else asked}") == 1
     error = capsys.readouterr().err
     assert f"{option}: {there!r} there, {asked!r} asked for" in error
     assert "start another run with another --run_dir" in error
-    assert contents(run) == before
+    assert read_files(run) == before
 
 
 def test_all_differences_are_told_at_once(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -187,10 +182,10 @@ def test_other_images_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[
     again = [*command, "--resume=auto", "--trainer.max_steps=5"]
     assert fit_command([*again, f"--data.path={tmp_path / 'moved'}"]) == 0
     Image.fromarray(255 - pixels[0]).save(tmp_path / "moved" / "0.png")
-    before = contents(tmp_path / "run")
+    before = read_files(tmp_path / "run")
     assert fit_command([*again[:-1], "--trainer.max_steps=6", f"--data.path={tmp_path / 'moved'}"]) == 1
     assert "the images must be those that the run in" in capsys.readouterr().err
-    assert contents(tmp_path / "run") == before
+    assert read_files(tmp_path / "run") == before
     assert main(["whitening", str(tmp_path / "run"), "--ridge=1e-2", "--num_steps=8", "--device=cpu"]) == 1
     assert "the images must be those" in capsys.readouterr().err
 
@@ -239,9 +234,9 @@ def test_fast_dev_run_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert list(tmp_path.iterdir()) == []
     assert set(sizes) == {(4, 1)}
     assert fit_command([*COMMAND, f"--run_dir={tmp_path / 'run'}"]) == 0
-    before = contents(tmp_path / "run")
+    before = read_files(tmp_path / "run")
     assert fit_command([*COMMAND, *asked]) == 0
-    assert contents(tmp_path / "run") == before
+    assert read_files(tmp_path / "run") == before
 
 
 def spy_on_samples(sizes: list[tuple[int, int]]) -> Callable[..., Any]:

@@ -17,6 +17,7 @@ from probediff.commands import edit, inversions, search_noise, vary, whitening
 from probediff.models.source import OF_STATE_DICTS
 from probediff.runs.conditions import CONDITIONS
 from tests.commands.conftest import SAMPLING, SEARCH
+from tests.commands.reading import read_files
 from tests.runs.test_lock import other_process_in
 
 #: Options that change no number.
@@ -137,10 +138,6 @@ def out(analysis: Analysis, finished: dict[str, tuple[Analysis, Path]], tmp_path
     return shutil.copytree(folder, tmp_path / "out")
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def change(out: Path, analysis: Analysis, change_settings: Callable[[dict[str, Any]], object]) -> None:
     """Change every set of conventions in the file."""
     content = json.loads((out / analysis.file).read_text())
@@ -167,32 +164,32 @@ def refuse_to_write(*_: Any, **__: Any) -> None:
 def test_the_same_command_shows_what_is_there_and_computes_nothing(
     analysis: Analysis, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = contents(out)
+    before = read_files(out)
     monkeypatch.setattr(analysis.module, analysis.writer, refuse_to_write)
     assert analysis(out, "--batch_size", "3") == 0 if analysis.module is not search_noise else analysis(out) == 0
     printed = capsys.readouterr().out
     assert "there already" in printed and str(out) in printed
     assert len(printed.splitlines()) > 6
-    assert contents(out) == before
+    assert read_files(out) == before
 
 
 def test_other_settings_are_refused_before_any_work(
     analysis: Analysis, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = contents(out)
+    before = read_files(out)
     assert analysis(out, *analysis.other) == 1
     message = capsys.readouterr().err
     assert analysis.words in message
     assert f"give another --out, or remove {out / analysis.file}" in message
-    assert contents(out) == before
+    assert read_files(out) == before
 
 
 def test_other_weights_are_other_results(analysis: Analysis, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     change(out, analysis, lambda settings: settings.update(weights_sha256="0123"))
-    before = contents(out)
+    before = read_files(out)
     assert analysis(out) == 1
     assert "weights_sha256 is 0123 there" in capsys.readouterr().err
-    assert contents(out) == before
+    assert read_files(out) == before
 
 
 def test_a_file_of_an_earlier_version_is_not_taken_for_the_same(
@@ -248,10 +245,10 @@ def test_a_second_command_in_the_folder_is_refused(
 ) -> None:
     held = tmp_path / "held"
     with other_process_in(held) as pid:
-        before = contents(held)
+        before = read_files(held)
         assert analysis(held) == 1
         assert f"process {pid} is at work in {held}; " in capsys.readouterr().err
-        assert contents(held) == before
+        assert read_files(held) == before
 
 
 def test_a_full_disk_at_the_end_is_one_line(
@@ -265,7 +262,7 @@ def test_a_full_disk_at_the_end_is_one_line(
     assert "No space left on device" in lines[0] and "then start the same command again" in lines[0]
     assert not (tmp_path / "out" / analysis.file).exists()
     if analysis.module is whitening:
-        batches = contents(tmp_path / "out" / "partial")
+        batches = read_files(tmp_path / "out" / "partial")
         assert batches
         assert analysis(tmp_path / "out") == 0
         assert not (tmp_path / "out" / "partial").exists()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +20,7 @@ from probediff.noise import seeded_noise
 from probediff.runs.batches import PartialPass
 from probediff.runs.folder import RunFolder
 from probediff.schedule import NoiseSchedule
+from tests.commands.reading import read_values
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,17 +30,11 @@ def probed(model: Path, out: Path, *options: str) -> Path:
     return out
 
 
-def measured(folder: Path) -> dict[tuple[int, str], Any]:
-    """Values by (step, probe), without durations."""
-    records = RunFolder(folder).records()
-    return {(r["step"], r["probe"]): r["values"] for r in records if r["probe"] not in ("timing", "training", "run")}
-
-
 def test_replaying_a_run_gives_its_numbers_bit_for_bit(
     tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = probed(tiny_run, tmp_path / "out") / "num_steps=0008"
-    ours, theirs = measured(out), measured(tiny_run)
+    ours, theirs = read_values(out), read_values(tiny_run)
     assert len(ours) > 15
     assert ours == theirs
     assert f"{len(ours)} of {len(ours)} records have exactly the numbers" in capsys.readouterr().out
@@ -65,10 +59,10 @@ def test_an_interrupted_probe_goes_on_where_it_was(
     arguments = [str(tiny_run), "--out", str(tmp_path / "cut"), "--device", "cpu", "--checkpoints", "last"]
     assert probe([*arguments, "--progress", "false"]) == 130
     assert saved == [10, 10]
-    assert measured(tmp_path / "cut" / "num_steps=0008") == {}
+    assert read_values(tmp_path / "cut" / "num_steps=0008") == {}
     probed(tiny_run, tmp_path / "cut", "--checkpoints", "last")
     assert saved == [10, 10, 4]
-    assert measured(tmp_path / "cut" / "num_steps=0008") == measured(whole)
+    assert read_values(tmp_path / "cut" / "num_steps=0008") == read_values(whole)
     assert not list((tmp_path / "cut").rglob("rows=*"))
 
 
@@ -79,12 +73,12 @@ def test_more_checkpoints_can_follow(tiny_run: Path, tmp_path: Path) -> None:
     ends = [record["step"] for record in folder.records() if record["probe"] == "timing"]
     assert sorted(ends) == [0, 4]
     assert [record["probe"] for record in folder.records()].count("run") == 1
-    assert (0, "checkpoint_similarity_final") in measured(folder.path)
+    assert (0, "checkpoint_similarity_final") in read_values(folder.path)
 
 
 def test_several_numbers_of_steps(tiny_run: Path, tmp_path: Path) -> None:
     out = probed(tiny_run, tmp_path / "out", "--checkpoints", "last", "--num_steps", "2,40")
-    few, many = measured(out / "num_steps=0002"), measured(out / "num_steps=0040")
+    few, many = read_values(out / "num_steps=0002"), read_values(out / "num_steps=0040")
     assert few.keys() == many.keys()
     assert few[4, "pass"]["network_evaluations"] == 4
     assert many[4, "pass"]["network_evaluations"] == 80
@@ -98,10 +92,10 @@ def test_several_numbers_of_steps(tiny_run: Path, tmp_path: Path) -> None:
 def test_the_samples_of_the_final_model_inverted_by_each_checkpoint(tiny_run: Path, tmp_path: Path) -> None:
     """P1-F4, against its parts put together by hand."""
     out = probed(tiny_run, tmp_path / "out", "--samples", "final") / "num_steps=0008"
-    found = measured(out)
+    found = read_values(out)
     assert {step for step, name in found if name == "inversion_angles"} == {0, 2, 4}
     assert not any(name in ("assignment_accuracy", "fixed_noise_generation") for _, name in found)
-    assert found[4, "inversion_angles"] == measured(tiny_run)[4, "inversion_angles"]
+    assert found[4, "inversion_angles"] == read_values(tiny_run)[4, "inversion_angles"]
     noise = seeded_noise(420, range(24), (1, 8, 8))
     with torch.no_grad():
         final, first = load_checkpoint_model(tiny_run), load_checkpoint_model(tiny_run, step=0)
@@ -128,12 +122,12 @@ def test_images_of_the_user(tiny_run: Path, tmp_path: Path) -> None:
     record = next(r for r in RunFolder(out).records() if r["probe"] == "pixel_correlation")
     assert record["conventions"]["images"] == "mine"
     assert record["conventions"]["num_samples"] == 5
-    assert not any(name == "inversion_angles" for _, name in measured(out))
+    assert not any(name == "inversion_angles" for _, name in read_values(out))
 
 
 def test_the_gaussian_denoiser_of_the_same_data(tiny_run: Path, tmp_path: Path) -> None:
     out = probed(tiny_run, tmp_path / "out", "--denoiser", "gaussian") / "num_steps=0008"
-    found = measured(out)
+    found = read_values(out)
     assert found[0, "assignment_accuracy"]["image_to_noise"] > 0.5
     assert {r["conventions"]["denoiser"] for r in RunFolder(out).records() if r["conventions"]} == {"gaussian"}
 

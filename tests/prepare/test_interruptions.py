@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from probediff.files import writing_to
+from probediff.files import explain_disk_errors
 from probediff.prepare.manifest import read_manifest
 from tests.prepare.tiny_sets import contents, prepared
 
@@ -139,5 +139,8 @@ def test_a_full_disk_leaves_nothing_half_written(source: Path, out: Path, tmp_pa
     assert list(target.glob(".*")) == []
     assert len(list(target.glob("*.npy"))) < 8
     assert contents(prepared(source, target)) == contents(out)
-    with pytest.raises(OSError, match=r"no space left to write b \(No space left on device\)"), writing_to(Path("b")):
+    with (
+        pytest.raises(OSError, match=r"no space left to write b \(No space left on device\)"),
+        explain_disk_errors(Path("b"), "OUT"),
+    ):
         raise OSError(28, "No space left on device")

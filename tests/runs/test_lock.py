@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from probediff.runs.folder import LOCK, WRITING
-from probediff.runs.lock import holder, is_held, own, owned, release, writing
+from probediff.runs.lock import claim, holder, is_held, lock_writes, own, release
 
 HOLD = """
 import sys, time
@@ -27,10 +27,10 @@ time.sleep(60)
 COUNT = """
 import sys, time
 from pathlib import Path
-from probediff.runs.lock import writing
+from probediff.runs.lock import lock_writes
 folder = Path(sys.argv[1])
 for _ in range(20):
-    with writing(folder):
+    with lock_writes(folder):
         file = folder / "count"
         count = int(file.read_text()) if file.exists() else 0
         time.sleep(0.001)
@@ -40,9 +40,9 @@ for _ in range(20):
 REFUSED = """
 import sys, time
 from pathlib import Path
-from probediff.runs.lock import owned
+from probediff.runs.lock import claim
 for _ in range(100):
-    with owned(Path(sys.argv[1]), "--out", wait_sec=30):
+    with claim(Path(sys.argv[1]), "--out", wait_sec=30):
         pass
 """
 
@@ -69,7 +69,7 @@ def test_a_second_process_is_refused_with_the_number_of_the_first(tmp_path: Path
         before = (folder / LOCK).read_bytes()
         with (
             pytest.raises(ValueError, match=rf"process {pid} is at work in .*out; .* give another --out"),
-            owned(folder, "--out"),
+            claim(folder, "--out"),
         ):
             pytest.fail("it is not ours")
         assert (folder / LOCK).read_bytes() == before
@@ -80,32 +80,32 @@ def test_a_second_process_is_refused_with_the_number_of_the_first(tmp_path: Path
 def test_a_killed_holder_holds_no_longer(tmp_path: Path) -> None:
     with other_process_in(tmp_path) as pid:
         os.kill(pid, signal.SIGKILL)
-        with owned(tmp_path, "--out", wait_sec=5):
+        with claim(tmp_path, "--out", wait_sec=5):
             assert (holder(tmp_path) or {})["process"] == os.getpid()
     assert not is_held(tmp_path)
 
 
 def test_refused_work_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="refused"), owned(tmp_path / "a" / "b", "--out"):
-        with writing(tmp_path / "a" / "b"):
+    with pytest.raises(ValueError, match="refused"), claim(tmp_path / "a" / "b", "--out"):
+        with lock_writes(tmp_path / "a" / "b"):
             pass
         raise ValueError("refused")
     assert not list(tmp_path.iterdir())
     (tmp_path / "mine").write_text("here before")
-    with pytest.raises(ValueError, match="refused"), owned(tmp_path, "--out"):
+    with pytest.raises(ValueError, match="refused"), claim(tmp_path, "--out"):
         raise ValueError("refused")
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 def test_work_that_wrote_leaves_what_it_wrote_and_gives_the_folder_back(tmp_path: Path) -> None:
     folder = tmp_path / "out"
-    with owned(folder, "--out"):
-        with owned(folder, "--out"):  # a command within the command
+    with claim(folder, "--out"):
+        with claim(folder, "--out"):  # a command within the command
             (folder / "result").write_text("1")
         assert is_held(folder)
     assert {path.name for path in folder.iterdir()} == {LOCK, "result"}
     assert is_held(folder) is False
-    with owned(folder, "--out"):
+    with claim(folder, "--out"):
         pass
     assert (folder / LOCK).is_file()
 

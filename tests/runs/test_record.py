@@ -78,12 +78,12 @@ def test_parts_that_are_missing_are_empty(tmp_path: Path) -> None:
 )
 def test_results_that_cannot_be_kept(result: dict[str, Any]) -> None:
     with pytest.raises((TypeError, ValueError, RuntimeError, AttributeError)):
-        ProbeResult(**result).checked()
+        ProbeResult(**result).validate()
 
 
 def test_numbers_of_any_library_become_plain() -> None:
     values = {"a": torch.tensor(1.5), "b": np.float32(2.5), "c": np.int64(3), "d": True, "e": float("nan")}
-    plain = ProbeResult(values).checked().values  # type: ignore[arg-type]
+    plain = ProbeResult(values).validate().values  # type: ignore[arg-type]
     assert json.loads(json.dumps({key: plain[key] for key in "abcd"})) == {"a": 1.5, "b": 2.5, "c": 3, "d": True}
 
 

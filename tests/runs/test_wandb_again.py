@@ -18,7 +18,7 @@ from probediff.runs.folder import RunFolder
 from probediff.runs.loggers import FailsafeWandbLogger, WandbSettings
 from probediff.runs.results import ProbeResult
 from probediff.runs.tracking import Tracker
-from probediff.runs.wandb_files import logged_results
+from probediff.runs.wandb_files import read_logged_results
 from tests.commands import forked
 from tests.reference.wandb_log import finished_history
 from tests.runs.wandb_starts import (
@@ -94,9 +94,9 @@ def kill_start(root: Path, steps: Sequence[int]) -> None:
 
 def test_what_was_lost_with_killed_processes_is_sent_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kill_start(tmp_path, [0, 2])
-    assert logged_results(tmp_path, run_id(tmp_path)) == {}  # all of it was in W&B's 32 KiB
+    assert read_logged_results(tmp_path, run_id(tmp_path)) == {}  # all of it was in W&B's 32 KiB
     kill_start(tmp_path, [5])  # what it had sent again is lost with it
-    assert logged_results(tmp_path, run_id(tmp_path)) == {}
+    assert read_logged_results(tmp_path, run_id(tmp_path)) == {}
     assert train(tmp_path, [7]) == 6
     assert "W&B lacked 6 results of steps 0 to 5: sent again" in capsys.readouterr().out
     assert_each_record_once(tmp_path)
@@ -112,7 +112,7 @@ def test_what_a_cut_log_lacks_is_sent_again(finished: Path, tmp_path: Path, size
     shutil.copytree(finished, root, symlinks=True)
     (log,) = logs(root)
     os.truncate(log, size)
-    left = logged_results(root, run_id(root))
+    left = read_logged_results(root, run_id(root))
     assert left is not None
     assert train(root, []) == 2 * len(MANY) - len(left)
     assert_each_record_once(root)
@@ -140,7 +140,7 @@ def test_a_sweeps_agent_that_gives_another_id_gets_everything(tmp_path: Path, mo
     monkeypatch.setattr("wandb.init", lambda **settings: begin(**settings | {"id": "of-agent"}))
     assert train(tmp_path, [1]) == 2
     assert run_id(tmp_path) == "of-agent"
-    logged = logged_results(tmp_path, "of-agent")
+    logged = read_logged_results(tmp_path, "of-agent")
     assert logged is not None
     assert {step for step, _ in logged} == {0, 1}
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from probediff.runs.folder import END_OF_EVENT, RunFolder
 from probediff.runs.stored_results import read_result
 from probediff.runs.tracking import Tracker
-from probediff.runs.wandb_files import logged_results, read_messages
+from probediff.runs.wandb_files import read_logged_results, read_messages
 from tests.runs.wandb_starts import BLOCK, MANY, angles, assert_each_record_once, event, logs, run_id
 
 
@@ -73,7 +73,7 @@ def test_a_flipped_bit_costs_messages_of_its_block_and_makes_up_none(sizes: list
 
 
 def test_the_log_has_what_was_logged(finished: Path) -> None:
-    logged = logged_results(finished, run_id(finished))
+    logged = read_logged_results(finished, run_id(finished))
     assert logged is not None
     assert logged.keys() == {(step, probe) for step in MANY for probe in ("angles", END_OF_EVENT)}
     for step in MANY:
@@ -81,12 +81,12 @@ def test_the_log_has_what_was_logged(finished: Path) -> None:
         assert repr(numbers) == repr(expected)  # NaN included
         assert list(logged[step, "angles"].pictures) == ["shown"]
     assert_each_record_once(finished)
-    assert logged_results(finished, "another1") is None
-    assert logged_results(finished / "wandb", run_id(finished)) is None
+    assert read_logged_results(finished, "another1") is None
+    assert read_logged_results(finished / "wandb", run_id(finished)) is None
 
 
 def test_a_damaged_log_never_has_anything_else(finished: Path, tmp_path: Path) -> None:
-    whole = logged_results(finished, run_id(finished))
+    whole = read_logged_results(finished, run_id(finished))
     (source,) = logs(finished)
     content = source.read_bytes()
     copy = tmp_path / source.relative_to(finished)
@@ -94,7 +94,7 @@ def test_a_damaged_log_never_has_anything_else(finished: Path, tmp_path: Path) -
 
     def read(data: bytes) -> dict[Any, Any]:
         copy.write_bytes(data)
-        results = logged_results(tmp_path, run_id(finished))
+        results = read_logged_results(tmp_path, run_id(finished))
         assert whole is not None and results is not None
         for key, result in results.items():
             assert repr(sorted(result.values.items())) == repr(sorted(whole[key].values.items()))
