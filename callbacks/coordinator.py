@@ -26,6 +26,7 @@ from probediff.probing.recorder import Recorder, conventions_for, pass_request
 from probediff.probing.settings import PassSettings
 from probediff.probing.shared_pass import PASS, Advance, run_pass
 from probediff.runs.folder import RunFolder
+from probediff.runs.gaps import tell_gaps
 from probediff.runs.results import ProbeResult
 from probediff.runs.tracking import Entry, Tracker
 from probediff.training.checkpoints import save_checkpoint, thin_out
@@ -144,6 +145,8 @@ class Probing(L.Callback):
                 stacklevel=2,
             )
         step = self._seen_step = trainer.global_step
+        if trainer.is_global_zero:
+            tell_gaps(folder, step, self._due)
         complete = trainer.is_global_zero and folder.rewind(step)
         if trainer.is_global_zero:
             tracker.send_again()

@@ -33,16 +33,16 @@ from probediff.editing.noises import describe_search, search_with_progress
 from probediff.editing.sdedit import NOISE_KINDS, Edit, NoiseKind, edit_images
 from probediff.editing.variation import compare_paired
 from probediff.features.networks import FeatureNetwork, load_features
-from probediff.files import digest_tensors, write_json
+from probediff.files import digest_tensors
 from probediff.models.images import Space, digest_images, image_files, read_images
 from probediff.noise import seeded_noise
 from probediff.prepare.decoding import DECODING
-from probediff.runs.kept_results import lock_results, show_result
+from probediff.runs.kept_results import lock_results, show_result, write_result
 from probediff.runs.lock import claim
 from probediff.runs.summary import format_table
 from probediff.whitening.statistics import Statistics, StatisticsSource
 
-RESULT = "edit.json"
+RESULT, GRID = "edit.json", "edit.png"
 _SIGNIFICANT = 0.05
 _WORDS = {"random": "random noise", "found": "found noise", "ddim": "DDIM latent"}
 _HEADINGS = {"ssim": "SSIM", "features": "features", "distance": "distance"}
@@ -81,7 +81,7 @@ def edit(arguments: Sequence[str]) -> int:
 
 
 def _edit(options: Any) -> None:
-    check_at_least(options, num_shown=1, batch_size=1, num_chains=1)
+    check_at_least(options, num_shown=1, batch_size=1, num_chains=1, noise_seed=0)
     strengths, kinds = _strengths(options.strengths), _kinds(options.noises)
     if "found" in kinds:
         pick(StatisticsSource, options).check()
@@ -118,8 +118,8 @@ def _edit(options: Any) -> None:
         record = {"conventions": conventions, "edits": [_record(e) for e in edits], "tests": _compare(edits)}
         record["images"] = names
         with lock_results(out):
-            _grid(images[: options.num_shown], names, edits).save(out / "edit.png")
-            write_json(out / RESULT, record)
+            _grid(images[: options.num_shown], names, edits).save(out / GRID)
+            write_result(out / RESULT, record, [GRID])
     print(_in_words(out, record))
 
 

@@ -26,9 +26,11 @@ import lightning as L
 import yaml
 from lightning.pytorch.callbacks import ModelSummary, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_only
 
 from probediff.callbacks import Probing
+from probediff.commands.deaths import explain_death
 from probediff.commands.old_names import accept_old_names, rename_callbacks
 from probediff.commands.options import CommandParser, available_probes
 from probediff.commands.runner import STATUS_LOST, run_guarded
@@ -36,7 +38,7 @@ from probediff.commands.signals import INTERRUPTED, STOPPED
 from probediff.commands.starting import BeginRun, Start
 from probediff.data import ImageDataModule
 from probediff.denoisers import UNet
-from probediff.exceptions import StoppedBySignalError, WorkerDiedError
+from probediff.exceptions import StoppedBySignalError
 from probediff.files import whole_file
 from probediff.runs.folder import ERROR, RunFolder
 from probediff.runs.grouping import group_of
@@ -185,7 +187,13 @@ class FitCLI(LightningCLI):
             added.append(ModelSummary(max_depth=1))
         listed = chosen.callbacks or []
         kwargs["callbacks"] = [*(listed if isinstance(listed, list) else [listed]), *added]
-        return super().instantiate_trainer(default_root_dir=str(self.run_dir), **kwargs)
+        trainer = super().instantiate_trainer(default_root_dir=str(self.run_dir), **kwargs)
+        if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+            raise ValueError(
+                f"trainer.strategy must be one whose processes each run this command, such as ddp, got "
+                f"{chosen.strategy!r}: what copies of this process find out would be lost with them"
+            )
+        return trainer
 
     def _config_text(self) -> str:
         # Where it lies and how it was started is no part of what a run is: a copy of it would go on in its place.
@@ -254,12 +262,9 @@ def _errors_in(start: Start) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        run_dir = start.run_dir
-        cure = f"try --data.num_workers 0 or free some memory, and go on with --run_dir {run_dir} --resume auto"
-        died = WorkerDiedError(f"a process that reads data died; {cure} ({error})")
-        shown = died if is_dead_data_worker(error) else error
+        shown = explain_death(error, start.run_dir) or error
         if start.begun:
-            path = run_dir / ERROR
+            path = start.run_dir / ERROR
             with suppress(OSError):  # the error may be that nothing can be written
                 with whole_file(path) as file:
                     file.write(traceback.format_exc().encode())
@@ -267,15 +272,6 @@ def _errors_in(start: Start) -> Iterator[None]:
         if shown is error:
             raise
         raise shown from error
-
-
-def is_dead_data_worker(error: BaseException) -> bool:
-    """Whether an error of training is the death of a process that reads data."""
-    if isinstance(error, RuntimeError):
-        return "DataLoader worker" in str(error)
-    # Death between the announcement of a batch and its fetching shows as a broken connection.
-    frames = traceback.extract_tb(error.__traceback__)
-    return isinstance(error, ConnectionError | EOFError) and any("torch/utils/data" in f.filename for f in frames)
 
 
 @rank_zero_only

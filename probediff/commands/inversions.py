@@ -6,7 +6,9 @@ Examples:
   probediff inversions runs/digits/RUN --methods ddim fixed_point --set fixed_point.iterations=10
 """
 
+import math
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any, get_args
 
 import torch
 
-from probediff.commands.options import CommandParser, WholeNumbers, device_of, pick
+from probediff.commands.options import CommandParser, WholeNumbers, check_at_least, device_of, pick
 from probediff.commands.runner import run_command
 from probediff.files import write_json
 from probediff.inversion import InversionSettings, Method, MethodRow, Problem, compare
@@ -101,10 +103,11 @@ def inversions(arguments: list[str]) -> int:
 
 
 def _inversions(options: Any) -> None:
+    check_at_least(options, num_samples=1, batch_size=1, noise_seed=0)
     all_methods = [name for name in get_args(Method) if options.images is None or name != "swap"]
     methods = settings_by_name(options.methods or all_methods, options.set)
     source, settings = find_source(pick(ModelChoice, options)), options.settings
-    model, device = source.load(source.steps[-1]), device_of(options)
+    model, device = source.load_only(), device_of(options)
     convention = settings.convention or published_convention(model)
     for num_steps in options.num_steps:
         model.schedule.ddim_timesteps(num_steps, convention)
@@ -198,6 +201,8 @@ class Table:
     def add(self, row: MethodRow) -> None:
         """Write a row that is ready."""
         print(f"{row.name}: {row.inversion_seconds:.1f} s", file=sys.stderr)
+        if not all(map(math.isfinite, row.values().values())):
+            warnings.warn(f"{row.name} led to infinities or NaN: it diverges, or the weights hold such", stacklevel=2)
         options = options_of(self._methods[row.name])
         rows = [*self._rows, asdict(row) | {"options": options} | self._conventions]
         self._rows = sorted(rows, key=lambda row: _ORDER.index(row["name"]))

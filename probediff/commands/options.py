@@ -137,11 +137,17 @@ def pick(cls: type[T], options: Any, **others: Any) -> T:
 
 
 def device_of(options: Any) -> torch.device:
-    """The device that ``--device`` names; raises ValueError for what is no device."""
+    """The device that ``--device`` names; raises ValueError for what is no device, or none of this machine."""
     try:
-        return torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError:
         raise ValueError(f"--device must be cuda, cuda:1 or cpu, got {options.device!r}") from None
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = str(error).splitlines()[0]
+        raise ValueError(f"--device must be one that this machine has, got {options.device!r} ({why})") from error
+    return device
 
 
 def check_at_least(options: Any, **least: int) -> None:
@@ -156,7 +162,12 @@ def available_probes() -> dict[str, type[Probe]]:
     """All probes of the package ``probediff.callbacks`` by configuration key; a new file there is found by itself."""
     probes: dict[str, type[Probe]] = {}
     for part in pkgutil.iter_modules(callbacks.__path__):
-        module = importlib.import_module(f"probediff.callbacks.{part.name}")
+        try:
+            module = importlib.import_module(f"probediff.callbacks.{part.name}")
+        except ImportError as error:
+            raise ImportError(
+                f"callbacks/{part.name}.py cannot be imported: {error}; mend it or take it away"
+            ) from error
         for _, member in inspect.getmembers(module, inspect.isclass):
             if issubclass(member, Probe) and member is not Probe and member.__module__ == module.__name__:
                 probes[member.name()] = member

@@ -16,6 +16,7 @@ import importlib.util
 from pathlib import Path
 
 from probediff.commands.runner import light_parser, run_command
+from probediff.runs.lock import claim
 
 _DEFAULT_WATCH_SEC = 30
 
@@ -65,9 +66,14 @@ def report(arguments: list[str]) -> int:
 def _report(options: argparse.Namespace) -> None:
     if importlib.util.find_spec("matplotlib") is None:
         raise ImportError("figures need matplotlib: pip install matplotlib")
+    paths, out = [path.expanduser() for path in options.runs], options.out.expanduser()
+    with claim(out, "--out"):
+        _write(options, paths, out)
+
+
+def _write(options: argparse.Namespace, paths: list[Path], out: Path) -> None:
     from probediff.report.watch import build, watch
 
-    paths, out = [path.expanduser() for path in options.runs], options.out.expanduser()
     if options.watch is None:
         written, _ = build(paths, out, options.group_by)
         counts = f"{written.num_figures} figures, {written.num_tables} tables"

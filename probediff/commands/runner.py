@@ -1,7 +1,6 @@
 """How every command is run: what is printed on an error or on Ctrl-C, and the exit status."""
 
 import argparse
-import errno
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -9,6 +8,7 @@ from typing import Any
 
 from probediff.commands.signals import INTERRUPTED
 from probediff.exceptions import FeatureLoadError, NonFiniteLossError, WorkerDiedError
+from probediff.files import NO_SPACE
 
 #: Errors that the user can cure; all others are faults of the program.
 _CURABLE = (ValueError, OSError, ImportError, FeatureLoadError, NonFiniteLossError, WorkerDiedError)
@@ -22,9 +22,12 @@ def describe_error(error: BaseException) -> str | None:
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         cure = "lower --data.batch_size (training) or --probing.settings.batch_size (probes), then --resume auto"
         return f"the device ran out of memory; {cure} ({str(error).splitlines()[0]})"
+    lightning = sys.modules.get("lightning.fabric.utilities.exceptions")
+    if lightning is not None and isinstance(error, lightning.MisconfigurationException):
+        return f"{error}; see the options --trainer.*"
     if not isinstance(error, _CURABLE):
         return None
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
         place = f" to write {error.filename}" if error.filename else ""
         return f"no space left{place} ({error.strerror}); free some, then give the command again"
     # The parser wraps the error of a class that refuses its arguments into a list of all types that it tried.

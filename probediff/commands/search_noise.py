@@ -29,17 +29,16 @@ from probediff.editing.noises import (
     distribution_table,
     search_with_progress,
 )
-from probediff.files import write_json
 from probediff.models.base import conditions_of
 from probediff.models.images import Space, digest_images, image_files, read_images
-from probediff.models.source import ModelChoice
+from probediff.models.source import OF_RUNS, OF_STATE_DICTS, ModelChoice
 from probediff.prepare.decoding import DECODING
-from probediff.runs.kept_results import lock_results, show_result
+from probediff.runs.kept_results import lock_results, show_result, write_result
 from probediff.runs.lock import claim
 from probediff.runs.summary import format_table
 from probediff.whitening.statistics import StatisticsSource
 
-RESULT, NOISES = "search_noise.json", "noises.safetensors"
+RESULT, NOISES, GRID, CURVES = "search_noise.json", "noises.safetensors", "noises.png", "loss.png"
 
 
 @dataclass(frozen=True)
@@ -48,12 +47,12 @@ class SearchOptions:
 
     Args:
         model: model whose size, or whose codes, the noises are for.
-        channels: of --images without --model; their size is --image_size.
+        channels: of --images without --model, 3 by default; their size is --image_size.
         num_shown: images in pictures.
     """
 
     model: str | None = None
-    channels: Literal[1, 3] = 3
+    channels: Literal[1, 3] | None = None
     num_shown: int = 8
 
 
@@ -79,8 +78,11 @@ def _search(options: Any) -> None:
     source.check()
     files = image_files(options.image)
     if options.model is None:
+        _refuse_options_of_models(options)
         model, space = None, source.space(options.image_size, options.channels)
     else:
+        if options.channels is not None:
+            raise ValueError(f"--channels must be left out for a --model, which has its own, got {options.channels}")
         # There is nothing to guide: the model's codes are wanted, and no image.
         model = load_editable(pick(ModelChoice, options), Prompts(guidance_scale=0.0)).to(device)
         space = Space.of(model.probe)
@@ -92,7 +94,7 @@ def _search(options: Any) -> None:
         **conditions_of(device),
     }
     with claim(out, "--out"):
-        if show_result(out / RESULT, conventions, partial(_in_words, out), beside=[NOISES]):
+        if show_result(out / RESULT, conventions, partial(_in_words, out)):
             return
         whitening, conventions["statistics"] = statistics.load()
         search = search_with_progress(space.codes(images).to(device).float(), whitening, settings)
@@ -100,6 +102,13 @@ def _search(options: Any) -> None:
         record = _record(noises)
         _write(out, noises, record, space.pixels(whitening.dewhiten(noises.noise[: options.num_shown, 0])))
     print(_in_words(out, record))
+
+
+def _refuse_options_of_models(options: Any) -> None:
+    none, given = ModelChoice(""), pick(ModelChoice, options, model="", image_size=None)
+    for name in (*OF_RUNS, *OF_STATE_DICTS):
+        if getattr(given, name) != getattr(none, name):
+            raise ValueError(f"--{name} needs --model, got {getattr(given, name)!r} without one")
 
 
 def _describe_targets(images: Tensor, space: Space, model: EditableModel | None) -> dict[str, Any]:
@@ -123,10 +132,10 @@ def _write(out: Path, noises: FoundNoises, record: dict[str, Any], dewhitened: T
     search = noises.search
     with lock_results(out):
         noises.save(out / NOISES)
-        search_grid(noises.images, noises.noise, dewhitened, noises.names).save(out / "noises.png")
+        search_grid(noises.images, noises.noise, dewhitened, noises.names).save(out / GRID)
         curves = loss_curves(search.curve_iterations, search.curve, noises.names, noises.conventions["loss"])
-        curves.savefig(out / "loss.png", dpi=120)
-        write_json(out / RESULT, record)
+        curves.savefig(out / CURVES, dpi=120)
+        write_result(out / RESULT, record, [NOISES, GRID, CURVES])
 
 
 def _in_words(out: Path, record: dict[str, Any]) -> str:

@@ -12,11 +12,12 @@ import yaml
 from probediff.data import ImageDataModule
 from probediff.data.base import check_same_images, fingerprint
 from probediff.files import write_json
-from probediff.models.run import run_of
+from probediff.models.run import load_checkpoint_model, run_of
 from probediff.runs.aside import set_aside, set_aside_after
 from probediff.runs.changes import Changes, compare_configs, refuse
-from probediff.runs.configuration import CONFIG, read_history
-from probediff.runs.folder import CHECKPOINTS, DATA, RunFolder
+from probediff.runs.conditions import WEIGHTS
+from probediff.runs.configuration import CONFIG, has_checksum, read_history
+from probediff.runs.folder import CHECKPOINTS, DATA, END_OF_EVENT, RunFolder
 from probediff.sweep.lineage import record_trial
 from probediff.training.checkpoints import load_checkpoint, newest_loadable
 
@@ -64,10 +65,11 @@ class Start:
             defaults: of all options.
 
         Raises:
-            ValueError: there is a run and it is not to be gone on with, or it is another one.
+            ValueError: there is a run and it is not to be gone on with, or it is another one, or a file is damaged.
         """
         if not self.holds_run:
             return
+        self.folder.catalogue(), self.folder.lineage()  # damaged ones raise, now rather than later
         if self.resume is None:
             raise ValueError(
                 f"{self.run_dir} already holds a run; go on with it by --resume auto, or give another --run_dir"
@@ -86,7 +88,8 @@ class Start:
         """Find the checkpoint that ``--resume`` asks for; all processes find the same one.
 
         Raises:
-            ValueError: a file was named that cannot be gone on with, or that is beyond the last step of this start.
+            ValueError: a file was named that cannot be gone on with, or a checkpoint is beyond the last step of this
+                start, or not the one that the run has probed.
         """
         if self.resume is None:
             return
@@ -110,7 +113,21 @@ class Start:
                 f"trainer.max_steps must be at least {self._step}, the step of {path}, got {trainer.max_steps}; "
                 f"raise it, or name an earlier checkpoint by --resume FILE and another --run_dir"
             )
+        self._check_weights(path)
         self.checkpoint = path
+
+    def _check_weights(self, path: Path) -> None:
+        """Whether a checkpoint holds the weights that the run has probed at its step; older records do not say it."""
+        records = [r for r in self.folder.records() if r["step"] == self._step and r["probe"] == END_OF_EVENT]
+        if not records or WEIGHTS not in records[0] or not self.folder.config_path.is_file():
+            return
+        conventions = records[0]["conventions"]
+        model = load_checkpoint_model(path, weights=conventions["weights"], ema_rate=conventions["ema_rate"])
+        if model.digest != records[0][WEIGHTS]:
+            raise ValueError(
+                f"{path} must be the checkpoint that the run has probed at step {self._step}, got other weights: it is "
+                f"one of another run; put back the right one, or remove it to go on from an earlier one"
+            )
 
     def _check_file(self, path: Path) -> None:
         """Whether a checkpoint that was named is one of this run, or of a run of the same model to branch off from."""
@@ -145,15 +162,14 @@ class Start:
         images = data.images if isinstance(data, ImageDataModule) else None
         goes_on = self.checkpoint is not None and self.holds_run
         if goes_on and images is not None:
-            check_same_images(self.run_dir, self.folder.data_fingerprint(), images)
+            if not (known := self.folder.data_fingerprint()):
+                warnings.warn(
+                    f"{self.run_dir} has no {DATA}: whether the images are those that the run began with is not known",
+                    stacklevel=2,
+                )
+            check_same_images(self.run_dir, known, images)
         self.begun = True
-        if self.holds_run and not goes_on:
-            aside = set_aside(self.run_dir)
-            warnings.warn(
-                f"no checkpoint can be gone on with: starting anew; what was there is in {aside}", stacklevel=2
-            )
-        elif goes_on and self.resume != "auto" and (later := set_aside_after(self.run_dir, self._step)):
-            warnings.warn(f"what was there of later steps is in {later}", stacklevel=2)
+        self._make_room(goes_on)
         self.folder.create()
         record_trial(self.run_dir)
         if not (goes_on and self.folder.config_path.exists()):
@@ -166,6 +182,18 @@ class Start:
         lineage = self.folder.lineage()
         for logger in trainer.loggers:
             logger.log_hyperparams(yaml.safe_load(self.config_text) | ({"lineage": lineage} if lineage else {}))
+
+    def _make_room(self, goes_on: bool) -> None:
+        """Keep aside what would be overwritten."""
+        words = None
+        if goes_on and self.resume != "auto" and (later := set_aside_after(self.run_dir, self._step)):
+            words = f"what was there of later steps is in {later}"
+        elif self.holds_run and not goes_on:
+            words = f"no checkpoint can be gone on with: starting anew; what was there is in {set_aside(self.run_dir)}"
+        elif not goes_on and self.folder.config_path.is_file() and not has_checksum(self.folder.config_path):
+            words = f"a {CONFIG} that no run has written is kept in {set_aside(self.run_dir)}"
+        if words is not None:
+            warnings.warn(words, stacklevel=3)
 
     def _tell_changes(self) -> None:
         for key, (before, after) in self._changes.items():

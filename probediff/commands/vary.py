@@ -20,12 +20,11 @@ from probediff.editing.grids import labelled_grid
 from probediff.editing.models import Prompts
 from probediff.editing.noises import FoundNoises
 from probediff.editing.variation import Variations, compare_paired, vary_noises
-from probediff.files import write_json
-from probediff.runs.kept_results import lock_results, show_result
+from probediff.runs.kept_results import lock_results, show_result, write_result
 from probediff.runs.lock import claim
 from probediff.runs.summary import format_table
 
-RESULT = "vary.json"
+RESULT, GRID = "vary.json", "vary.png"
 _SHOWN_CHAINS = 2
 _MEASURES = {"distance": "distance to target", "ssim": "SSIM with target"}
 _AGAINST = {"random": "random noise", "another": "another target's"}
@@ -46,7 +45,7 @@ def vary(arguments: Sequence[str]) -> int:
 
 
 def _vary(options: Any) -> None:
-    check_at_least(options, num_shown=1, batch_size=1)
+    check_at_least(options, num_shown=1, batch_size=1, noise_seed=0)
     pick(Prompts, options).check(options.model)
     noises, out = FoundNoises.load(options.noises), Path(options.out or "probes/vary")
     conventions: dict[str, Any] = {"noises_sha256": noises.digest, "noise_seed": options.settings.noise_seed}
@@ -63,8 +62,8 @@ def _vary(options: Any) -> None:
         record: dict[str, Any] = {"conventions": conventions, "noises": noises.conventions, "models": results}
         record |= {"noise_seed": options.settings.noise_seed, "num_targets": len(noises.images)}
         with lock_results(out):
-            _grid(noises, variations, options.num_shown).save(out / "vary.png")
-            write_json(out / RESULT, record)
+            _grid(noises, variations, options.num_shown).save(out / GRID)
+            write_result(out / RESULT, record, [GRID])
     print(_in_words(out, record))
 
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from probediff.commands.options import CommandParser, WholeNumbers, check_at_least, device_of, pick
 from probediff.commands.runner import run_command
-from probediff.files import save_tensors, write_json
+from probediff.files import save_tensors
 from probediff.measures.covariance import moments
 from probediff.measures.whitening import WhiteningTransform
 from probediff.models import ProbeModel
@@ -32,7 +32,7 @@ from probediff.models.images import RealImages, Space, images_of_folder, run_ima
 from probediff.models.source import ModelChoice, Source, find_source, published_convention
 from probediff.runs.batches import PartialPass
 from probediff.runs.folder import WHITENING, WHITENING_ARRAYS
-from probediff.runs.kept_results import lock_results, show_result
+from probediff.runs.kept_results import lock_results, show_result, write_result
 from probediff.runs.lock import claim
 from probediff.runs.summary import format_table
 from probediff.schedule import Convention
@@ -132,7 +132,7 @@ def _whitening(options: Any) -> None:
     work = _prepare(options)
     conventions, describe = _conventions(work, options), partial(_in_words, work.out)
     with claim(work.out, "--out"):
-        if show_result(work.out / WHITENING, conventions, describe, beside=[WHITENING_ARRAYS]):
+        if show_result(work.out / WHITENING, conventions, describe):
             return
         names = (*work.model.conventions, *_FIXED_POINTS_DEPEND_ON)
         store = PartialPass(work.out / "partial", {name: conventions.get(name) for name in names})
@@ -147,7 +147,7 @@ def _whitening(options: Any) -> None:
 def _prepare(options: Any) -> _Work:
     """Read and check everything that can be wrong, before the first network evaluation."""
     source = find_source(pick(ModelChoice, options))
-    model = source.load(source.steps[-1])
+    model = source.load_only()
     convention = options.settings.convention or published_convention(model)
     plan = _plan(options, model)
     for num_steps in plan.num_steps:
@@ -165,7 +165,7 @@ def _prepare(options: Any) -> _Work:
 
 def _plan(options: Any, model: ProbeModel) -> Plan:
     counts, settings = sorted(set(options.iterations)), options.settings
-    check_at_least(options, num_samples=3, num_shown=1, num_images=1, num_fixed_points=1, batch_size=1)
+    check_at_least(options, num_samples=3, num_shown=1, num_images=1, num_fixed_points=1, batch_size=1, noise_seed=0)
     if counts[0] < 1:
         raise ValueError(f"--iterations must be at least 1, got {counts[0]}")
     if not 0 <= options.tolerance < math.inf:
@@ -261,7 +261,7 @@ def _write(out: Path, findings: Findings, record: dict[str, Any]) -> None:
             Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(out / f"{name}.png")
         save_tensors(out / WHITENING_ARRAYS, arrays)
         # Last, because a report takes this file as the sign that the others are there.
-        write_json(out / WHITENING, record)
+        write_result(out / WHITENING, record, [WHITENING_ARRAYS, *(f"{name}.png" for name in pictures)])
 
 
 def _in_words(out: Path, values: dict[str, Any]) -> str:

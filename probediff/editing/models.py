@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,11 @@ class Prompts:
     source_prompt: str = ""
 
     def check(self, models: Sequence[str]) -> None:
-        """Raise ValueError for a prompt that none of the models takes, and as ``is_text_model``."""
+        """Raise ValueError for an option that none of the models takes, and as ``is_text_model``."""
+        given = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
         takes_text = [is_text_model(model) for model in models]
-        if (self.prompt or self.negative_prompt) and not any(takes_text):
-            raise ValueError(f"--prompt needs a text-to-image model, got {', '.join(models)}")
+        if given and not any(takes_text):
+            raise ValueError(f"--{given[0]} needs a text-to-image model, got {', '.join(models)}")
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def load_editable(choice: ModelChoice, prompts: Prompts) -> EditableModel:
         name, probe, out = "gaussian", fit_gaussian(run), run / PROBED
     else:
         source = find_source(choice)
-        probe, out = source.load(source.steps[-1]), source.out
+        probe, out = source.load_only(), source.out
         name = str(probe.conventions["model"]) if source.run is None else f"{source.run.name} step {probe.step}"
 
     def path(num_steps: int, convention: Convention | None) -> DDIMPath:

@@ -251,5 +251,5 @@ def _load_message(spec: _Spec, error: Exception) -> str:
         f"the feature network {spec.kind!r} ({spec.library} {spec.model_name}) could not be loaded from "
         f"{spec.path or 'the hub'}: {type(error).__name__}: {error}\n"
         f"To get its weights: where there is a network, {recipe}\n"
-        "To do without: --checkpoint_similarity.features '[]'"
+        "To do without: --checkpoint_similarity.features '[]' in `fit` and `probe`, no --features in `edit`"
     )

@@ -11,9 +11,19 @@ from probediff.files.tensors import (
     read_weights,
     save_tensors,
 )
-from probediff.files.whole import PARTIAL, explain_disk_errors, lock_folder, remove_partials, whole_file, write_json
+from probediff.files.whole import (
+    NO_SPACE,
+    PARTIAL,
+    explain_disk_errors,
+    lock_folder,
+    remove_partials,
+    to_json,
+    whole_file,
+    write_json,
+)
 
 __all__ = [
+    "NO_SPACE",
     "PARTIAL",
     "PREFIXES",
     "WRAPPERS",
@@ -27,6 +37,7 @@ __all__ = [
     "read_weights",
     "remove_partials",
     "save_tensors",
+    "to_json",
     "verify_tensors",
     "whole_file",
     "write_json",

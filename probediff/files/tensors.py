@@ -30,21 +30,30 @@ def save_tensors(target: Path, tensors: dict[str, Tensor], metadata: dict[str, s
         file.write(save(plain, words | {CHECKSUM: checksum(save(plain, words))[0]}))
 
 
-def load_whole(path: Path) -> dict[str, Tensor]:
+def load_whole(path: Path, metadata: Mapping[str, str] | None = None) -> dict[str, Tensor]:
     """All tensors of a file that `save_tensors` wrote.
+
+    Args:
+        path: the file.
+        metadata: words that it must have.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is damaged.
+        ValueError: It is damaged, or has other words.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
     verify_tensors(path)
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as file:
+            words = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error})") from error
+    for name, word in (metadata or {}).items():
+        if words.get(name) != word:
+            raise ValueError(f"{path} must be of {name} {word}, got {words.get(name, 'none')}: it is another file")
+    return tensors
 
 
 def load_tensors(

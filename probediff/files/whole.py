@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 PARTIAL = ".partial"
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: Errors of a disk that is full, of a quota, and of a limit on the size of files.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -41,9 +43,22 @@ def whole_file(target: Path, sync: bool = True) -> Iterator[BufferedRandom]:
 
 
 def write_json(target: Path, content: Any) -> None:
-    """Write a JSON file at once; see `whole_file`."""
+    """Write a JSON file at once; see `whole_file` and `to_json`."""
     with whole_file(target) as file:
-        file.write((json.dumps(content, indent=1) + "\n").encode())
+        file.write((to_json(content, indent=1) + "\n").encode())
+
+
+def to_json(content: Any, indent: int | None = None) -> str:
+    """JSON that every program reads: infinities and NaN, which it does not have, are null."""
+    return json.dumps(_without_infinities(content), indent=indent, allow_nan=False)
+
+
+def _without_infinities(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_infinities(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_infinities(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def remove_partials(folder: Path) -> None:
@@ -88,7 +103,7 @@ def explain_disk_errors(folder: Path, option: str) -> Iterator[None]:
     except OSError as error:
         if error.errno is None:  # it has its words already
             raise
-        if error.errno in _NO_SPACE:
+        if error.errno in NO_SPACE:
             raise OSError(
                 f"{option}: no space left to write {folder} ({error.strerror}); free some or raise the quota, then "
                 "start the same command again"

@@ -67,6 +67,12 @@ class Source:
     run: Path | None
     out: Path
 
+    def load_only(self) -> ProbeModel:
+        """The one model that is meant; raises ValueError where several checkpoints are."""
+        if len(self.steps) > 1:
+            raise ValueError(f"--checkpoints must be one here, got those of steps {self.steps}; give one of them")
+        return self.load(self.steps[0])
+
 
 def find_source(choice: ModelChoice) -> Source:
     """Where the model that was chosen comes from.

@@ -117,9 +117,8 @@ def _method_rows(run: Run) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     paths = run.analyses(INVERSION_METHODS)
     for path in paths:
-        content = read_json(path)
         where = path.parent.name if len(paths) > 1 else ""
-        for row in content if isinstance(content, list) else []:
+        for row in read_json(path, list) or []:
             if isinstance(row, dict):
                 name = row.get("name", row.get("method", "unnamed"))
                 rows.append({**row, "name": f"{name} {where}".strip()})

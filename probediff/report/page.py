@@ -15,6 +15,7 @@ from probediff.files import whole_file
 from probediff.report.groups import Comparison
 from probediff.report.parts import Figure, Section, escaped
 
+_MADE_BY = "Made by probediff"
 _DPI = 140
 _PICTURE_DPI = 100
 #: So many pixels of the page an inch of a figure, that letters are equally large in all.
@@ -51,8 +52,11 @@ def write_report(comparison: Comparison, sections: list[Section], out: Path, ref
         refresh_sec: the page reloads itself after so many seconds; never by default.
 
     Raises:
-        ValueError: ``out`` cannot be written to.
+        ValueError: ``out`` cannot be written to, or holds something else.
     """
+    existing = out / "index.html"
+    if existing.is_file() and _MADE_BY not in existing.read_text(encoding="utf-8", errors="replace"):
+        raise ValueError(f"--out must be new or hold an earlier report, got {out} with another index.html")
     figures = [figure for section in sections for figure in section.figures]
     embedded = {figure.name: _write_figure(figure, out) for figure in figures}
     tables = [table for section in sections for table in (*section.tables, *section.details)]
@@ -107,7 +111,7 @@ def page(
     """The page as HTML; ``embedded`` holds the data URL of each figure by name."""
     names = [run.name for run in comparison.runs]
     title = f"probediff: {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
-    origin = f"Made by probediff {__version__} on {datetime.now(UTC):%Y-%m-%d at %H:%M} UTC."
+    origin = f"{_MADE_BY} {__version__} on {datetime.now(UTC):%Y-%m-%d at %H:%M} UTC."
     if refresh_sec:
         origin += f" This page reloads itself every {refresh_sec} seconds."
     return Template(_resource("page.html")).substitute(

@@ -1,17 +1,20 @@
 """Reading run folders, and the folders of ``probediff probe`` below them, for a report."""
 
 import json
+import warnings
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from probediff.runs.catalogue import Description
 from probediff.runs.folder import FINISHED, PROBED, RECORDS, SET_ASIDE, RunFolder, probed_folders
 from probediff.runs.grouping import config_value, max_steps_of
 from probediff.runs.listing import folders_below, has_records
 from probediff.runs.lock import is_held
+
+T = TypeVar("T")
 
 #: Folders of ``probediff probe`` below a run; any other name is that of a model.
 KINDS = ("replay", "final_samples", "gaussian", "images")
@@ -187,12 +190,19 @@ def read_runs(paths: list[Path]) -> list[Run]:
     return [_read_run(folder, names[folder]) for folder in folders]
 
 
-def read_json(path: Path) -> Any:
-    """Content of a JSON file; None where it cannot be read."""
+def read_json(path: Path, kind: type[T]) -> T | None:
+    """Content of a JSON file; None where there is none or, with a warning, where it is damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError, RecursionError) as error:
+        warnings.warn(f"{path} is left out, for it cannot be read: {error}", stacklevel=2)
+        return None
+    if isinstance(content, kind):
+        return content
+    warnings.warn(f"{path} is left out: a {kind.__name__} was expected, got a {type(content).__name__}", stacklevel=2)
+    return None
 
 
 def _distinct_names(folders: list[Path]) -> dict[Path, str]:

@@ -82,7 +82,7 @@ def _analyses(comparison: Comparison) -> Iterator[tuple[Run, Path, dict[str, Any
         files = ((run, run.analyses(WHITENING)) for run in group.runs)
         run, paths = next(((run, paths) for run, paths in files if paths), (group.runs[0], []))
         for path in paths:
-            if isinstance(values := read_json(path), dict):
+            if (values := read_json(path, dict)) is not None:
                 yield run, path.parent, values
 
 

@@ -34,14 +34,18 @@ class PartialPass:
     def __init__(self, folder: Path, key: dict[str, Any]) -> None:
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         self.path = folder / digest[:16]
+        self._key = digest
 
     def _file(self, indices: Tensor) -> Path:
         return self.path / f"rows={int(indices[0]):07d}-{int(indices[-1]):07d}.safetensors"
 
+    def _words(self, indices: Tensor) -> dict[str, str]:
+        return {"key": self._key, "samples": hashlib.sha256(str(indices.tolist()).encode()).hexdigest()}
+
     def load(self, indices: Tensor) -> dict[str, Tensor] | None:
         """The batch of samples ``indices``, or None where it has not been made yet, or is damaged, which is said."""
         try:
-            return load_whole(self._file(indices))
+            return load_whole(self._file(indices), self._words(indices))
         except FileNotFoundError:
             return None
         except ValueError as error:
@@ -52,7 +56,7 @@ class PartialPass:
         """Keep a batch; it appears whole or not at all."""
         with explain_disk_errors(self.path, "--out"):
             self.path.mkdir(parents=True, exist_ok=True)
-            save_tensors(self._file(indices), rows)
+            save_tensors(self._file(indices), rows, self._words(indices))
 
     def clear(self) -> None:
         """Forget the batches, when the pass has been recorded."""

@@ -43,6 +43,12 @@ def compare_configs(
         Changes that can be applied, and changes that would make it another run, each as key -> (stored, asked).
     """
     before, after = flatten(defaults) | flatten(stored), flatten(asked)
+    for key in [key for key in before if key.endswith(".enabled")]:
+        section = key.removesuffix("enabled")
+        if not _has(after, section):  # the file with the probe is gone: it is switched off
+            after |= {k: value for k, value in before.items() if k.startswith(section)} | {key: False}
+        elif not _has(flatten(stored), section):  # it has come since
+            before[key] = False
     differing = {
         key: (before.get(key), after.get(key))
         for key in sorted(before.keys() | after.keys())
@@ -50,6 +56,10 @@ def compare_configs(
     }
     allowed = {key: change for key, change in differing.items() if _may_change(key, before, measured)}
     return allowed, {key: change for key, change in differing.items() if key not in allowed}
+
+
+def _has(flat: Mapping[str, Any], section: str) -> bool:
+    return any(key.startswith(section) for key in flat)
 
 
 def _is_equal(key: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:

@@ -70,8 +70,10 @@ def read_history(run: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: The file is damaged.
     """
-    content = _read(run / HISTORY) or []
-    if not (isinstance(content, list) and all(map(_is_entry, content))):
+    content = _read(run / HISTORY)
+    if content is None and not (run / HISTORY).is_file():
+        return []
+    if not (content and isinstance(content, list) and all(map(_is_entry, content))):
         raise ValueError(f"{run / HISTORY} must hold a list of changes, got something else; restore it from a copy")
     return content
 

@@ -6,14 +6,13 @@ Light commands import this module, so that it imports torch, Pillow and safetens
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from probediff.files import load_whole, save_tensors, whole_file, write_json
+from probediff.files import load_whole, save_tensors, to_json, whole_file, write_json
 from probediff.runs.by_step import files_by_step, name_step, read_arrays, read_first_rows
 from probediff.runs.catalogue import PROBES, Description
 from probediff.runs.configuration import CONFIG, append_history, read_config, read_provenance, write_config
@@ -128,7 +127,7 @@ class RunFolder:
 
     def append(self, *records: dict[str, Any]) -> None:
         """Append records in one write, or raise and leave the file as it was; infinities and NaN become null."""
-        lines = "".join(json.dumps(_finite(record), allow_nan=False) + "\n" for record in records).encode()
+        lines = "".join(to_json(record) + "\n" for record in records).encode()
         with self.records_path.open("ab") as file:
             size = file.tell()
             try:
@@ -261,7 +260,12 @@ class RunFolder:
 
     def lineage(self) -> dict[str, Any]:
         """Sweep, trial and the starts that it goes on from; empty for a run outside of sweeps."""
-        return _read_mapping(self.path / LINEAGE)
+        lineage = _read_mapping(self.path / LINEAGE)
+        if lineage and not (isinstance(lineage.get("trial"), str) and isinstance(lineage.get("continues"), list)):
+            raise ValueError(
+                f"{self.path / LINEAGE} must say the starts of a trial, got none; restore it, or remove it"
+            )
+        return lineage
 
 
 def checkpoints_in(folder: Path) -> dict[int, Path]:
@@ -280,19 +284,13 @@ def probed_folders(folder: Path) -> list[Path]:
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
-    """A JSON file; empty where there is none, or something else in it."""
+    """A JSON file; empty where there is none."""
     if not path.is_file():
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
-    return content if isinstance(content, dict) else {}
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {str(content)[:40]}: damaged; restore it, or remove it")
+    return content

@@ -1,5 +1,6 @@
 """Results of an analysis that are there already: compared with what is asked for, and never overwritten."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -7,12 +8,14 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
-from probediff.files import explain_disk_errors, verify_tensors
+from probediff.files import explain_disk_errors, write_json
 from probediff.runs.conditions import CONDITIONS, NAMES, WEIGHTS, as_json
 from probediff.runs.lock import lock_writes
 
 T = TypeVar("T")
 
+#: Key of a result: SHA-256 of the files beside it, by name.
+FILES = "files"
 _NAMES_IN_FULL = ("statistics.source", "search.statistics.source")
 _NOT_SET = "nothing"
 _SHOWN = 5
@@ -80,7 +83,6 @@ def show_result(
     wanted: Mapping[str, Any],
     describe: Callable[[dict[str, Any]], str],
     settings_of: Callable[[dict[str, Any]], Any] = itemgetter("conventions"),
-    beside: Sequence[str] = (),
 ) -> bool:
     """Print the result that is in ``path`` if it is the one that is asked for.
 
@@ -89,13 +91,12 @@ def show_result(
         wanted: what the command would record as its conventions.
         describe: the words for a result.
         settings_of: where a result has its conventions.
-        beside: files of tensors that belong to it.
 
     Returns:
         Whether there is one; if not, it has to be computed.
 
     Raises:
-        ValueError: it has other settings, or is damaged, or a file beside it is.
+        ValueError: it has other settings, or is damaged, or a file that belongs to it is not as it was written.
     """
     result = read_result(path, dict)
     if result is None:
@@ -105,13 +106,32 @@ def show_result(
     conditions = check_same_settings(path, there, wanted)
     with explain_damage(path):
         words = describe(result)
-    for name in beside:
-        try:
-            verify_tensors(path.with_name(name))
-        except (OSError, ValueError) as error:
-            raise _damage_error(path.with_name(name), error, remove=path) from error
+    _check_files(path, result)
     print("\n".join([words, "", f"This result is there already: {path}", *conditions]))
     return True
+
+
+def _check_files(path: Path, result: dict[str, Any]) -> None:
+    with explain_damage(path):
+        files = dict(result.get(FILES, {}))
+    for name, digest in files.items():
+        try:
+            actual = _digest(path.with_name(name))
+        except OSError as error:
+            raise _damage_error(path.with_name(name), error.strerror, remove=path) from error
+        if actual != digest:
+            reason = f"it is not the one that was written with {path.name}"
+            raise _damage_error(path.with_name(name), reason, remove=path)
+
+
+def write_result(path: Path, result: dict[str, Any], beside: Sequence[str]) -> None:
+    """Write a result file, with the checksums of the files beside it that belong to it, which are there already."""
+    write_json(path, result | {FILES: {name: _digest(path.with_name(name)) for name in beside}})
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -88,6 +88,8 @@ def read_run(path: Path, now: float) -> RunInfo:
     except (ValueError, OSError) as error:
         return RunInfo(path, "unreadable", str(error).splitlines()[0], changed_at=changed_at)
     state, why = _state(folder, records, now - changed_at)
+    if not why and not config:
+        why = f"{CONFIG} is missing"
     values: dict[str, dict[str, Any]] = {}
     for record in sorted(records, key=lambda record: record["step"]):
         if record.get("values"):

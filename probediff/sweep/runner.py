@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from probediff.runs.conditions import as_json
 from probediff.runs.folder import RunFolder
 from probediff.runs.lock import hold, holder
 from probediff.sweep.lineage import TRIAL_VARIABLE, Trial
@@ -85,9 +86,11 @@ class LocalSweep:
 
         Raises:
             ValueError: another command is running this plan.
+            OSError: the folder cannot be written to.
         """
         if not hold(self.plan.folder):
             raise ValueError(f"{self.plan.folder} is being run by {holder(self.plan.folder)}; wait for its end")
+        self.plan.keep()
         # Handlers can be set in the main thread only.
         own = _SIGNALS if threading.current_thread() is threading.main_thread() else ()
         previous = {number: signal.signal(number, self._remember) for number in own}
@@ -121,8 +124,13 @@ class LocalSweep:
 
     def _begin(self, trial: PlannedTrial, standing: Standing, display: SweepDisplay) -> None:
         """Start a trial, or wait for its process of an earlier time; nothing where it is finished."""
-        if RunFolder(standing.folder).is_finished() and holder(standing.folder) is None:
-            standing.state = "finished"
+        folder = RunFolder(standing.folder)
+        if folder.is_finished() and holder(folder.path) is None:
+            if folder.lineage().get("values") == as_json(trial.values):
+                standing.state = "finished"
+            else:
+                standing.state, standing.reason = "failed", f"{folder.path} holds a run that is not this trial's"
+                display.say(f"{trial.name}: {standing.state}: {standing.reason}; move it away")
             return
         standing.state = "running"
         if (other := holder(standing.folder)) is not None:
@@ -150,7 +158,12 @@ class LocalSweep:
         with log.open("ab") as output:
             # In a session of its own: Ctrl-C reaches it only through this class, which lets it save.
             streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
-            process = subprocess.Popen(trial.command, env=environment, start_new_session=True, **streams)
+            try:
+                process = subprocess.Popen(trial.command, env=environment, start_new_session=True, **streams)
+            except OSError as error:
+                raise ValueError(
+                    f"command in the sweep file must start a program, got {trial.command[0]!r}: {error.strerror}"
+                ) from error
         return _Job(standing, gpu, process.pid, process, log)
 
     def _take_gpu(self, wanted: Any) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from probediff.files import digest_tensors, load_tensors, save_tensors
+from probediff.files import digest_tensors, explain_disk_errors, load_tensors, save_tensors
 from probediff.measures.covariance import moments
 from probediff.measures.whitening import WhiteningTransform
 from probediff.models.images import RealImages, Space, images_of_folder, run_images
@@ -97,19 +97,27 @@ class StatisticsSource:
         if self.num_images is not None and self.num_images < 1:
             raise ValueError(f"--num_images must be at least 1, got {self.num_images}")
 
-    def space(self, image_size: int | None, channels: int) -> Space:
+    def space(self, image_size: int | None, channels: int | None) -> Space:
         """The pixels that the source has, where no model says how large they are.
 
+        Args:
+            image_size: of a folder, whose images have no size of their own.
+            channels: likewise; 3 by default.
+
         Raises:
-            ValueError: A folder, whose images have no size of their own.
+            ValueError: A size is missing, or given for what has one.
         """
+        for name, value in (("image_size", image_size), ("channels", channels)):
+            if value is not None and self.images is None:
+                owner = "--run" if self.run is not None else "--statistics"
+                raise ValueError(f"--{name} must be left out for {owner}, which has its own, got {value}")
         if self.run is not None:
             _, channels, height, width = run_images(Path(self.run)).array.shape
             shape = channels, height, width
         elif self.statistics is not None:
             shape = _square(len(load_whitening(self.statistics).mean))
         elif image_size is not None:
-            shape = channels, image_size, image_size
+            shape = channels or 3, image_size, image_size
         else:
             raise ValueError("--images needs a size to resize to: give --image_size, or --model")
         return Space(shape, shape)
@@ -182,7 +190,10 @@ class Statistics:
         """
         whitening = self.compute()
         if self.save_to is not None:
-            save_whitening(whitening, self.save_to, self.origin)
+            folder = Path(self.save_to).parent
+            with explain_disk_errors(folder, "--save_statistics"):
+                folder.mkdir(parents=True, exist_ok=True)
+                save_whitening(whitening, self.save_to, self.origin)
         return whitening, self.origin | {"sha256": digest_whitening(whitening)}
 
 

@@ -16,8 +16,8 @@ import torch
 import probediff.runs.folder
 import probediff.training.checkpoints
 from probediff.callbacks import AssignmentAccuracy, ProbeSchedule
+from probediff.commands.deaths import explain_death, is_dead_data_worker
 from probediff.commands.fit import fit as fit_command
-from probediff.commands.fit import is_dead_data_worker
 from probediff.data.base import ImageTensors
 from probediff.exceptions import StoppedBySignalError
 from probediff.features.networks import FeatureNetwork, Preprocessing, extract
@@ -187,3 +187,16 @@ def test_a_broken_connection_to_a_data_worker_is_its_death() -> None:
         exec(compiled)
     assert is_dead_data_worker(inside.value)
     assert not is_dead_data_worker(ConnectionResetError("reset by peer"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:545] Read error: Connection reset by peer"),
+        torch.distributed.DistBackendError("NCCL communicator was aborted on rank 1"),
+    ],
+)
+def test_a_dead_partner_is_told_with_the_cure(error: RuntimeError, tmp_path: Path) -> None:
+    words = str(explain_death(error, tmp_path))
+    assert f"another process of the training died or does not answer; go on with --run_dir {tmp_path}" in words
+    assert explain_death(RuntimeError("mat1 and mat2 shapes cannot be multiplied"), tmp_path) is None

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from probediff.commands.fit import fit as fit_command
 from probediff.runs.changes import compare_configs
@@ -91,6 +92,9 @@ def test_a_probe_that_was_switched_off_keeps_its_options(run: Path, capsys: pyte
         "a: 1\n",
         "{",
         "- 3\n",
+        "",
+        "null",
+        "[]",
     ],
 )
 def test_a_history_that_is_none(text: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,11 +103,75 @@ def test_a_history_that_is_none(text: str, run: Path, capsys: pytest.CaptureFixt
     assert "config.history.yaml" in capsys.readouterr().err
 
 
+def test_a_checkpoint_of_another_run_under_the_name_of_its_own(
+    run: Path, other_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = RunFolder(run).checkpoint_path(4)
+    shutil.copy(RunFolder(other_run).checkpoint_path(4), path)
+    before = read_files(run)
+    assert go_on(run, "--trainer.max_steps=5") == 1
+    assert f"{path} must be the checkpoint that the run has probed at step 4, got other" in capsys.readouterr().err
+    assert read_files(run) == before
+
+
+def test_what_is_gone_from_a_run_is_said(run: Path) -> None:
+    records = RunFolder(run).records_path
+    records.write_text("".join(line for line in records.open() if '"step": 2' not in line))
+    RunFolder(run).sample_path(0).unlink()
+    (run / "data.json").unlink()
+    with (
+        pytest.warns(UserWarning, match=f"the records of step 2 are gone from {run}"),
+        pytest.warns(UserWarning, match=f"the samples of step 0 are gone from {run}"),
+        pytest.warns(UserWarning, match=f"{run} has no data.json: whether the images are those"),
+    ):
+        assert go_on(run, "--trainer.max_steps=5") == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("catalogue.json", "{"), ("catalogue.json", "[]"), ("lineage.json", '{"a": 1}'), ("lineage.json", "[]")],
+)
+def test_damaged_files_are_refused_before_anything_is_written(name: str, text: str, run: Path) -> None:
+    (run / name).write_text(text)
+    before = read_files(run)
+    assert go_on(run, "--trainer.max_steps=5") == 1
+    assert read_files(run) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param(
+            ["--trainer.accelerator=gpu"],
+            "see the options --trainer.*",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="it is there"),
+        ),
+        (["--trainer.strategy=ddp_spawn", "--trainer.devices=2"], "trainer.strategy must be one whose processes each"),
+    ],
+)
+def test_processes_and_devices_that_cannot_be(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit_command([*COMMAND, f"--run_dir={tmp_path / 'run'}", *options]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("text", ["[1]", "{}", "null"])
 def test_data_of_nothing(text: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "data.json").write_text(text)
     assert go_on(run, "--trainer.max_steps=5") == 1
     assert "data.json" in capsys.readouterr().err
+
+
+def test_probes_may_come_and_go() -> None:
+    without = {"trainer": {"max_steps": 5}}
+    stored = without | {"own": {"enabled": True, "k": 10}}
+    assert compare_configs(stored, without, {}, ["own"]) == ({"own.enabled": (True, False)}, {})
+    off = without | {"own": {"enabled": False, "k": 10}}
+    assert compare_configs(off, without, {}, ["own"]) == ({}, {})
+    assert compare_configs(off, stored, {}, ["own"]) == ({"own.enabled": (False, True)}, {})
+    assert compare_configs(without, stored, stored) == ({"own.enabled": (False, True)}, {})
 
 
 def test_a_value_that_was_none_and_is_a_mapping_is_a_change() -> None:
@@ -119,6 +187,18 @@ def test_a_copy_of_a_configuration_does_not_write_into_the_first_run(
     assert fit_command(["--config", str(run / "config.yaml"), "--trainer.max_steps=1"]) == 0
     assert read_files(run) == before
     assert len(list((tmp_path / "runs" / "config").iterdir())) == 1
+
+
+def test_a_configuration_that_lies_in_the_folder_is_kept(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    folder.mkdir()
+    text = "# mine\n" + (run / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text)
+    with pytest.warns(UserWarning, match="a config.yaml that no run has written is kept in"):
+        assert fit_command([f"--config={folder / 'config.yaml'}", f"--run_dir={folder}", "--trainer.max_steps=1"]) == 0
+    (kept,) = folder.glob("set_aside/*/config.yaml")
+    assert kept.read_text() == text
+    assert RunFolder(folder).config()["trainer"]["max_steps"] == 1
 
 
 def test_fast_dev_run_with_a_logger(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

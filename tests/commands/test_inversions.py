@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -116,6 +117,17 @@ def test_every_method_records_the_options_that_it_reads() -> None:
     assert {name: set(options_of(InversionSettings(method=name))) for name in get_args(Method)} == explained
 
 
+def test_what_is_not_finite_is_said_and_stays_json(tmp_path: Path) -> None:
+    figures = (8, 8, math.nan, math.inf, 1.0, None, None, None, 0.0, 1.0, None, 0.1)
+    row = MethodRow("ddim", "ddim", 4, *figures)
+    table = Table(tmp_path, 8, {"ddim": InversionSettings()}, {"weights_sha256": "ab"})
+    with pytest.warns(UserWarning, match="ddim led to infinities or NaN"):
+        table.add(row)
+    (kept,) = json.loads((tmp_path / "inversion_methods.json").read_text(), parse_constant=pytest.fail)
+    assert (kept["reconstruction_l2"], kept["reconstruction_rmse"]) == (None, None)
+    assert not Table(tmp_path, 8, {"ddim": InversionSettings()}, {"weights_sha256": "ab"}).missing
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -124,6 +136,8 @@ def test_every_method_records_the_options_that_it_reads() -> None:
         (["--set", "fixed_point.iterations=few"], "must be of type int, got 'few'"),
         (["--num_steps", "30"], "num_steps=30 does not divide 40"),
         (["--checkpoints", "3"], "must be among the stored ones"),
+        (["--checkpoints", "0,2"], "--checkpoints must be one here, got those of steps [0, 2]"),
+        (["--batch_size", "0"], "--batch_size must be at least 1, got 0"),
     ],
 )
 def test_bad_input(tiny_run: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:

@@ -57,7 +57,7 @@ class Analysis:
     file: str
     other: list[str]
     words: str
-    writer: str = "write_json"
+    writer: str = "write_result"
 
     def __call__(self, out: Path, *options: str) -> int:
         command: Callable[[Sequence[str]], int] = getattr(self.module, self.module.__name__.rpartition(".")[2])
@@ -76,6 +76,7 @@ def analyses(run: Path, digits: Path, searched: Path) -> dict[str, Analysis]:
             "num_steps=0008/inversion_methods.json",
             ["--set", "fixed_point.iterations=2"],
             "fixed_point.iterations is 5 there and 2 now",
+            "write_json",
         ),
         "whitening": Analysis(
             whitening,
@@ -229,6 +230,18 @@ def test_damaged_results_are_one_line(analysis: Analysis, out: Path, capsys: pyt
     assert path.read_text() == damaged[-1]
 
 
+def test_files_of_a_result_that_are_gone_or_others(
+    analysis: Analysis, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in [*out.rglob("*.png"), *out.rglob("*.safetensors")]:
+        content = path.read_bytes()
+        for spoil in (lambda path: path.write_bytes(b"PNG"), Path.unlink):
+            spoil(path)
+            assert analysis(out) == 1
+            assert f"{path} must hold results of this command, got a damaged file" in capsys.readouterr().err
+        path.write_bytes(content)
+
+
 def test_all_options_are_recorded_or_change_no_number(analysis: Analysis, out: Path) -> None:
     recorded = set(keys_in(json.loads((out / analysis.file).read_text())))
     actions = analysis.module.build_parser()._actions
@@ -258,8 +271,7 @@ def test_a_full_disk_at_the_end_is_one_line(
         patch.setattr(analysis.module, analysis.writer, refuse_to_write)
         assert analysis(tmp_path / "out") == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
-    assert len(lines) == 1
-    assert "No space left on device" in lines[0] and "then start the same command again" in lines[0]
+    assert len(lines) == 1 and "No space left on device" in lines[0] and "then start the same command again" in lines[0]
     assert not (tmp_path / "out" / analysis.file).exists()
     if analysis.module is whitening:
         batches = read_files(tmp_path / "out" / "partial")

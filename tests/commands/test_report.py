@@ -12,6 +12,7 @@ from probediff.commands import report as command
 from probediff.commands.report import report
 from probediff.report.watch import watch
 from tests.report.synthetic import write_records, write_run
+from tests.runs.test_lock import other_process_in
 
 Fit = Callable[..., object]
 
@@ -103,6 +104,22 @@ def test_matplotlib_is_asked_for_where_it_is_missing(
     monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
     assert report([str(write_run(tmp_path / "run")), "--out", str(tmp_path / "out")]) == 1
     assert "pip install matplotlib" in capsys.readouterr().err
+
+
+def test_another_page_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, page = write_run(tmp_path / "run", probes=("training",), files=False), tmp_path / "out" / "index.html"
+    page.parent.mkdir()
+    page.write_text("<p>mine</p>")
+    assert report([str(run), "--out", str(page.parent)]) == 1
+    assert "--out must be new or hold an earlier report" in capsys.readouterr().err
+    assert page.read_text() == "<p>mine</p>"
+
+
+def test_one_folder_belongs_to_one_report_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "run", probes=("training",), files=False)
+    with other_process_in(tmp_path / "out") as pid:
+        assert report([str(run), "--out", str(tmp_path / "out")]) == 1
+    assert f"process {pid} is at work in {tmp_path / 'out'}" in capsys.readouterr().err
 
 
 def test_a_real_run(fit: Fit, tmp_path: Path) -> None:

@@ -62,10 +62,10 @@ def test_statistics_of_a_folder(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (90, 10, 12, 3), dtype=np.uint8)
     folder = write_images(tmp_path / "many", pixels)
     options = ["--images", str(folder), "--image_size", "4", "--num_images", "80", "--loss", "backward"]
-    saved = ["--save_statistics", str(tmp_path / "s.safetensors"), "--out", str(tmp_path / "out")]
+    saved = ["--save_statistics", str(tmp_path / "new" / "s.safetensors"), "--out", str(tmp_path / "out")]
     assert search_noise([str(folder / "image3.png"), *options, *saved, *SEARCH]) == 0
     assert FoundNoises.load(tmp_path / "out" / "noises.safetensors").noise.shape == (1, 2, 3, 4, 4)
-    assert len(load_whitening(tmp_path / "s.safetensors").mean) == 48
+    assert len(load_whitening(tmp_path / "new" / "s.safetensors").mean) == 48
 
 
 def test_wrong_input_of_search(
@@ -87,6 +87,16 @@ def test_wrong_input_of_search(
     assert "broken.png must be an image of at least 8 pixels" in failing(
         search_noise, [tmp_path / "broken.png", *run], capsys
     )
+    for option in (["--image_size", 8], ["--channels", 1]):
+        assert f"{option[0]} must be left out for --run, which has its own" in failing(
+            search_noise, [digits, *run, *option], capsys
+        )
+    assert "--channels must be left out for a --model" in failing(
+        search_noise, [digits, *run, "--model", tiny_run, "--channels", 1], capsys
+    )
+    for name, value in (("checkpoints", "2"), ("schedule", "linear"), ("weights", "raw")):
+        message = failing(search_noise, [digits, *run, f"--{name}", value], capsys)
+        assert f"--{name} needs --model, got {value!r} without one" in message
     finished = [digits, "--statistics", tmp_path / "s", "--ridge", 0.1]
     assert "statistics in a file are finished" in failing(search_noise, finished, capsys)
 

@@ -85,6 +85,10 @@ def test_wrong_input_of_vary(
     assert "--prompt needs a text-to-image model, got " in failing(
         vary, [noises, tiny_run, "--prompt", "a cat"], capsys
     )
+    assert "--guidance_scale needs a text-to-image model" in failing(
+        vary, [noises, tiny_run, "--guidance_scale", 3], capsys
+    )
+    assert "--noise_seed must be at least 0, got -1" in failing(vary, [noises, tiny_run, "--noise_seed", -1], capsys)
     assert "num_steps=30 does not divide 40" in failing(vary, [noises, tiny_run, "--num_steps", 30], capsys)
     assert "no config.yaml" in failing(vary, [noises, "gaussian:nowhere", *SAMPLING], capsys)
     assert "without model_index.json" in failing(vary, [noises, tmp_path, *SAMPLING], capsys)

@@ -195,6 +195,10 @@ def test_finished_batches_are_those_of_the_weights_and_images_and_damaged_ones_a
         (["--num_samples", "2"], "--num_samples must be at least 3, got 2"),
         (["--tolerance", "-1"], "--tolerance must be 0 or more, got -1"),
         (["--checkpoints", "3"], "must be among the stored ones"),
+        (["--checkpoints", "all"], "--checkpoints must be one here, got those of steps [0, 2, 4]"),
+        (["--noise_seed", "-5"], "--noise_seed must be at least 0, got -5"),
+        (["--device", "cuda:77"], "--device must be one that this machine has, got 'cuda:77'"),
+        (["--device", "meta"], "--device must be one that this machine has, got 'meta'"),
         (["--ridge", "-1"], "ridge must be 0 or more"),
     ],
 )

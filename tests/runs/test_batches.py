@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,18 @@ def test_a_damaged_batch_is_made_again(tmp_path: Path, damage: str) -> None:
         assert store.load(INDICES) is None
     store.save(INDICES, ROWS)
     assert store.load(INDICES) is not None
+
+
+def test_a_batch_of_other_samples_or_settings_is_made_again(tmp_path: Path) -> None:
+    store = PartialPass(tmp_path, {})
+    store.save(INDICES, ROWS)
+    (path,) = store.path.iterdir()
+    for other in (PartialPass(tmp_path / "others", {}), PartialPass(tmp_path / "others", {"seed": 1})):
+        other.save(INDICES + len(other.path.name), ROWS)
+        (foreign,) = other.path.iterdir()
+        shutil.copy(foreign, path)
+        with pytest.warns(UserWarning, match=f"a finished batch is made again: {path} must be of"):
+            assert store.load(INDICES) is None
 
 
 def test_a_full_disk_is_told_and_finished_batches_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,10 +128,11 @@ def test_what_lies_beside_the_records_is_read_or_empty(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     assert (folder.config(), folder.provenance(), folder.lineage()) == ({}, {}, {})
     folder.config_path.write_text("# torch: 2.11\n# a comment\nseed_everything: 1\n")
-    (tmp_path / "lineage.json").write_text('{"values": {"learning_rate": 1e-05}}')
+    lineage = {"trial": "a", "continues": [], "values": {"learning_rate": 1e-05}}
+    (tmp_path / "lineage.json").write_text(json.dumps(lineage))
     assert folder.config() == {"seed_everything": 1}
     assert folder.provenance() == {"torch": "2.11"}
-    assert folder.lineage() == {"values": {"learning_rate": 1e-05}}
+    assert folder.lineage() == lineage
     folder.config_path.write_text("a: [")
     with pytest.raises(ValueError, match=r"config\.yaml cannot be read"):
         folder.config()

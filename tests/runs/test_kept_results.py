@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from probediff.files import save_tensors
-from probediff.runs.kept_results import check_same_settings, lock_results, read_result, show_result
+from probediff.runs.kept_results import check_same_settings, lock_results, read_result, show_result, write_result
 
 SETTINGS: dict[str, Any] = {"weights_sha256": "ab", "ridge": 0.01, "search": {"seed": 0, "statistics": {"ridge": 1.0}}}
 CONDITIONS = {"num_threads": 2, "device": "cpu"}
@@ -104,15 +104,17 @@ def test_a_damaged_result_is_an_error_with_the_cure(tmp_path: Path, text: str) -
         read_result(path, tuple)
 
 
-def test_files_beside_it_must_be_whole(tmp_path: Path) -> None:
-    path, tensors = write(tmp_path, SETTINGS), tmp_path / "a.safetensors"
-    with pytest.raises(ValueError, match=f"{tensors} must hold results .* remove {path}"):
-        show(path, SETTINGS, beside=["a.safetensors"])
+def test_files_beside_it_are_those_that_were_written_with_it(tmp_path: Path) -> None:
+    path, tensors = tmp_path / "result.json", tmp_path / "a.safetensors"
     save_tensors(tensors, {"x": torch.ones(8)})
-    assert show(path, SETTINGS, beside=["a.safetensors"])
-    tensors.write_bytes(tensors.read_bytes()[:-1] + b"\x01")
-    with pytest.raises(ValueError, match="does not have the checksum"):
-        show(path, SETTINGS, beside=["a.safetensors"])
+    write_result(path, {"conventions": SETTINGS, "number": 3}, ["a.safetensors"])
+    assert show(path, SETTINGS)
+    save_tensors(tensors, {"x": torch.zeros(8)})
+    with pytest.raises(ValueError, match=f"{tensors} must hold results .*not the one that was written with .*remove "):
+        show(path, SETTINGS)
+    tensors.unlink()
+    with pytest.raises(ValueError, match=rf"{tensors} must hold results .*No such file.* remove {path}"):
+        show(path, SETTINGS)
 
 
 @pytest.mark.parametrize(

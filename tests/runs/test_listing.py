@@ -149,7 +149,7 @@ def test_damage_is_told_and_does_not_hide_the_other_runs(
 
 def test_the_table_and_its_notes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     child = make_run(tmp_path / "seeds" / "trial1", EVENTS + END)
-    (child / "lineage.json").write_text(json.dumps({"sweep": "abc", "trial": 1, "continues": ["x", "y"]}))
+    (child / "lineage.json").write_text(json.dumps({"sweep": "abc", "trial": "1", "continues": ["x", "y"]}))
     (make_run(tmp_path / "new", "") / "error.txt").write_text("ValueError: no data\n")
     assert runs([str(tmp_path)]) == 0
     header, rule, *rows = capsys.readouterr().out.splitlines()

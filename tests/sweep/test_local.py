@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -233,7 +234,16 @@ def test_two_commands_do_not_run_one_plan(gate: Path, tmp_path: Path, capsys: py
 def test_a_changed_file_needs_a_new_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_here(sweep_file(tmp_path, a=1)) == 0
     assert run_here(sweep_file(tmp_path, a=2)) == 1
-    assert "was made from another version of the sweep file (parameters differ)" in capsys.readouterr().err
+    assert "was made from another version of the sweep file" in capsys.readouterr().err
+
+
+def test_a_finished_run_of_another_trial_does_not_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = sweep_file(tmp_path, a={"values": [1, 2]})
+    assert run_here(path) == 0
+    shutil.rmtree(next_to(path, "a=2"))
+    shutil.copytree(next_to(path, "a=1"), next_to(path, "a=2"))
+    assert run_here(path) == 1
+    assert "holds a run that is not this trial's; move it away" in capsys.readouterr().out
 
 
 def test_a_value_that_is_listed_twice_is_tried_twice(tmp_path: Path) -> None:
@@ -256,6 +266,7 @@ def test_num_parallel_out_of_range(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
     assert run_here(sweep_file(tmp_path, a=1), "--num_parallel", num) == 1
     assert f"--num_parallel must be {message}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_visible_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
