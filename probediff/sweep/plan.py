@@ -89,7 +89,7 @@ def _read(path: Path) -> Plan:
         content = json.loads(path.read_text(encoding="utf-8"))
         trials = [PlannedTrial(**trial) for trial in content["trials"]]
         if not (trials and isinstance(content["made_from"], dict) and all(map(_is_whole, trials))):
-            raise ValueError("there are no trials in it" if not trials else "a part of it has another type")
+            raise TypeError("it needs trials, each with a name, values and a command")
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ValueError(
             f"{path} must hold the plan of a sweep, got a damaged file ({error}); restore it, or give another --folder"

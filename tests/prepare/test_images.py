@@ -107,7 +107,7 @@ def test_wrong_sources_and_places_are_refused(source: Path, tars: tuple[Path, Pa
     ):
         prepared(tmp_path / "nested", tmp_path / "out")
     (tmp_path / "file").write_text("x")
-    with pytest.raises(OSError, match=r"OUT must be a folder that can be written, got .*file.*; choose another"):
+    with pytest.raises(OSError, match=r"OUT must be a folder that can be written to, got .*file.*; choose another"):
         prepared(source, tmp_path / "file" / "out")
     assert not (tmp_path / "out").exists()
 

@@ -19,15 +19,16 @@ from probediff.runs.folder import RunFolder
 from probediff.sweep.expand import expand
 from probediff.sweep.file import read_sweep
 from tests.sweep.standin import StandIn, Trials
+from tests.sweep.test_local import FAKE
 
 ROOT = Path(__file__).parents[2]
 SMOKE = ROOT / "sweeps" / "smoke.yaml"
 FIRST, SECOND = expand(read_sweep(SMOKE))
 
 
-def start_agent(folder: Path, trials: Trials) -> subprocess.Popen[str]:
+def start_agent(folder: Path, trials: Trials, sweep: str) -> subprocess.Popen[str]:
     """An agent in ``folder``, as a shell would start it; training itself is offline."""
-    server = StandIn(SMOKE.read_text(), trials)
+    server = StandIn(sweep, trials)
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith(("WANDB_", "PYTEST_"))},
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -78,10 +79,33 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_an_agent_stops_a_trial_and_another_run_goes_on_with_it(folder: Path) -> None:
+    """Trials that train nothing."""
+    values = {"a": 5}
+    sweep = yaml.safe_dump({"method": "grid", "command": FAKE, "parameters": {"a": {"value": 5}}})
+    runs, log = folder / "runs" / "sweep-smoke1", folder / "agent.log"
+    runs.mkdir(parents=True)
+    (runs / "gate").touch()
+    agent, trial = start_agent(folder, [("two", values)], sweep), RunFolder(runs / "a=5")
+    wait_until(lambda: len(trial.records()) > 0, agent, log)
+    agent.send_signal(signal.SIGTERM)
+    agent.wait(timeout=120)
+    assert not trial.is_finished()
+    (runs / "gate").unlink()
+    assert start_agent(folder, [("three", values)], sweep).wait(timeout=240) == 0, log.read_text()
+    assert trial.is_finished()
+    assert [record["step"] for record in trial.records()] == [1, 2, 3, 3]
+    assert (trial.lineage()["trial"], trial.lineage()["continues"]) == ("three", ["two"])
+    assert trial.lineage()["values"] == values
+
+
+@pytest.mark.slow
 def test_an_agent_runs_the_smoke_sweep(folder: Path) -> None:
     """A trial fails, the next one trains, the last one is stopped by a signal and goes on under another run id."""
     runs, log = folder / "runs" / "sweep-smoke1", folder / "agent.log"
-    agent = start_agent(folder, [("bad", SECOND | {"pixel_correlation.k": 0}), ("one", FIRST), ("two", SECOND)])
+    agent = start_agent(
+        folder, [("bad", SECOND | {"pixel_correlation.k": 0}), ("one", FIRST), ("two", SECOND)], SMOKE.read_text()
+    )
     stopped = runs / "pixel_correlation.k=5,seed_everything=10"
     wait_until(lambda: len(RunFolder(stopped).records()) > 0, agent, log)
     agent.send_signal(signal.SIGTERM)
@@ -94,7 +118,7 @@ def test_an_agent_runs_the_smoke_sweep(folder: Path) -> None:
     finished = runs / "pixel_correlation.k=5,seed_everything=0"
     assert_trained(finished, FIRST)
 
-    again = start_agent(folder, [("three", SECOND)])
+    again = start_agent(folder, [("three", SECOND)], SMOKE.read_text())
     assert again.wait(timeout=240) == 0, log.read_text()
     assert f"going on from {(stopped / 'checkpoints').relative_to(folder)}/step={step:08d}.ckpt" in log.read_text()
     assert_trained(stopped, SECOND)
