@@ -37,7 +37,8 @@ os.environ.setdefault("WANDB_SILENT", "true")
 
 #: Files whose tests take longest: they begin first, or the other processes would wait for them at the end.
 LONGEST = (
-    *("sweep/test_agent.py", "commands/test_resume.py", "commands/test_processes.py", "runs/test_tracking.py"),
+    *("commands/test_resume.py", "commands/test_processes.py", "commands/test_endings.py", "runs/test_tracking.py"),
+    *("commands/test_identity_of_results.py", "commands/test_identity_of_runs.py", "commands/test_going_on.py"),
     *("commands/test_probe.py", "inversion/test_accuracy.py", "report/test_page.py", "test_old_run.py"),
 )
 

@@ -126,7 +126,7 @@ def test_results_of_an_earlier_version(tiny_run: Path, tmp_path: Path, capsys: p
     assert "was written by an earlier version, which did not record which weights" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("first", ["4", "0,4"])
+@pytest.mark.parametrize("first", [pytest.param("4", marks=pytest.mark.slow), "0,4"])
 def test_checkpoints_that_come_later_give_the_same_in_the_end(first: str, tiny_run: Path, tmp_path: Path) -> None:
     """Also what compares a checkpoint with the one before it, which was not there at first."""
     arguments = [str(tiny_run), "--device=cpu", "--progress=false"]

@@ -50,7 +50,9 @@ def run_together(log: Path, *arguments: str, count: int = 1, num_nodes: int = 1)
     assert [forked.wait(process) for process in processes] == [0] * count * num_nodes, log.read_text()
 
 
-@pytest.mark.parametrize(("num_samples", "steps", "every"), [(17, 20, 4), (64, 4, 4)])
+@pytest.mark.parametrize(
+    ("num_samples", "steps", "every"), [(17, 20, 4), pytest.param(64, 4, 4, marks=pytest.mark.slow)]
+)
 def test_two_processes_give_the_losses_and_records_of_one(
     num_samples: int, steps: int, every: int, tmp_path: Path
 ) -> None:

@@ -155,7 +155,12 @@ def test_a_run_killed_at_100_random_moments_is_the_uninterrupted_run(
 
 
 @pytest.mark.parametrize(
-    ("torn", "step"), [*(("event", step) for step in (0, 3, 5, 9, 12)), ("line", 0), ("line", 5), ("line", 12)]
+    ("torn", "step"),
+    [
+        *(("event", 3), ("event", 12), ("line", 5)),
+        *(pytest.param("event", step, marks=pytest.mark.slow) for step in (0, 5, 9)),
+        *(pytest.param("line", step, marks=pytest.mark.slow) for step in (0, 12)),
+    ],
 )
 def test_every_place_to_stop(step: int, torn: str, reference: Path, tmp_path: Path) -> None:
     """As after a kill that came after the checkpoint of ``step``, during its event or during the write of it."""
@@ -184,10 +189,14 @@ def test_a_finished_run_stays_as_it_is(reference: Path, tmp_path: Path) -> None:
     assert_same_run(run_dir, reference)
 
 
-SLOWLY_USR1 = pytest.param(signal.SIGUSR1, 75, marks=pytest.mark.slow)
+#: Ctrl-C has a test of its own.
+SLOWLY = [
+    pytest.param(number, status, marks=pytest.mark.slow)
+    for number, status in ((signal.SIGUSR1, 75), (signal.SIGINT, 130))
+]
 
 
-@pytest.mark.parametrize(("signal_number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), SLOWLY_USR1])
+@pytest.mark.parametrize(("signal_number", "status"), [(signal.SIGTERM, 75), *SLOWLY])
 def test_signals_save_and_stop(signal_number: int, status: int, reference: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     process = start(run_dir)

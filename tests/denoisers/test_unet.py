@@ -219,7 +219,7 @@ def test_double_precision(small: UNet, x: Tensor) -> None:
     torch.testing.assert_close(output.float(), small(x, timestep), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("updown", [False, True])
+@pytest.mark.parametrize("updown", [False, pytest.param(True, marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_compiles_without_graph_breaks(updown: bool, x: Tensor) -> None:
     network = EpsModel(with_formula_weights(UNet(**SMALL, resblock_updown=updown)), 4000)

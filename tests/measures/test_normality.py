@@ -114,7 +114,7 @@ def test_constant_pixels_have_no_correlation() -> None:
         patch_correlation(torch.full((3, 1, 4, 4), 0.5))
 
 
-@pytest.mark.parametrize("num", [3, 17])
+@pytest.mark.parametrize("num", [3, pytest.param(17, marks=pytest.mark.slow)])
 def test_nulls_by_simulation(num: int) -> None:
     draws = [latent_normality(white(num, 1, 4, 4, seed=seed)) for seed in range(400)]
     for name, (_, null) in draws[0].scalars().items():
