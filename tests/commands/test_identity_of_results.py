@@ -240,6 +240,7 @@ def test_images_are_no_replay(tiny_run: Path, tmp_path: Path, capsys: pytest.Cap
     assert "that the run recorded" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_damaged_samples_are_compared_again_when_they_are_gone(tiny_run: Path, tmp_path: Path) -> None:
     arguments = [str(tiny_run), "--device=cpu", "--progress=false", f"--out={tmp_path / 'out'}"]
     assert probe([*arguments, "--checkpoints=0"]) == 0

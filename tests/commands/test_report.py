@@ -122,6 +122,7 @@ def test_one_folder_belongs_to_one_report_at_a_time(tmp_path: Path, capsys: pyte
     assert f"process {pid} is at work in {tmp_path / 'out'}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_real_run(fit: Fit, tmp_path: Path) -> None:
     fit([InversionAngles(num_shown=4), AssignmentAccuracy(num_hubs=4), PixelCorrelation()])
     config = "data:\n  class_path: probediff.data.Digits\nseed_everything: 0\n"

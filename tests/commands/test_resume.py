@@ -138,7 +138,7 @@ def test_a_run_killed_at_20_random_moments_is_the_uninterrupted_run(
 ) -> None:
     hits, seed = 0, 0
     while hits < 20:
-        hits += kill_at_random_moments(tmp_path / str(seed), num_kills=5, seed=seed, seconds=0.7 * seconds)
+        hits += kill_at_random_moments(tmp_path / str(seed), num_kills=5, seed=seed, seconds=0.4 * seconds)
         assert_same_run(tmp_path / str(seed), reference)
         seed += 1
 
