@@ -36,8 +36,10 @@ COMMAND = ["--config", str(ROOT / "configs" / "digits.yaml"), *TINY_RUN]
     "error",
     [
         RuntimeError("no convergence"),
-        torch.linalg.LinAlgError("singular"),
-        torch.OutOfMemoryError("CUDA out of memory"),
+        *(
+            pytest.param(error, marks=pytest.mark.slow)
+            for error in (torch.linalg.LinAlgError("singular"), torch.OutOfMemoryError("CUDA out of memory"))
+        ),
         KeyError(),
     ],
     ids=lambda error: type(error).__name__,
@@ -61,7 +63,7 @@ def test_whatever_a_probe_raises_is_a_record(
     assert RunFolder(tmp_path / "run").is_finished()
 
 
-@pytest.mark.parametrize("value", [0.5, float("nan")])
+@pytest.mark.parametrize("value", [pytest.param(0.5, marks=pytest.mark.slow), float("nan")])
 def test_degenerate_samples_do_not_end_a_run(value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the last step as well, where the probes look back."""
 

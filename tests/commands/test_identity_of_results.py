@@ -77,7 +77,7 @@ def test_results_of_two_models_lie_apart(tmp_path: Path, monkeypatch: pytest.Mon
     assert tables[0][0]["weights_sha256"] != tables[1][0]["weights_sha256"]
 
 
-@pytest.mark.parametrize("change", ["another folder", "replaced", "added"])
+@pytest.mark.parametrize("change", ["another folder", "replaced", pytest.param("added", marks=pytest.mark.slow)])
 def test_other_images_of_one_name(
     change: str, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

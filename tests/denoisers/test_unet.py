@@ -57,7 +57,11 @@ def test_published_networks(config: str, image_size: int, num_parameters: int, d
 
 
 @pytest.mark.parametrize(
-    "case", ["improved_32", "improved_64", "improved_lsun_like", "guided_legacy_order", "guided_new_order"]
+    "case",
+    [
+        *("improved_32", "improved_lsun_like", "guided_legacy_order", "guided_new_order"),
+        pytest.param("improved_64", marks=pytest.mark.slow),
+    ],
 )
 @torch.no_grad()
 def test_equals_the_authors_network(case: str) -> None:
@@ -219,7 +223,8 @@ def test_double_precision(small: UNet, x: Tensor) -> None:
     torch.testing.assert_close(output.float(), small(x, timestep), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("updown", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("updown", [False, True])
 @torch.no_grad()
 def test_compiles_without_graph_breaks(updown: bool, x: Tensor) -> None:
     network = EpsModel(with_formula_weights(UNet(**SMALL, resblock_updown=updown)), 4000)
