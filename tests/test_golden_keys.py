@@ -83,8 +83,8 @@ def is_recorded_now(line: str) -> bool:
         return False
     if {PurePosixPath(name).name for name in names} & NEW_FILES:
         return True
-    # The options of each probe, and of each method of inversion.
-    if names[-1].startswith("probes.") or ".options." in f".{names[-1]}":
+    # The files beside a result, the options of each probe, and of each method of inversion.
+    if names[-1].startswith(("files.", "probes.")) or ".options." in f".{names[-1]}":
         return True
     return names[-1].rpartition(".")[2] in RECORDED_NOW
 
