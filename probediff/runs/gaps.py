@@ -15,10 +15,11 @@ def tell_gaps(folder: RunFolder, step: int, due: Collection[int]) -> None:
         due: steps that the run probes.
     """
     complete = folder.complete_steps()
+    sampled = {record["step"] for record in folder.records() if record["probe"] == "pass"}  # no probes, no samples
     checkpoints = {k for k in folder.checkpoints() if k in due}
     gaps = {
         "records": sorted(k for k in checkpoints - complete if k < step),
-        "samples": sorted(k for k in complete & checkpoints - set(folder.sample_steps()) if k <= step),
+        "samples": sorted(k for k in sampled & checkpoints - set(folder.sample_steps()) if k <= step),
     }
     for content, steps in gaps.items():
         if steps:

@@ -11,7 +11,8 @@ import torch
 from probediff.commands.fit import fit as fit_command
 from probediff.runs.changes import compare_configs
 from probediff.runs.configuration import read_history
-from probediff.runs.folder import RunFolder
+from probediff.runs.folder import END_OF_EVENT, RunFolder
+from probediff.runs.gaps import tell_gaps
 from tests.commands.reading import read_files
 from tests.commands.test_identity_of_runs import COMMAND, go_on
 
@@ -125,6 +126,14 @@ def test_what_is_gone_from_a_run_is_said(run: Path) -> None:
         pytest.warns(UserWarning, match=f"{run} has no data.json: whether the images are those"),
     ):
         assert go_on(run, "--trainer.max_steps=5") == 0
+
+
+def test_a_run_without_samples_lacks_none(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    folder = RunFolder(tmp_path).create()
+    folder.checkpoint_path(2).touch()
+    folder.append({"step": 2, "probe": END_OF_EVENT, "values": {}, "conventions": {}})
+    tell_gaps(folder, 2, [2])
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize(
