@@ -1,4 +1,4 @@
-"""Every error class of the project; nothing heavy is imported."""
+"""Every error class of the project, and errors in words; nothing heavy is imported."""
 
 
 class StoppedBySignalError(Exception):
@@ -11,6 +11,10 @@ class StoppedAtOnce(BaseException):
     """A signal that ends a command where it is; no ``Exception``, which libraries catch."""
 
 
+class PassFailedError(RuntimeError):
+    """The shared pass failed on some of several processes; it is raised on all of them."""
+
+
 class FeatureLoadError(RuntimeError):
     """A feature network could not be built or its weights could not be had."""
 
@@ -21,3 +25,13 @@ class NonFiniteLossError(RuntimeError):
 
 class WorkerDiedError(RuntimeError):
     """A process that reads or decodes images died, most often for lack of memory."""
+
+
+def describe_failure(error: BaseException) -> str:
+    """Why something failed, for a record; also of errors that cannot say it."""
+    try:
+        text = str(error)
+    except Exception:
+        text = ""
+    is_clear = text and isinstance(error, ValueError | PassFailedError)
+    return text if is_clear else f"{type(error).__name__}: {text}".rstrip(": ")

@@ -7,17 +7,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from probediff.commands.signals import INTERRUPTED
-from probediff.exceptions import FeatureLoadError, NonFiniteLossError, WorkerDiedError
+from probediff.exceptions import FeatureLoadError, NonFiniteLossError, PassFailedError, WorkerDiedError
 from probediff.files import NO_SPACE
 
 #: Errors that the user can cure; all others are faults of the program.
-_CURABLE = (ValueError, OSError, ImportError, FeatureLoadError, NonFiniteLossError, WorkerDiedError)
+_CURABLE = (ValueError, OSError, ImportError, FeatureLoadError, NonFiniteLossError, PassFailedError, WorkerDiedError)
 #: Exit status of work that came to its end but could not keep all of it (EX_IOERR of sysexits.h).
 STATUS_LOST = 74
 
 
 def describe_error(error: BaseException) -> str | None:
     """One line for an error that the user can cure; None for what is a fault of the program."""
+    if isinstance(error, PassFailedError) and error.__cause__ is not None:
+        error = error.__cause__
     torch = sys.modules.get("torch")  # Without torch there are no errors of torch.
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         cure = "lower --data.batch_size (training) or --probing.settings.batch_size (probes), then --resume auto"

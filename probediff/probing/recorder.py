@@ -8,11 +8,11 @@ from dataclasses import asdict, replace
 from operator import index as whole_number
 from typing import Any
 
-from probediff.exceptions import StoppedBySignalError
+from probediff.exceptions import StoppedBySignalError, describe_failure
 from probediff.models.base import ProbeModel, conditions_of
 from probediff.probing.probe import Probe, ProbeContext
 from probediff.probing.settings import PassSettings
-from probediff.probing.shared_pass import Advance, PassRequest, ProbePass
+from probediff.probing.shared_pass import PASS, Advance, PassRequest, ProbePass
 from probediff.runs.conditions import OPTIONS, PROBES, WEIGHTS
 from probediff.runs.folder import END_OF_EVENT, FINISHED
 from probediff.runs.results import ProbeResult
@@ -56,26 +56,37 @@ class Recorder:
         self.conventions = conventions
 
     def record(
-        self, step: int, event: ProbePass | None, start: float, advance: Advance, before: Sequence[Entry] = ()
+        self,
+        step: int,
+        event: ProbePass | None,
+        start: float,
+        advance: Advance,
+        before: Sequence[Entry] = (),
+        failure: str | None = None,
     ) -> None:
         """Measure one pass with every probe, and store the whole event in one write.
 
         Args:
             step: training step of the event.
-            event: the pass; None where no probe wants one.
+            event: the pass; None where no probe wants one, or it failed.
             start: when the pass began, of ``time.perf_counter``.
             advance: told which probe is measuring.
             before: entries that lead the event, such as the training loss.
+            failure: why the pass failed.
         """
         entries = list(before)
         identity = identify_weights(event)
+        if failure is not None:
+            again = f"`probediff probe {self.context.folder.path}` can measure its checkpoint"
+            warnings.warn(f"no probe has a result at step {step}: {failure}; {again}", stacklevel=2)
+            entries.append(Entry(step, PASS, ProbeResult(error=failure), self.conventions))
         if event is not None:
             seconds = time.perf_counter() - start
             if event.paired:
                 self.tracker.save_samples(step, event.x_0)
             evaluations = ProbeResult({"network_evaluations": float(event.evaluations)})
             extra = {"seconds": round(seconds, 3)} | identity
-            entries.append(Entry(step, "pass", evaluations, self.conventions, extra))
+            entries.append(Entry(step, PASS, evaluations, self.conventions, extra))
             for done, probe in enumerate(self.probes):
                 advance(probe.name(), done, len(self.probes))
                 entries += self.measure(probe, event)
@@ -135,12 +146,3 @@ def _attempt(probe: Probe, step: int, errors: list[str]) -> Iterator[None]:
         words = describe_failure(error)
         warnings.warn(f"{probe.name()} has no result at step {step}: {words}", stacklevel=4)
         errors.append(words)
-
-
-def describe_failure(error: BaseException) -> str:
-    """Why something failed, for a record; also of errors that cannot say it."""
-    try:
-        text = str(error)
-    except Exception:
-        text = ""
-    return text if text and isinstance(error, ValueError) else f"{type(error).__name__}: {text}".rstrip(": ")

@@ -1,13 +1,15 @@
 """The pass that all probes share: fixed noise -> samples -> latents, once per checkpoint, sharded over processes."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from probediff.ddim import DDIMStep, OnStep, State
+from probediff.exceptions import PassFailedError, StoppedBySignalError, describe_failure
 from probediff.inversion import Problem, inverter, sampler
 from probediff.measures import TrajectoryDistances, TrajectoryRecorder
 from probediff.models.base import ProbeModel
@@ -18,7 +20,7 @@ from probediff.schedule import NoiseSchedule
 
 #: ``(part, done, total)``
 Advance = Callable[[str, int, int], None]
-#: What a progress display is told while the pass runs; other parts are the probes' names.
+#: What a progress display is told while the pass runs, and the name of its record; the others are the probes' names.
 PASS = "pass"
 _TRAJECTORY = ("squared_from_noise", "along_latent", "squared_latent")
 
@@ -129,6 +131,7 @@ def run_pass(
 
     Raises:
         ValueError: settings that the model does not allow.
+        PassFailedError: with several processes, what went wrong on any of them.
     """
     problem, method = problem_of(model, settings), settings.inversion
     sample, invert = sampler(problem, method), inverter(problem, method)
@@ -147,26 +150,27 @@ def run_pass(
             advance(PASS, done, total)
 
     parts = [_empty_rows(model, request, sampling)]
-    for indices in batches:
-        rows = None if request.store is None else request.store.load(indices)
-        if rows is None:
-            x_T = seeded_noise(settings.noise_seed, indices, model.image_shape).to(model.weight)
-            recorder = TrajectoryRecorder(sampling) if request.trajectory else None
-            if request.images is not None:
-                state = State(request.images[indices].to(x_T))
+    with _failing_together():
+        for indices in batches:
+            rows = None if request.store is None else request.store.load(indices)
+            if rows is None:
+                x_T = seeded_noise(settings.noise_seed, indices, model.image_shape).to(model.weight)
+                recorder = TrajectoryRecorder(sampling) if request.trajectory else None
+                if request.images is not None:
+                    state = State(request.images[indices].to(x_T))
+                else:
+                    state = sample(x_T, on_step if recorder is None else _both(recorder.on_step, on_step))
+                rows = {"x_0": state.x.float().cpu()}
+                if request.invert:
+                    latent = invert(state, indices, on_step).x
+                    rows["latent"] = latent.float().cpu()
+                    if recorder is not None:
+                        rows |= _distances(recorder, x_T, latent)
+                if request.store is not None:
+                    request.store.save(indices, rows)
             else:
-                state = sample(x_T, on_step if recorder is None else _both(recorder.on_step, on_step))
-            rows = {"x_0": state.x.float().cpu()}
-            if request.invert:
-                latent = invert(state, indices, on_step).x
-                rows["latent"] = latent.float().cpu()
-                if recorder is not None:
-                    rows |= _distances(recorder, x_T, latent)
-            if request.store is not None:
-                request.store.save(indices, rows)
-        else:
-            done += evaluations
-        parts.append(rows)
+                done += evaluations
+            parts.append(rows)
     whole = _gather({name: torch.cat([rows[name] for rows in parts]) for name in parts[0]}, model, settings.num_samples)
     noise = seeded_noise(settings.noise_seed, range(settings.num_samples), model.image_shape)
     x_0, latents, trajectory = whole["x_0"], whole.get("latent"), _trajectory(whole, sampling)
@@ -178,6 +182,27 @@ def _process() -> tuple[int, int]:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1
+
+
+@contextmanager
+def _failing_together() -> Iterator[None]:
+    """Let all processes raise what one of them raises; they would wait for its rows, until the group gives up."""
+    _, world_size = _process()
+    if world_size == 1:
+        yield
+        return
+    failure = None
+    try:
+        yield
+    except StoppedBySignalError:
+        raise
+    except Exception as error:
+        failure = error
+    words: list[str | None] = [None] * world_size
+    torch.distributed.all_gather_object(words, None if failure is None else describe_failure(failure))
+    failed = [f"on process {rank}: {reason}" for rank, reason in enumerate(words) if reason is not None]
+    if failed:
+        raise PassFailedError("; ".join(failed)) from failure
 
 
 def _empty_rows(model: ProbeModel, request: PassRequest, sampling_evaluations: int) -> dict[str, Tensor]:

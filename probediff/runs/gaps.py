@@ -15,7 +15,8 @@ def tell_gaps(folder: RunFolder, step: int, due: Collection[int]) -> None:
         due: steps that the run probes.
     """
     complete = folder.complete_steps()
-    sampled = {record["step"] for record in folder.records() if record["probe"] == "pass"}  # no probes, no samples
+    # Without a probe, or where the pass failed, there are no samples.
+    sampled = {record["step"] for record in folder.records() if record["probe"] == "pass" and record["values"]}
     checkpoints = {k for k in folder.checkpoints() if k in due}
     gaps = {
         "records": sorted(k for k in checkpoints - complete if k < step),

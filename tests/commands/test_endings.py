@@ -20,6 +20,8 @@ import torch
 from probediff.__main__ import main
 from probediff.callbacks import AssignmentAccuracy, FixedNoiseGeneration
 from probediff.commands.fit import fit as fit_command
+from probediff.commands.probe import probe as probe_command
+from probediff.commands.report import report as report_command
 from probediff.probing.shared_pass import run_pass
 from probediff.runs.folder import RunFolder
 from probediff.runs.lock import hold, release
@@ -61,6 +63,36 @@ def test_whatever_a_probe_raises_is_a_record(
     assert "assignment_accuracy has no result, or only a part, at step 0, 2, 4: " in capsys.readouterr().out
     assert (0, "checkpoint_similarity_final") in read_values(tmp_path / "run")
     assert RunFolder(tmp_path / "run").is_finished()
+
+
+@pytest.mark.parametrize("step", [0, 2])
+def test_a_pass_that_fails_costs_its_event_or_ends_what_has_not_begun(
+    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(model: Any, *others: Any) -> Any:
+        if model.step == step:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return run_pass(model, *others)
+
+    monkeypatch.setattr("probediff.callbacks.coordinator.run_pass", failing)
+    run_dir = tmp_path / "run"
+    if step == 0:
+        assert fit_command([*COMMAND, "--run_dir", str(run_dir)]) == 1
+        assert "--probing.settings.batch_size" in capsys.readouterr().err
+        return
+    with pytest.warns(UserWarning, match="no probe has a result at step 2: OutOfMemoryError.*`probediff probe"):
+        assert fit_command([*COMMAND, "--run_dir", str(run_dir)]) == 0
+    assert "pass has no result, or only a part, at step 2: OutOfMemoryError" in capsys.readouterr().out
+    folder = RunFolder(run_dir)
+    assert folder.is_finished()
+    assert read_errors(run_dir).keys() == {(2, "pass")}
+    assert folder.sample_steps() == [0, 4]
+    assert folder.checkpoint_path(2).exists()
+    monkeypatch.undo()
+    assert report_command([str(run_dir), "--out", str(tmp_path / "page")]) == 0
+    options = ["--out", str(tmp_path / "again"), "--progress", "false", "--device", "cpu"]
+    assert probe_command([str(run_dir), *options]) == 0
+    assert (2, "assignment_accuracy") in read_values(tmp_path / "again" / "num_steps=0008")
 
 
 @pytest.mark.parametrize("value", [pytest.param(0.5, marks=pytest.mark.slow), float("nan")])

@@ -11,16 +11,23 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import pytest
 from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor
 
+from probediff.__main__ import main
 from probediff.callbacks.waiting import on_first_process
 from probediff.commands.probe import probe
 from probediff.data import Digits
+from probediff.models.base import ProbeModel
+from probediff.noise import seeded_noise
+from probediff.probing.shared_pass import ProbePass, run_pass
 from probediff.runs.folder import RunFolder
 from tests.commands import forked
+from tests.commands.reading import read_errors
 from tests.conftest import close_to, finite, tiny_module
 
 ROOT = Path(__file__).parents[2]
@@ -80,6 +87,37 @@ def test_two_processes_share_the_work_of_probing(tiny_run: Path, tmp_path: Path)
     assert ours.keys() == theirs.keys()
     for key, expected in theirs.items():
         assert finite(ours[key]) == close_to(expected), key
+
+
+def train_and_fail_in_a_pass(arguments: Sequence[str]) -> int:
+    """``fit`` whose second process fails in the pass at step 1."""
+    is_due = False
+
+    def noticing_step(model: ProbeModel, *others: Any) -> ProbePass:
+        nonlocal is_due
+        is_due = model.step == 1 and os.environ["RANK"] == "1"
+        return run_pass(model, *others)
+
+    def failing_noise(*others: Any) -> Tensor:
+        if is_due:
+            raise RuntimeError("no memory left")
+        return seeded_noise(*others)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("probediff.callbacks.coordinator.run_pass", noticing_step)
+        patch.setattr("probediff.probing.shared_pass.seeded_noise", failing_noise)
+        return main(arguments)
+
+
+def test_a_pass_that_fails_on_one_process_costs_its_event(tmp_path: Path) -> None:
+    run_dir, log = tmp_path / "run", tmp_path / "log"
+    options = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_steps=2", "--run_dir", str(run_dir)]
+    options += ["--probing.settings.num_samples=17", "--probing.schedule.every_n_steps=1"]
+    processes = forked.start_together([*TINY, *options], log, 2, command=train_and_fail_in_a_pass)
+    assert [forked.wait(process) for process in processes] == [0, 0], log.read_text()
+    assert read_errors(run_dir) == {(1, "pass"): "on process 1: RuntimeError: no memory left"}
+    assert RunFolder(run_dir).sample_steps() == [0, 2]
+    assert RunFolder(run_dir).is_finished()
 
 
 def wait_for_events(run_dir: Path, are_alive: Callable[[], bool], log: Path) -> None:
