@@ -16,10 +16,11 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 
 from probediff import __version__
 from probediff.commands.runner import split_help
-from probediff.commands.signals import stop_at_once, tell_stop
+from probediff.commands.signals import STOPPING, end_while_importing, stop_at_once, tell_stop
 from probediff.exceptions import StoppedAtOnce
 
 #: What each command does; the function of its name in the module of its name does it, and is imported then.
@@ -69,14 +70,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"probediff: unknown command {arguments[0]!r}; {hint} (see probediff --help)", file=sys.stderr)
         return 2
     name = arguments[0].replace("-", "_")
+    trains = name == "fit"
+    cure = "; go on from its last checkpoint with --resume auto" if trains else ""
+    tell = partial(tell_stop, arguments[0], cure=cure)
     try:
         # Only training has something to save; other commands keep their finished parts however they end.
-        with stop_at_once() if name == "fit" else nullcontext():
-            run: Callable[[list[str]], int] = getattr(importlib.import_module(f"probediff.commands.{name}"), name)
+        with stop_at_once() if trains else nullcontext():
+            with end_while_importing(STOPPING if trains else STOPPING[:1], tell):
+                run: Callable[[list[str]], int] = getattr(importlib.import_module(f"probediff.commands.{name}"), name)
             return run(arguments[1:])
     except (StoppedAtOnce, KeyboardInterrupt) as stop:
-        again = "; go on from its last checkpoint with --resume auto" if name == "fit" else ""
-        return tell_stop(arguments[0], stop, again)
+        return tell(str(stop) or "SIGINT")
 
 
 if __name__ == "__main__":

@@ -199,7 +199,14 @@ def wait_until(is_so: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize(("number", "status", "delay"), [(signal.SIGINT, 130, 0.3), (signal.SIGTERM, 75, 2.0)])
+@pytest.mark.parametrize(
+    ("number", "status", "delay"),
+    [
+        (signal.SIGINT, 130, 0.3),
+        (signal.SIGTERM, 75, 2.0),
+        *(pytest.param(signal.SIGINT, 130, 0.2 * k, marks=pytest.mark.slow) for k in range(2, 20)),
+    ],
+)
 def test_a_signal_in_the_first_seconds_is_told_in_words(number: int, status: int, delay: float, tmp_path: Path) -> None:
     """A real process, while it imports."""
     command = [sys.executable, "-m", "probediff", "fit", *COMMAND, "--run_dir", str(tmp_path / "run")]
