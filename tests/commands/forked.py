@@ -15,9 +15,10 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from probediff.__main__ import main
 
-# They are forked from one that has imported everything.
+# They are forked from one that has imported everything, what our code imports only when it needs it included.
+LATE = ["matplotlib.backends.backend_agg", "omegaconf", "sklearn.datasets"]
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["probediff.commands.fit", "probediff.commands.probe", "tests.commands.forked"])
+CONTEXT.set_forkserver_preload(["probediff.commands.fit", "probediff.commands.probe", "tests.commands.forked", *LATE])
 
 Command = Callable[[Sequence[str]], int]
 
