@@ -25,7 +25,7 @@ from probediff.models.base import undisturbed
 from probediff.probing.probe import ProbeContext, least_work
 from probediff.probing.recorder import Recorder, conventions_for, pass_request
 from probediff.probing.settings import PassSettings
-from probediff.probing.shared_pass import PASS, Advance, ProbePass, run_pass
+from probediff.probing.shared_pass import PASS, Advance, run_pass
 from probediff.runs.folder import RunFolder
 from probediff.runs.gaps import tell_gaps
 from probediff.runs.results import ProbeResult
@@ -236,28 +236,27 @@ class Probing(L.Callback):
         entries = self._training_entries(trainer, step)
         start = time.perf_counter()
         with undisturbed(module), self._progress(trainer, step) as advance:
-            event, failure = self._run_pass(trainer, module, advance) if self.probes else (None, None)
+            event, failure = None, None
+            if self.probes:
+                model = module.probe_model(self.settings.weights, self.settings.ema_rate)
+                try:
+                    event = run_pass(model, self.settings, pass_request(self.probes), advance)
+                except Exception as error:
+                    if not self._outlasts(trainer, error):
+                        raise
+                    failure = describe_failure(error)
             on_first_process(trainer, partial(self.recorder.record, step, event, start, advance, entries, failure))
         self._finish_event(step)
 
-    def _run_pass(
-        self, trainer: L.Trainer, module: DiffusionModule, advance: Advance
-    ) -> tuple[ProbePass | None, str | None]:
-        """The pass, or why there is none: what goes wrong in it must not end days of training.
+    def _outlasts(self, trainer: L.Trainer, error: Exception) -> bool:
+        """Whether the training goes on after an error of the pass: what goes wrong in it must not end days of training.
 
         Before the first training step nothing is lost by an end, and what is wrong then is wrong at every event.
         """
-        model = module.probe_model(self.settings.weights, self.settings.ema_rate)
-        try:
-            return run_pass(model, self.settings, pass_request(self.probes), advance), None
-        except StoppedBySignalError:
-            raise
-        except Exception as error:
-            # Several processes can only go on from what all of them know, and not where one of them died.
-            is_known_to_all = trainer.world_size == 1 or isinstance(error, PassFailedError)
-            if trainer.global_step == 0 or not is_known_to_all:
-                raise
-            return None, describe_failure(error)
+        if isinstance(error, StoppedBySignalError) or trainer.global_step == 0:
+            return False
+        # Several processes can only go on from what all of them know, and not where one of them died.
+        return trainer.world_size == 1 or isinstance(error, PassFailedError)
 
     def _finish_event(self, step: int) -> None:
         self._probed_at = step

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,8 +40,8 @@ os.environ.setdefault("WANDB_SILENT", "true")
 #: Files whose tests take longest: they begin first, or the other processes would wait for them at the end.
 LONGEST = (
     *("commands/test_resume.py", "commands/test_processes.py", "commands/test_endings.py", "runs/test_tracking.py"),
-    *("commands/test_identity_of_results.py", "commands/test_identity_of_runs.py", "commands/test_going_on.py"),
-    *("commands/test_probe.py", "inversion/test_accuracy.py", "report/test_page.py", "test_old_run.py"),
+    *("commands/test_identity_of_results.py", "commands/test_identity_of_runs.py", "commands/test_signals.py"),
+    *("commands/test_going_on.py", "commands/test_probe.py", "report/test_page.py", "test_old_run.py"),
 )
 
 #: What the ``fit`` of tests trains on: `make gpu-proof` sets it to the GPU for some of them.
@@ -169,9 +171,26 @@ def finite(values: dict[str, float | None]) -> dict[str, float]:
     return {key: value for key, value in values.items() if value is not None}
 
 
+def make_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A copy, of this process alone, of a folder that one of pytest's processes makes for all of them."""
+    own = tmp_path_factory.mktemp(name) / name
+    # The processes' folders lie side by side in that of the session.
+    session = own.parents[2] if "PYTEST_XDIST_WORKER" in os.environ else own.parents[1]
+    with (session / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = session / f"{name}-made"
+        if not made.exists():
+            make(own)
+            shutil.copytree(own, session / f"{name}-new").rename(made)
+            return own
+    return Path(shutil.copytree(made, own))
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of the command on the digits, with checkpoints at steps 0, 2 and 4 and T = 40."""
-    path = tmp_path_factory.mktemp("probe") / "run"
-    assert fit_command(["--config", str(ROOT / "configs" / "digits.yaml"), *TINY_RUN, "--run_dir", str(path)]) == 0
-    return path
+
+    def make(path: Path) -> None:
+        assert fit_command(["--config", str(ROOT / "configs" / "digits.yaml"), *TINY_RUN, "--run_dir", str(path)]) == 0
+
+    return make_once(tmp_path_factory, "run", make)

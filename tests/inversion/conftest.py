@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from probediff.diffusion import simple_loss
 from probediff.schedule import NoiseSchedule
-from tests.conftest import tiny_module
+from tests.conftest import make_once, tiny_module
 
 NUM_TRAIN_TIMESTEPS = 40
 
@@ -21,11 +22,9 @@ def digits() -> Tensor:
     return torch.as_tensor(load_digits().images).float()[:, None] / 8 - 1
 
 
-@pytest.fixture(scope="session")
-def network(digits: Tensor) -> nn.Module:
-    """An eps_model for 8x8 digits, in eval mode."""
+def train(digits: Tensor) -> nn.Module:
     generator = torch.Generator().manual_seed(0)
-    model = tiny_module(num_train_timesteps=NUM_TRAIN_TIMESTEPS).eps_model.eval()
+    model = untrained_network()
     schedule = NoiseSchedule.cosine(NUM_TRAIN_TIMESTEPS)
     optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
     for _ in range(200):
@@ -37,6 +36,24 @@ def network(digits: Tensor) -> nn.Module:
         loss.backward()
         optimizer.step()
     assert float(loss.detach()) < 0.25
+    return model
+
+
+def untrained_network() -> nn.Module:
+    return tiny_module(num_train_timesteps=NUM_TRAIN_TIMESTEPS).eps_model.eval()
+
+
+@pytest.fixture(scope="session")
+def network(digits: Tensor, tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
+    """An eps_model for 8x8 digits, in eval mode."""
+
+    def make(path: Path) -> None:
+        path.mkdir()
+        torch.save(train(digits).state_dict(), path / "weights.pt")
+
+    model = untrained_network()
+    weights = make_once(tmp_path_factory, "network", make) / "weights.pt"
+    model.load_state_dict(torch.load(weights, weights_only=True))
     return model
 
 
