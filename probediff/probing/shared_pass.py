@@ -201,8 +201,12 @@ def _failing_together() -> Iterator[None]:
     words: list[str | None] = [None] * world_size
     torch.distributed.all_gather_object(words, None if failure is None else describe_failure(failure))
     failed = [f"on process {rank}: {reason}" for rank, reason in enumerate(words) if reason is not None]
-    if failed:
-        raise PassFailedError("; ".join(failed)) from failure
+    try:
+        if failed:
+            raise PassFailedError("; ".join(failed)) from failure
+    finally:
+        # It would refer to itself, and hold the memory of what failed.
+        failure = None
 
 
 def _empty_rows(model: ProbeModel, request: PassRequest, sampling_evaluations: int) -> dict[str, Tensor]:

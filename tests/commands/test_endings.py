@@ -19,7 +19,6 @@ from probediff.__main__ import main
 from probediff.callbacks import AssignmentAccuracy, FixedNoiseGeneration
 from probediff.commands.fit import fit as fit_command
 from probediff.commands.probe import probe as probe_command
-from probediff.commands.report import report as report_command
 from probediff.probing.shared_pass import run_pass
 from probediff.runs.folder import RunFolder
 from probediff.runs.lock import hold, release
@@ -87,7 +86,6 @@ def test_a_pass_that_fails_costs_its_event_or_ends_what_has_not_begun(
     assert folder.sample_steps() == [0, 4]
     assert folder.checkpoint_path(2).exists()
     monkeypatch.undo()
-    assert report_command([str(run_dir), "--out", str(tmp_path / "page")]) == 0
     options = ["--checkpoints=2", "--out", str(tmp_path / "again"), "--progress=false", "--device=cpu"]
     assert probe_command([str(run_dir), *options]) == 0
     assert (2, "assignment_accuracy") in read_values(tmp_path / "again" / "num_steps=0008")

@@ -75,14 +75,6 @@ def assert_same_run(run_dir: Path, reference: Path) -> None:
         assert torch.equal(ours.load_samples(step), theirs.load_samples(step))
 
 
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that nothing interrupted."""
-    run_dir = tmp_path_factory.mktemp("reference") / "run"
-    finish(run_dir)
-    return run_dir
-
-
 def wait_for_a_sign_of_work(process: ForkServerProcess, run_dir: Path) -> None:
     while process.is_alive() and not (run_dir / "records.jsonl").exists():
         time.sleep(0.01)
@@ -123,14 +115,25 @@ def kill_at_random_moments(run_dir: Path, num_kills: int, seed: int, seconds: fl
 
 
 @pytest.fixture(scope="module")
-def seconds(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> float:
-    """How long a run works on this machine, now."""
-    run_dir = tmp_path_factory.mktemp("timed") / "run"
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    run_dir = tmp_path_factory.mktemp("reference") / "run"
     process = start(run_dir)
     wait_for_a_sign_of_work(process, run_dir)
     begin = time.monotonic()
-    assert forked.wait(process) == 0
-    return time.monotonic() - begin
+    assert forked.wait(process) == 0, run_dir.with_suffix(".log").read_text()
+    return run_dir, time.monotonic() - begin
+
+
+@pytest.fixture
+def reference(uninterrupted: tuple[Path, float]) -> Path:
+    """The run that nothing interrupted."""
+    return uninterrupted[0]
+
+
+@pytest.fixture
+def seconds(uninterrupted: tuple[Path, float]) -> float:
+    """How long a run works on this machine, now."""
+    return uninterrupted[1]
 
 
 def test_a_run_killed_at_20_random_moments_is_the_uninterrupted_run(
