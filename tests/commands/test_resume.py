@@ -115,7 +115,7 @@ def kill_at_random_moments(run_dir: Path, num_kills: int, seed: int, seconds: fl
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+def run_and_seconds(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
     run_dir = tmp_path_factory.mktemp("reference") / "run"
     process = start(run_dir)
     wait_for_a_sign_of_work(process, run_dir)
@@ -125,15 +125,15 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float
 
 
 @pytest.fixture
-def reference(uninterrupted: tuple[Path, float]) -> Path:
+def reference(run_and_seconds: tuple[Path, float]) -> Path:
     """The run that nothing interrupted."""
-    return uninterrupted[0]
+    return run_and_seconds[0]
 
 
 @pytest.fixture
-def seconds(uninterrupted: tuple[Path, float]) -> float:
+def seconds(run_and_seconds: tuple[Path, float]) -> float:
     """How long a run works on this machine, now."""
-    return uninterrupted[1]
+    return run_and_seconds[1]
 
 
 def test_a_run_killed_at_20_random_moments_is_the_uninterrupted_run(
