@@ -5,7 +5,14 @@ from typing import ClassVar
 import torch
 
 from probediff.callbacks.base import Probe
-from probediff.measures import assignment_accuracy, hub_counts, pixel_variance
+from probediff.measures import (
+    assignment_accuracy,
+    capture_correlation,
+    hub_counts,
+    mean_over_captures,
+    pixel_variance,
+    squared_norm_per_value,
+)
 from probediff.pictures import grid, to_uint8
 from probediff.probing.shared_pass import ProbePass
 from probediff.runs.results import ProbeResult
@@ -26,10 +33,13 @@ class AssignmentAccuracy(Probe):
         self.num_hubs = num_hubs
 
     def measure(self, event: ProbePass) -> ProbeResult:
-        """Accuracies with the null 1/N; share and pixel variance of the hubs; per-sample assignments."""
+        """Accuracies with the null 1/N; share, pixel variance and norm of the hubs; per-sample assignments."""
         accuracy = assignment_accuracy(event.noise, event.x_0)
         captured = hub_counts(accuracy.nearest_image, len(event.x_0))
-        variance = pixel_variance(event.x_0)
+        of_samples = {
+            "pixel_variance": pixel_variance(event.x_0),
+            "squared_norm_per_value": squared_norm_per_value(event.x_0),
+        }
         top = torch.argsort(captured, descending=True, stable=True)[: self.num_hubs]
         values = {
             "image_to_noise": accuracy.image_to_noise,
@@ -37,14 +47,15 @@ class AssignmentAccuracy(Probe):
             "image_to_noise_top5": accuracy.image_to_noise_top5,
             "noise_to_image_top5": accuracy.noise_to_image_top5,
             "null": 1 / len(event.x_0),
-            "largest_hub_share": int(captured[top[0]]) / len(event.x_0),
-            "hubs_pixel_variance": float(variance[top].mean()),
-            "pixel_variance": float(variance.mean()),
+            "largest_hub_share": int(captured.max()) / len(event.x_0),
         }
+        for name, quantity in of_samples.items():
+            values |= {f"hubs_{name}": mean_over_captures(captured, quantity), name: float(quantity.mean())}
+            values[f"captures_{name}_spearman"] = capture_correlation(captured, quantity)
         arrays = {
             "nearest_noise": accuracy.nearest_noise,
             "nearest_image": accuracy.nearest_image,
             "captured_noises": captured,
-            "pixel_variance": variance.float(),
+            **{name: quantity.float() for name, quantity in of_samples.items()},
         }
         return ProbeResult(values, arrays, {"hubs": grid(to_uint8(event.pixels(event.x_0[top])), len(top))})

@@ -27,7 +27,7 @@ from probediff.probing.recorder import Recorder, conventions_for, pass_request
 from probediff.probing.settings import PassSettings
 from probediff.probing.shared_pass import PASS, Advance, run_pass
 from probediff.runs.folder import RunFolder
-from probediff.runs.gaps import tell_gaps
+from probediff.runs.gaps import tell_gaps, tell_redefined
 from probediff.runs.results import ProbeResult
 from probediff.runs.tracking import Entry, Tracker
 from probediff.training.checkpoints import save_checkpoint, thin_out
@@ -148,6 +148,7 @@ class Probing(L.Callback):
         step = self._seen_step = trainer.global_step
         if trainer.is_global_zero:
             tell_gaps(folder, step, self._due)
+            tell_redefined(folder)
         complete = trainer.is_global_zero and folder.rewind(step)
         if trainer.is_global_zero:
             tracker.send_again()

@@ -37,6 +37,7 @@ from probediff.files import digest_tensors
 from probediff.models.images import Space, digest_images, image_files, read_images
 from probediff.noise import seeded_noise
 from probediff.prepare.decoding import DECODING
+from probediff.runs.definitions import DEFINITIONS, SSIM
 from probediff.runs.kept_results import lock_results, show_result, write_result
 from probediff.runs.lock import claim
 from probediff.runs.summary import format_table
@@ -100,6 +101,7 @@ def _edit(options: Any) -> None:
         **{"features": options.features, "features_sha256": None if features is None else _digest(features)},
         **describe_sampler(sampler),
         "source_prompt": options.source_prompt if is_text_model(options.model) else None,
+        DEFINITIONS: {"ssim": SSIM},
     }
     if statistics is not None:
         settings = pick(NoiseSearchSettings, options)

@@ -20,6 +20,7 @@ from probediff.editing.grids import labelled_grid
 from probediff.editing.models import Prompts
 from probediff.editing.noises import FoundNoises
 from probediff.editing.variation import Variations, compare_paired, vary_noises
+from probediff.runs.definitions import DEFINITIONS, SSIM
 from probediff.runs.kept_results import lock_results, show_result, write_result
 from probediff.runs.lock import claim
 from probediff.runs.summary import format_table
@@ -49,6 +50,7 @@ def _vary(options: Any) -> None:
     pick(Prompts, options).check(options.model)
     noises, out = FoundNoises.load(options.noises), Path(options.out or "probes/vary")
     conventions: dict[str, Any] = {"noises_sha256": noises.digest, "noise_seed": options.settings.noise_seed}
+    conventions[DEFINITIONS] = {"ssim": SSIM}
     with claim(out, "--out"):
         if (out / RESULT).exists():
             models = [describe_sampler(load_sampler(options, model)) for model in options.model]

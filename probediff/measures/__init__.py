@@ -9,9 +9,16 @@ from probediff.measures.angles import (
     triangle_angles,
     triangle_distances,
 )
-from probediff.measures.assignment import AssignmentAccuracy, assignment_accuracy, hub_counts, pixel_variance
+from probediff.measures.assignment import AssignmentAccuracy, assignment_accuracy
 from probediff.measures.correlation import null_top_k_correlation, top_k_correlation
 from probediff.measures.covariance import Moments, linear_fit, moments, paired_moments
+from probediff.measures.hubs import (
+    capture_correlation,
+    hub_counts,
+    mean_over_captures,
+    pixel_variance,
+    squared_norm_per_value,
+)
 from probediff.measures.interpolation import midpoint_contrast, path_lengths, slerp, slerp_path
 from probediff.measures.normality import (
     BesideNull,
@@ -67,6 +74,7 @@ __all__ = [
     "WhiteningTransform",
     "angle_of_mean_cosine",
     "assignment_accuracy",
+    "capture_correlation",
     "cka",
     "closest_approach",
     "cosine_similarity",
@@ -79,6 +87,7 @@ __all__ = [
     "least_squares_map",
     "linear_fit",
     "matrix_distance",
+    "mean_over_captures",
     "midpoint_contrast",
     "moments",
     "most_probable_triangle",
@@ -97,6 +106,7 @@ __all__ = [
     "shapiro_rejected_share",
     "slerp",
     "slerp_path",
+    "squared_norm_per_value",
     "squared_norms",
     "ssim",
     "svcca",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from probediff.measures._rows import as_rows, check_at_least, column_mean, float64_chunks, same_shape_rows
+from probediff.measures._rows import check_at_least, column_mean, float64_chunks, same_shape_rows
 
 _MOST_NEIGHBOURS = 5
 
@@ -164,41 +164,3 @@ def _nearest_both_ways(noise: _CentredSet, images: _CentredSet, k: int, chunk_si
                 noises_near.update(j, i, transposed)
                 images_near.update(i, j, product.mul_(-2).add_(images.offset[j : j + chunk_size]))
     return images_near.indices, noises_near.indices
-
-
-def hub_counts(nearest: Tensor, num_candidates: int) -> Tensor:
-    """How many queries chose each candidate, (num_candidates,) int64 (P1, figures 7 and 8: hubs draw many).
-
-    Args:
-        nearest: (N,) int64. For each query the index of its candidate, as in `AssignmentAccuracy.nearest_image`.
-        num_candidates: Candidates that could be chosen.
-
-    Raises:
-        TypeError: `nearest` is not int64.
-        ValueError: It is not (N,) with N > 0, or an index is outside 0..num_candidates-1.
-    """
-    check_at_least("num_candidates", num_candidates, 1)
-    if not isinstance(nearest, Tensor) or nearest.dtype != torch.int64:
-        got = nearest.dtype if isinstance(nearest, Tensor) else type(nearest).__name__
-        raise TypeError(f"nearest must be an int64 tensor, got {got}; pass the nearest_* of assignment_accuracy")
-    if nearest.ndim != 1 or len(nearest) == 0:
-        raise ValueError(f"nearest must be (N,) with N > 0, got shape {tuple(nearest.shape)}; pass one index a query")
-    low, high = (int(extreme) for extreme in torch.aminmax(nearest))
-    if low < 0 or high >= num_candidates:
-        raise ValueError(
-            f"nearest must lie in 0..{num_candidates - 1}, got {low}..{high}; num_candidates must count every candidate"
-        )
-    return torch.bincount(nearest, minlength=num_candidates)
-
-
-def pixel_variance(images: Tensor) -> Tensor:
-    """Variance over the D values of each image, dividing by D, (N,) float64 (P1, figures 7 and 8: hubs are flat).
-
-    Args:
-        images: (N, C, H, W) or (N, D).
-
-    Raises:
-        ValueError: Wrong rank, nothing in it, or values not finite.
-    """
-    chunks = float64_chunks(as_rows("images", images))
-    return torch.cat([chunk.var(dim=1, correction=0) for (chunk,) in chunks])

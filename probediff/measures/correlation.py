@@ -70,23 +70,26 @@ def _upper_correlations(rows: Tensor) -> Iterator[Tensor]:
 def null_top_k_correlation(num_images: int, num_pixels: int, k: int = 10) -> float:
     """What `top_k_correlation` is expected to give for independent normal pixels.
 
-    Fisher's atanh(r) is normal with variance 1 / (N - 3); the i-th largest of M = D (D - 1) / 2 absolute values is
-    taken at Blom's plotting position (i - 3/8) / (M + 1/4). 0.155 at N = 1000, D = 3072.
+    r sqrt((N - 2) / (1 - r^2)) has Student's law with N - 2 degrees of freedom. The i-th smallest of M = D (D - 1) / 2
+    two-sided tail probabilities has, over sets of images, the geometric mean exp(psi(i)) / M, with the digamma function
+    psi: there the i-th largest absolute value is taken. 0.1552 at N = 1000, D = 3072.
 
     Args:
-        num_images: N, at least 4.
+        num_images: N, at least 3.
         num_pixels: D, with at least k pairs.
         k: How many pairs enter the mean.
 
     Raises:
-        ValueError: `num_images` under 4, or fewer than k pairs.
+        ValueError: `num_images` under 3, or fewer than k pairs.
     """
-    check_at_least("num_images", num_images, 4)
+    from scipy.stats import t as student
+
+    check_at_least("num_images", num_images, 3)
     check_at_least("num_pixels", num_pixels, 2)
     check_at_least("k", k, 1)
     num_pairs = math.comb(num_pixels, 2)
     if k > num_pairs:
         raise ValueError(f"k must be at most the {num_pairs} pairs of {num_pixels} pixels, got {k}; lower k")
-    upper_tail = (torch.arange(1, k + 1, dtype=torch.float64) - 0.375) / (num_pairs + 0.25)
-    fisher_z = -torch.special.ndtri(upper_tail / 2) / math.sqrt(num_images - 3)
-    return float(torch.tanh(fisher_z).mean())
+    two_sided = torch.digamma(torch.arange(1, k + 1, dtype=torch.float64)).exp() / num_pairs
+    quantiles = torch.as_tensor(student.isf(two_sided.numpy() / 2, num_images - 2))
+    return float((quantiles / (num_images - 2 + quantiles.square()).sqrt()).mean())

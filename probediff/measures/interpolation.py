@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from probediff.measures._rows import angle_between, check_no_zero_rows, first_indices, same_shape_rows, unit_rows
-from probediff.measures.assignment import pixel_variance
+from probediff.measures.hubs import pixel_variance
 
 # Below this angle (radians) sin(angle) has lost so many digits that the straight line is the better arc.
 _PARALLEL = 1e-6

@@ -69,7 +69,7 @@ def min_max_scaled(images: Tensor) -> Tensor:
 
 
 def ssim_min_max(x: Tensor, y: Tensor) -> float:
-    """Mean SSIM of two sets, each min-max scaled as a whole, with a data range of 1. Ours: `ssim` of [-1, 1] images.
+    """Mean SSIM of two sets, each min-max scaled as a whole, 0 black and 1 white. Ours: `ssim` of [-1, 1] images.
 
     Args:
         x: (N, C, H, W). One shape, H and W at least 7.
@@ -78,7 +78,7 @@ def ssim_min_max(x: Tensor, y: Tensor) -> float:
     Raises:
         ValueError: As `min_max_scaled` and `ssim`.
     """
-    return float(ssim(min_max_scaled(x), min_max_scaled(y), data_range=1.0).mean())
+    return float(ssim(min_max_scaled(x), min_max_scaled(y), black=0.0).mean())
 
 
 def cka_min_max(x: Tensor, y: Tensor, unbiased: bool = False) -> float:

@@ -179,20 +179,24 @@ def _leading_directions(name: str, rows: Tensor, num_directions: int) -> Tensor:
     return basis
 
 
-def ssim(x: Tensor, y: Tensor, data_range: float = 2.0) -> Tensor:
+def ssim(x: Tensor, y: Tensor, black: float = -1.0, white: float = 1.0) -> Tensor:
     """Structural similarity of x[i] and y[i], averaged over pixels and channels, (N,) float64 (Wang et al. 2004).
 
-    A uniform 7 x 7 window, sample covariance, windows that lie inside the image, K1 = 0.01 and K2 = 0.03: the
-    defaults of scikit-image. Two equal images give 1, constant ones included. Computed in float64, in chunks over N.
+    Its luminance term compares intensities, which begin at 0 for black: the values are first mapped to 0..1. (On
+    [-1, 1] as it is, constants of 0.1 and -0.1, two middle greys, would get -0.96; they get 0.98.) A uniform 7 x 7
+    window, sample covariance, windows that lie inside the image, K1 = 0.01 and K2 = 0.03: the defaults of
+    scikit-image, on [0, 1] with its data_range 1. Two equal images give 1, constant ones included. Computed in float64,
+    in chunks over N.
 
     Args:
         x: (N, C, H, W). One shape, H and W at least 7.
         y: As `x`.
-        data_range: Width of the range of pixel values; 2 for images in [-1, 1].
+        black: The value of black, -1 for images in [-1, 1].
+        white: The value of white.
 
     Raises:
-        ValueError: Shapes differ, not (N, C, H, W), smaller than 7 pixels, values not finite, or `data_range` not
-            positive.
+        ValueError: Shapes differ, not (N, C, H, W), smaller than 7 pixels, values not finite, or `black` not below
+            `white`.
     """
     x_rows, y_rows = same_shape_rows(x=x, y=y)
     if x.ndim != 4 or min(x.shape[2:]) < _SSIM_WINDOW:
@@ -200,15 +204,15 @@ def ssim(x: Tensor, y: Tensor, data_range: float = 2.0) -> Tensor:
             f"x and y must be (N, C, H, W) with H and W at least {_SSIM_WINDOW}, got shape {tuple(x.shape)}; "
             "pass larger images"
         )
-    if not (math.isfinite(data_range) and data_range > 0):
-        raise ValueError(f"data_range must be positive and finite, got {data_range}; pass 2.0 for images in [-1, 1]")
+    if not (math.isfinite(black) and math.isfinite(white) and black < white):
+        raise ValueError(f"black must be below white, got {black} and {white}; they are -1 and 1 for images in [-1, 1]")
     shape = (-1, *x.shape[1:])
-    chunks = float64_chunks(x_rows, y_rows)
-    return torch.cat([_chunk_ssim(a.reshape(shape), b.reshape(shape), float(data_range)) for a, b in chunks])
+    chunks = ([(part - black) / (white - black) for part in pair] for pair in float64_chunks(x_rows, y_rows))
+    return torch.cat([_chunk_ssim(a.reshape(shape), b.reshape(shape)) for a, b in chunks])
 
 
-def _chunk_ssim(x: Tensor, y: Tensor, data_range: float) -> Tensor:
-    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+def _chunk_ssim(x: Tensor, y: Tensor) -> Tensor:
+    c1, c2 = 0.01**2, 0.03**2
     sample = _SSIM_WINDOW**2 / (_SSIM_WINDOW**2 - 1)
     # Moments around the first pixel: they are then exactly zero for a constant image, whatever its value.
     first_x, first_y = x[..., :1, :1], y[..., :1, :1]

@@ -14,6 +14,7 @@ from probediff.probing.probe import Probe, ProbeContext
 from probediff.probing.settings import PassSettings
 from probediff.probing.shared_pass import PASS, Advance, PassRequest, ProbePass
 from probediff.runs.conditions import OPTIONS, PROBES, WEIGHTS
+from probediff.runs.definitions import DEFINITIONS, definitions_of
 from probediff.runs.folder import END_OF_EVENT, FINISHED
 from probediff.runs.results import ProbeResult
 from probediff.runs.tracking import Entry, Tracker
@@ -110,8 +111,8 @@ class Recorder:
         return [Entry(event.step, probe.name(), result, conventions, extra)]
 
     def _conventions_of(self, probe: Probe) -> dict[str, Any]:
-        options = probe.options()
-        return self.conventions | ({OPTIONS: options} if options else {})
+        of_probe = {OPTIONS: probe.options(), DEFINITIONS: definitions_of(probe.name())}
+        return self.conventions | {key: value for key, value in of_probe.items() if value}
 
     def finish(self, last_step: int) -> None:
         """Let the probes look back over the whole run, and close it."""

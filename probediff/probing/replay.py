@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from probediff.runs.conditions import CONDITIONS, WEIGHTS, differing_settings
+from probediff.runs.definitions import definitions_of, redefined
 from probediff.runs.folder import END_OF_EVENT, FINISHED, RunFolder
 
 _NOT_MEASURED = (END_OF_EVENT, FINISHED)
@@ -40,7 +41,8 @@ class Comparison:
         largest: the largest difference of each probe that has one.
         num_different: how many of its records differ.
         conditions: key -> (there, here), of those that both recorded.
-        new: conventions that are recorded now and were not then.
+        new: conventions and quantities that are recorded now and not then.
+        redefined: quantities that are computed otherwise now, which are not compared -> how.
         other_weights: steps whose weights are others than those that were probed.
     """
 
@@ -51,6 +53,7 @@ class Comparison:
     num_different: dict[str, int] = field(default_factory=dict)
     conditions: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     new: set[str] = field(default_factory=set)
+    redefined: dict[str, str] = field(default_factory=dict)
     other_weights: set[int] = field(default_factory=set)
 
     def in_words(self) -> list[str]:
@@ -69,6 +72,9 @@ class Comparison:
             lines.append(f"  other weights than those that were probed: step {_join(self.other_weights)}")
         if self.conditions:
             lines.append(f"  other conditions: {_pairs(self.conditions)}")
+        if self.redefined:
+            words = "; ".join(f"{key} is {how}" for key, how in sorted(self.redefined.items()))
+            lines.append(f"  not compared, for it is defined otherwise now: {words}")
         if self.new:
             lines.append(f"  recorded now and not then: {_join(self.new)}")
         return lines
@@ -103,15 +109,23 @@ def compare_with_run(folder: RunFolder, run: Path) -> Comparison:
         if WEIGHTS in twin and WEIGHTS in record and twin[WEIGHTS] != record[WEIGHTS]:
             result.other_weights.add(record["step"])
         result.compared += 1
-        if twin["values"] == record["values"]:
-            result.equal += 1
-        else:
-            _note_difference(result, twin, record)
+        _compare_values(result, twin, record)
     return result
 
 
-def _note_difference(result: Comparison, twin: dict[str, Any], record: dict[str, Any]) -> None:
-    probe, there, here = record["probe"], twin["values"], record["values"]
+def _compare_values(result: Comparison, twin: dict[str, Any], record: dict[str, Any]) -> None:
+    probe, there, here = record["probe"], dict(twin["values"]), dict(record["values"])
+    for key in redefined(probe, twin["conventions"]):
+        if there.pop(key, None) is not None:
+            result.redefined[f"{probe} {key}"] = definitions_of(probe)[key]
+        here.pop(key, None)
+    if there:  # a record without any had an error
+        added = here.keys() - there.keys()
+        result.new |= {f"{probe} {key}" for key in added}
+        here = {key: value for key, value in here.items() if key not in added}
+    if there == here:
+        result.equal += 1
+        return
     result.num_different[probe] = result.num_different.get(probe, 0) + 1
     for key in there.keys() | here.keys():
         pair = there.get(key), here.get(key)

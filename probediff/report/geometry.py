@@ -103,7 +103,7 @@ def heat_map(comparison: Comparison) -> Section:
         elif any(run.own.values(_TRAJECTORY) for run in group.runs):
             missing.append(f"{group.label} has no stored heat map.")
     rows = [
-        (_CLOSEST.get(key, key), key, 3, PASSES_LATENT if key == _PASSED else None)
+        (_CLOSEST.get(key, key), key, 3, "-".join(map(str, PASSES_LATENT)) if key == _PASSED else None)
         for key in comparison.keys(_TRAJECTORY)
     ]
     caption = "Where the trajectory comes closest, at the last step; mean ± std over runs (number of runs)."
@@ -112,14 +112,26 @@ def heat_map(comparison: Comparison) -> Section:
     figures: tuple[Figure, ...] = ()
     if maps:
         caption = (
-            "Mean L2 distance between x_t on the sampling trajectory and (1 - λ) noise + λ latent; light is close. P1 "
-            f"finds that x_t passes the latent after 50 to 70 % of the steps. {how_computed(comparison, _TRAJECTORY)}"
+            "Mean L2 distance between x_t on the sampling trajectory and (1 - λ) noise + λ latent; light is close. "
+            f"{how_computed(comparison, _TRAJECTORY)}"
         )
         closest = "; ".join(f"{label}: {_closest(*arrays)}" for label, arrays in maps.items())
         alt = f"Heat maps over share of sampling steps and lambda. {closest}"
         figures = (Figure("f3_heat_map", draw_heat_maps(maps), caption, alt),)
     title = "Distance of the trajectory to the noise-latent line (F3)"
-    return Section("trajectory", title, (), figures, (table,) if rows else (), tuple(missing))
+    return Section("trajectory", title, _passing(comparison), figures, (table,) if rows else (), tuple(missing))
+
+
+def _passing(comparison: Comparison) -> tuple[str, ...]:
+    """When each group passes the latent, beside P1's range; a value outside of it is told like one inside."""
+    low, high = PASSES_LATENT
+    sentences = []
+    for group in comparison.groups:
+        if share := last_estimate(group, of_kind("own", _TRAJECTORY, _PASSED, 100), 0):
+            agrees = "within" if low <= share.mean / 100 <= high else "outside of"
+            sentences.append(f"{group.label} is nearest to the latent after {share} % of the steps, {agrees} that.")
+    words = f"P1 finds that x_t passes the latent after {100 * low:.0f} to {100 * high:.0f} % of the steps (figure 3)."
+    return (" ".join([words, *sentences]),) if sentences else ()
 
 
 def _closest(distance: np.ndarray, share: np.ndarray, lambdas: np.ndarray) -> str:
@@ -138,7 +150,10 @@ def _stored_map(run: Run) -> HeatMap | None:
 
 def angles_over_training(comparison: Comparison) -> Section:
     """Angles and distances against the training step (F4)."""
-    final = "Samples of the final model, inverted by every checkpoint, as in P1. Means over samples."
+    final = (
+        "Samples of the final model, inverted by every checkpoint, as in P1. Means over samples. Noises and samples are "
+        "the same at every step here, so that the distance noise-sample cannot change."
+    )
     figures = over_training(comparison, "f4_final_samples", _ANGLES_OVER_TRAINING, final, "final_samples")
     each = "Each checkpoint's own samples, inverted by itself. Means over samples."
     figures += over_training(comparison, "f4_own_samples", _ANGLES_OVER_TRAINING, each)

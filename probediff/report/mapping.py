@@ -157,15 +157,23 @@ def _sample_row(run: Run, step: int) -> np.ndarray | None:
 
 
 def hubs(comparison: Comparison) -> Section:
-    """The samples that capture wrong noises, and how flat they are (F7, F8)."""
+    """The samples that capture wrong noises, how flat they are and how small their norm (F7, F8)."""
     quantities = [
         Quantity(_ASSIGNMENT, "pixel_variance", "pixel variance, all samples", "variance"),
-        Quantity(_ASSIGNMENT, "hubs_pixel_variance", "pixel variance, hubs", "variance"),
+        Quantity(_ASSIGNMENT, "hubs_pixel_variance", "pixel variance, nearest samples", "variance"),
+        Quantity(_ASSIGNMENT, "squared_norm_per_value", "|x|² / D, all samples", "|x|² / D"),
+        Quantity(_ASSIGNMENT, "hubs_squared_norm_per_value", "|x|² / D, nearest samples", "|x|² / D"),
+        Quantity(_ASSIGNMENT, "captures_pixel_variance_spearman", "captures with variance", "Spearman"),
+        Quantity(_ASSIGNMENT, "captures_squared_norm_per_value_spearman", "captures with |x|²", "Spearman"),
         Quantity(_ASSIGNMENT, "largest_hub_share", "noises captured by the largest hub [%]", "[%]", 100),
     ]
     text = (
         "Hubs are the samples that are nearest to most noises; P1 finds that they have large plain areas (figures 7 "
-        "and 8). The dashed line is the share that one sample has when every noise finds its own."
+        "and 8). What captures is a small norm, because |noise - x|² has |x|² in it and no variance: so |x|² stands "
+        "beside the variance. Nearest samples: mean over the noises of the value of the sample nearest to each, so that "
+        "every sample weighs as many times as it captures. Spearman: rank correlation over the samples of the number "
+        "of noises captured with the value; 0 by chance. The dashed line is the share that one sample has when every "
+        "noise finds its own."
     )
     figures = over_training(comparison, "f7_hub_variance", quantities, text, alt="Curves", num_alike=2)
     pictures = newest_pictures(

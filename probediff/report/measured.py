@@ -6,7 +6,7 @@ from typing import Any
 from probediff.report.curves import Quantity, draw, in_words, panel, same_range
 from probediff.report.drawings import draw_picture, read_picture
 from probediff.report.groups import Comparison, Group, last_estimate, mean_curve, of_kind, own
-from probediff.report.parts import Figure, Section, how_computed, missing_from
+from probediff.report.parts import Figure, Section, how_computed, missing_from, tell_redefined
 from probediff.report.tables import Cell, Table
 
 _NULL = "_null"
@@ -154,7 +154,8 @@ def values_by_step(comparison: Comparison, probe: str, name: str, kind: str = "o
         return None
     header = ("step", *(["runs"] if several else []), *keys)
     where = "" if kind == "own" else f" ({kind})"
-    return Table(name, f"{probe}{where} by training step; mean ± std over runs (number of runs).", header, tuple(rows))
+    caption = f"{probe}{where} by training step; mean ± std over runs (number of runs)."
+    return Table(name, caption + tell_redefined(comparison, probe, kind), header, tuple(rows))
 
 
 def spread_note(groups: Sequence[Group]) -> str:

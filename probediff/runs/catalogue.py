@@ -139,7 +139,8 @@ _ASSIGNMENT = (
     ),
     Column("null", panel="Accuracy", in_table=True),
     Column("largest_hub_share", null="null", in_table=True),
-    *_quantities("hubs_pixel_variance pixel_variance"),
+    *_quantities("hubs_pixel_variance pixel_variance hubs_squared_norm_per_value squared_norm_per_value"),
+    *_quantities("captures_pixel_variance_spearman captures_squared_norm_per_value_spearman"),
     Column("hubs", "picture"),
 )
 _LARGEST = "Mean of the largest correlations"

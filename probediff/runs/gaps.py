@@ -1,8 +1,9 @@
-"""What a run's folder should hold and does not."""
+"""What a run that goes on is told of its folder: what should be there and is not, what is of an earlier version."""
 
 import warnings
 from collections.abc import Collection
 
+from probediff.runs.definitions import redefined
 from probediff.runs.folder import RunFolder
 
 
@@ -29,3 +30,20 @@ def tell_gaps(folder: RunFolder, step: int, due: Collection[int]) -> None:
                 f"{folder.path}` measures the checkpoints again",
                 stacklevel=2,
             )
+
+
+def tell_redefined(folder: RunFolder) -> None:
+    """Warn of quantities that the run has recorded by another definition than the one that it goes on with."""
+    keys = {
+        f"{record['probe']} {key}"
+        for record in folder.records()
+        for key in redefined(record["probe"], record["conventions"])
+        if key in record["values"]
+    }
+    if keys:
+        warnings.warn(
+            f"{folder.path} goes on with other definitions than an earlier version had of: {', '.join(sorted(keys))}; "
+            f"records say under definitions which they have, and `probediff probe {folder.path}` measures the "
+            f"checkpoints again",
+            stacklevel=2,
+        )

@@ -3,6 +3,7 @@
 from typing import Any
 
 from probediff.runs.catalogue import Description
+from probediff.runs.definitions import redefined
 from probediff.runs.folder import CHECKPOINTS, PICTURES, WANDB, RunFolder
 
 #: Of probes whose description chooses none.
@@ -28,7 +29,9 @@ def format_table(header: list[str], rows: list[list[Any]], num_left: int = 0) ->
 def probe_tables(folder: RunFolder) -> str:
     """Every probe of a run's records by training step."""
     by_probe: dict[str, dict[int, dict[str, Any]]] = {}
-    for record in folder.records():
+    records = folder.records()
+    earlier = _earlier_definitions(records)
+    for record in records:
         by_probe.setdefault(record["probe"], {})[record["step"]] = record["values"]
     catalogue = folder.catalogue()
     parts = []
@@ -40,7 +43,21 @@ def probe_tables(folder: RunFolder) -> str:
         rows = [[step, *(values.get(name) for name in columns)] for step, values in sorted(by_step.items())]
         if columns or not description.is_bookkeeping:
             parts.append(f"{probe}\n{format_table(['step', *columns], rows)}")
+            parts[-1] += "".join(f"\n{line}" for line in earlier[probe])
     return "\n\n".join(parts)
+
+
+def _earlier_definitions(records: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """By probe, a line for each quantity that some steps have as an earlier version computed it."""
+    steps: dict[str, dict[str, list[int]]] = {}
+    for record in records:
+        by_key = steps.setdefault(record["probe"], {})
+        for key in redefined(record["probe"], record["conventions"]).keys() & record["values"].keys():
+            by_key.setdefault(key, []).append(record["step"])
+    return {
+        probe: [f"{key} of another definition at step {', '.join(map(str, found))}" for key, found in by_key.items()]
+        for probe, by_key in steps.items()
+    }
 
 
 def describe_failures(folder: RunFolder) -> list[str]:
