@@ -44,17 +44,19 @@ _CURVE = {
     "slope": "slope",
     "slope_unweighted": "unweighted",
     "significant_share": "known",
-    "zca_r2_scaled": "zca",
-    "inverse_r2_scaled": "inverse",
-    "image_r2_scaled": "image",
+    "zca_r2": "zca",
     "noise_rms": "rms",
+    "zca_r2_scaled": "zca*",
+    "inverse_r2_scaled": "inverse*",
+    "image_r2_scaled": "image*",
 }
 _TRANSFORM = ("name", "mse", "r2", "r2_scaled", "spectral", "frobenius", "cosine")
 _LEGEND = """slope: of log gain against log eigenvalue, each direction weighted by how well its gain is known, and
 unweighted; ZCA whitening has -1/2, but so have noises unrelated to the images. known: share of the directions whose
-gain is 3 standard errors above zero, without which a slope says nothing. zca, inverse, image: R² of the noises against
-S^-1/2 x, S^-1 x and x, each with the best scale. G: the Gaussian denoiser of the same data, its slope with the same
-weights."""
+gain is 3 standard errors above zero, without which a slope says nothing. zca: R² of the noises against S^-1/2 x, as P2
+has it, for which their size matters too; rms: of the noises, 1 for N(0, I). zca*, inverse*, image*: R² against
+S^-1/2 x, S^-1 x and x, each with the best scale, which judges the shape alone. G: the Gaussian denoiser of the same
+data, its slope with the same weights."""
 
 #: Of the conventions, beside those of the model; other numbers of steps or samples find the fixed points again that
 #: were made already. Those of another device, or of rounded products, would be mixed with the new ones.

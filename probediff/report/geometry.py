@@ -151,8 +151,8 @@ def _stored_map(run: Run) -> HeatMap | None:
 def angles_over_training(comparison: Comparison) -> Section:
     """Angles and distances against the training step (F4)."""
     final = (
-        "Samples of the final model, inverted by every checkpoint, as in P1. Means over samples. Noises and samples are "
-        "the same at every step here, so that the distance noise-sample cannot change."
+        "Samples of the final model, inverted by every checkpoint, as in P1. Means over samples. Noises and samples "
+        "are the same at every step here, so that the distance noise-sample cannot change."
     )
     figures = over_training(comparison, "f4_final_samples", _ANGLES_OVER_TRAINING, final, "final_samples")
     each = "Each checkpoint's own samples, inverted by itself. Means over samples."

@@ -8,7 +8,7 @@ import numpy as np
 from probediff.report.curves import Quantity
 from probediff.report.drawings import draw_picture, read_picture
 from probediff.report.groups import Comparison, Estimate, Group, estimate
-from probediff.report.measured import evenly, newest_pictures, over_training
+from probediff.report.measured import evenly, last_table, newest_pictures, over_training
 from probediff.report.parts import Figure, Section, how_computed, missing_from
 from probediff.report.published import published_for, published_note
 from probediff.report.sources import ProbeRecords, Run
@@ -170,12 +170,17 @@ def hubs(comparison: Comparison) -> Section:
     text = (
         "Hubs are the samples that are nearest to most noises; P1 finds that they have large plain areas (figures 7 "
         "and 8). What captures is a small norm, because |noise - x|² has |x|² in it and no variance: so |x|² stands "
-        "beside the variance. Nearest samples: mean over the noises of the value of the sample nearest to each, so that "
-        "every sample weighs as many times as it captures. Spearman: rank correlation over the samples of the number "
-        "of noises captured with the value; 0 by chance. The dashed line is the share that one sample has when every "
-        "noise finds its own."
+        "beside the variance. Nearest samples: mean over the noises of the value of the sample nearest to each, so "
+        "that every sample weighs as many times as it captures. Spearman: rank correlation over the samples of the "
+        "number of noises captured with the value; 0 by chance. The dashed line is the share that one sample has when "
+        "every noise finds its own."
     )
     figures = over_training(comparison, "f7_hub_variance", quantities, text, alt="Curves", num_alike=2)
+    recorded = comparison.keys(_ASSIGNMENT)
+    rows = [(q.title.removesuffix(" [%]"), q.key, 3) for q in quantities if q.key in recorded]
+    caption = "The samples nearest to the noises, at the last step; mean ± std over runs (number of runs)."
+    caption += "" if figures else f" {text} {how_computed(comparison, _ASSIGNMENT)}"
+    tables = (last_table(comparison, _ASSIGNMENT, "f7_hubs", caption, rows),) if rows else ()
     pictures = newest_pictures(
         comparison,
         f"{_ASSIGNMENT}.hubs",
@@ -184,4 +189,4 @@ def hubs(comparison: Comparison) -> Section:
         "A row of samples of {} that capture most noises.",
     )
     missing = missing_from(comparison, _ASSIGNMENT)
-    return Section("hubs", "Samples that capture wrong noises (F7, F8)", (), (*figures, *pictures), (), missing)
+    return Section("hubs", "Samples that capture wrong noises (F7, F8)", (), (*figures, *pictures), tables, missing)

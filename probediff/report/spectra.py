@@ -20,16 +20,17 @@ class Curve:
 
     Attributes:
         counts: ascending.
-        slopes, r2: None where there is none.
+        slopes, r2_scaled, r2: None where there is none.
     """
 
     counts: list[int]
     slopes: list[float | None]
+    r2_scaled: list[float | None]
     r2: list[float | None]
 
 
 def draw_slopes(panels: dict[str, dict[str, Curve]]) -> Drawing:
-    """A column for each panel: slopes with the lines -1/2 and -1 above, R² below; curves by label."""
+    """A column for each panel: slopes with the lines -1/2 and -1 above, R² (dotted: without a scale) below."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.2 * len(panels), 5.2), layout="constrained", facecolor="white")
@@ -39,7 +40,8 @@ def draw_slopes(panels: dict[str, dict[str, Curve]]) -> Drawing:
         for colour, (label, curve) in zip(("#0072B2", "#000000"), curves.items(), strict=False):
             style: dict[str, Any] = {"color": colour, "marker": "o", "markersize": 4, "linewidth": 1.8, "label": label}
             upper.plot(curve.counts, np.array(curve.slopes, dtype=float), **style)
-            lower.plot(curve.counts, np.array(curve.r2, dtype=float), **style)
+            lower.plot(curve.counts, np.array(curve.r2_scaled, dtype=float), **style)
+            lower.plot(curve.counts, np.array(curve.r2, dtype=float), **style | {"linestyle": ":", "label": ""})
         for level, name in ((-0.5, "ZCA: -1/2"), (-1.0, "limit: -1")):
             upper.axhline(level, color="#6B6B6B", linestyle=(0, (5, 3)), linewidth=1.2)
             upper.annotate(name, (0.02, level - 0.02), xycoords=("axes fraction", "data"), va="top", fontsize=8)
@@ -51,7 +53,7 @@ def draw_slopes(panels: dict[str, dict[str, Curve]]) -> Drawing:
         for axis in (upper, lower):
             plain_axes(axis)
     axes[0, 0].set_ylabel("slope", fontsize=9)
-    axes[1, 0].set_ylabel("R² of ZCA, best scale", fontsize=9)
+    axes[1, 0].set_ylabel("R² of ZCA, best scale (dotted: as is)", fontsize=9)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8.5, frameon=False)
     return figure

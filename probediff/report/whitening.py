@@ -43,7 +43,9 @@ _WHAT = (
 _OVER_TRAINING = (
     Quantity(_PROBE, "significant_share", "share of directions that follow"),
     Quantity(_PROBE, "slope", "slope"),
-    Quantity(_PROBE, "zca_r2_scaled", "R² of ZCA"),
+    Quantity(_PROBE, "zca_r2", "R² of ZCA"),
+    Quantity(_PROBE, "noise_rms", "rms of the noises"),
+    Quantity(_PROBE, "zca_r2_scaled", "R² of ZCA, best scale"),
 )
 
 
@@ -60,7 +62,7 @@ def whitening(comparison: Comparison) -> Section:
         try:
             words.append(f"{name}: {values['in_words']}")
             figures += _figures(index, name, folder, values)
-            tables += [_transforms(index, name, values), _relation(index, name, values)]
+            tables += [_curves(index, name, values), _transforms(index, name, values), _relation(index, name, values)]
         except (KeyError, TypeError, IndexError) as error:
             missing.append(f"{name}: {folder / WHITENING} is of another version, without {error}; make it anew.")
     if without := [run.name for run in comparison.runs if run.name not in analysed]:
@@ -96,7 +98,10 @@ def _figures(index: int, name: str, folder: Path, values: dict[str, Any]) -> Ite
             yield Figure(f"p2_{stem}_{index}", draw_picture(pixels, labels), caption, f"Picture: {caption}", True)
     residuals = read_arrays(folder / WHITENING_ARRAYS)
     fit = draw_fit({_NAMES.get(row["name"], row["name"]): row["r2_scaled"] for row in values["transforms"]}, residuals)
-    text = "Left: R² of the noises against W x, with the best scale. Right: distribution of the residual of W_diff."
+    text = (
+        "Left: R² of the noises against W x with the best scale (the table has R² as P2 has it, without a scale). "
+        "Right: distribution of the residual of W_diff."
+    )
     best = max(values["transforms"][1:], key=lambda row: float(row["r2_scaled"]))
     alt = f"Bars; the largest beside W_diff is that of {best['name']}."
     yield Figure(f"p2_f5_fit_{index}", fit, f"{name}. {text} {how}", alt)
@@ -110,7 +115,7 @@ def _pictures(values: dict[str, Any]) -> dict[str, tuple[list[str], str]]:
         "f2_averages": (
             ["noise", "sample"],
             "Averages over 1, 10, 100, ... noises that share their low frequencies, and over the images made from "
-            "them, each at its own contrast.",
+            "them, each at its own contrast. P2's figure 2 is of SDXL-Turbo.",
         ),
         "f2_cross_correlation": (
             [],
@@ -149,20 +154,43 @@ def _slopes(index: int, name: str, values: dict[str, Any], how: str) -> Figure:
         f"{name}. Above: slope of log gain against log eigenvalue (dashed: -1/2 is ZCA whitening, -1 the limit for "
         f"Gaussian data), left out for the network where the gains of less than half of the directions are 3 standard "
         f"errors above zero: noises unrelated to the images have about -1/2 too. Below: R² of the noises against the "
-        f"ZCA-whitened image with the best scale. {how}"
+        f"ZCA-whitened image with the best scale; without a scale, dotted, where it is not negative. Which counts a "
+        f"slope, an unscaled R² and the noises' rms belong to is in the table. {how}"
     )
     return Figure(f"p2_slopes_{index}", draw_slopes(panels), caption, f"Curves of slope and R². {values['in_words']}")
 
 
-def _series(rows: list[dict[str, Any]], part: str) -> tuple[list[float | None], list[float | None]]:
-    """Slopes, where the gains behind them are known, and R² of ZCA.
+def _series(rows: list[dict[str, Any]], part: str) -> tuple[list[float | None], list[float | None], list[float | None]]:
+    """Slopes, where the gains behind them are known, and R² of ZCA with the best scale and without one.
 
     The Gaussian's gains are known always; its directions weigh as the network's where these are known, else alike.
     """
     known = [row["model"]["significant_share"] >= _TRUSTED_SHARE for row in rows]
     other = [row[part]["slope_unweighted"] if part == "gaussian" else None for row in rows]
     slopes = [row[part]["slope"] if k else o for row, k, o in zip(rows, known, other, strict=True)]
-    return slopes, [row[part]["zca_r2_scaled"] for row in rows]
+    return slopes, [row[part]["zca_r2_scaled"] for row in rows], [row[part]["zca_r2"] for row in rows]
+
+
+def _curves(index: int, name: str, values: dict[str, Any]) -> Table:
+    """Beside every slope what it hides: R² without a scale, and the size of the noises."""
+    columns = {"slope": "slope", "zca_r2": "R² of ZCA", "noise_rms": "noise rms", "zca_r2_scaled": "R², best scale"}
+    parts = {"model": "model", "gaussian": "Gaussian denoiser"}
+    if values["conventions"]["denoiser"] == "gaussian":
+        del parts["model"]
+    rows: list[tuple[Cell, ...]] = [
+        (f"{row[count]} {words}", *(row[part][key] for part in parts for key in columns))
+        for key_of_rows, count, words in (
+            ("first_step", "iterations", "iterations"),
+            ("full_map", "num_steps", "DDIM steps"),
+        )
+        for row in values[key_of_rows]
+    ]
+    header = ("", *(f"{who}: {column}" for who in parts.values() for column in columns.values()))
+    caption = (
+        f"First-step map after so many iterations, and the full map, {name}. A slope of -1/2 with a high R² of ZCA and "
+        f"a noise rms of 1 together would be P2's claim."
+    )
+    return Table(f"p2_slopes_{index}", caption, header, tuple(rows))
 
 
 def _how(conventions: dict[str, Any]) -> str:
@@ -189,7 +217,10 @@ def _transforms(index: int, name: str, values: dict[str, Any]) -> Table:
               "published 2-norm (P2)", "published Frobenius (P2)")  # fmt: skip
     adjusted = values["transforms"][0]["r2_adjusted"]
     fitted = "" if adjusted is None else f" R² of W_diff is {adjusted:.3f} with its degrees of freedom taken off."
-    caption = f"Fixed points against W x, and W against W_diff, {name}; P2's own are of ImageNet.{fitted}"
+    caption = (
+        f"Fixed points against W x, and W against W_diff, {name}. P2's own norms are of ImageNet; norms scale with the "
+        f"range of the pixels, with D and with N, so that only their order can be compared.{fitted}"
+    )
     return Table(f"p2_transforms_{index}", caption, header, tuple(rows))
 
 

@@ -196,9 +196,10 @@ _QUALITY = (
 )
 _WHITENING = (
     *_settings("num_excluded_directions* num_images num_fixed_points num_iterations"),
-    *_quantities("slope slope_gaussian zca_r2_scaled zca_r2_scaled_gaussian significant_share", in_table=True),
-    *_quantities("slope_standard_error slope_unweighted power_law_r2 zca_r2 inverse_r2_scaled image_r2_scaled"),
-    *_quantities("noise_rms *_gaussian residual_rms converged_share ridge timestep"),
+    *_quantities("slope slope_gaussian zca_r2 zca_r2_gaussian noise_rms noise_rms_gaussian", in_table=True),
+    *_quantities("zca_r2_scaled zca_r2_scaled_gaussian significant_share", in_table=True),
+    *_quantities("slope_standard_error slope_unweighted power_law_r2 inverse_r2_scaled image_r2_scaled"),
+    *_quantities("*_gaussian residual_rms converged_share ridge timestep"),
 )
 _AS_PUBLISHED = (
     *_quantities("at_noise_of_mean_cosine_deg at_noise_of_std_cosine_deg at_noise_most_probable_deg"),
