@@ -27,7 +27,7 @@ class PixelCorrelation(Probe):
 
     def check(self, context: ProbeContext) -> None:
         """Needs enough images for the expected null."""
-        self.check_num_samples(context, 3)
+        self.check_num_samples(context, 4)
 
     def measure(self, event: ProbePass) -> ProbeResult:
         """The three correlations, with the value expected of white noise for this N and D."""

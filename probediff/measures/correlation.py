@@ -75,16 +75,16 @@ def null_top_k_correlation(num_images: int, num_pixels: int, k: int = 10) -> flo
     psi: there the i-th largest absolute value is taken. 0.1552 at N = 1000, D = 3072.
 
     Args:
-        num_images: N, at least 3.
+        num_images: N, at least 4.
         num_pixels: D, with at least k pairs.
         k: How many pairs enter the mean.
 
     Raises:
-        ValueError: `num_images` under 3, or fewer than k pairs.
+        ValueError: `num_images` under 4, or fewer than k pairs.
     """
     from scipy.stats import t as student
 
-    check_at_least("num_images", num_images, 3)
+    check_at_least("num_images", num_images, 4)
     check_at_least("num_pixels", num_pixels, 2)
     check_at_least("k", k, 1)
     num_pairs = math.comb(num_pixels, 2)

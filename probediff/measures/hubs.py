@@ -97,7 +97,7 @@ def capture_correlation(captured: Tensor, values: Tensor) -> float:
     from scipy.stats import rankdata
 
     _check_one_each(captured, values)
-    ranks = torch.as_tensor([rankdata(part.cpu().numpy()) for part in (captured, values)]).double()
+    ranks = torch.stack([torch.as_tensor(rankdata(part.cpu().numpy())).double() for part in (captured, values)])
     ranks -= ranks.mean(dim=1, keepdim=True)
     products = ranks @ ranks.T
     scale = math.sqrt(float(products[0, 0] * products[1, 1]))

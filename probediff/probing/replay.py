@@ -114,7 +114,9 @@ def compare_with_run(folder: RunFolder, run: Path) -> Comparison:
 
 
 def _compare_values(result: Comparison, twin: dict[str, Any], record: dict[str, Any]) -> None:
-    probe, there, here = record["probe"], dict(twin["values"]), dict(record["values"])
+    probe: str = record["probe"]
+    there: dict[str, Any] = dict(twin["values"])
+    here: dict[str, Any] = dict(record["values"])
     for key in redefined(probe, twin["conventions"]):
         if there.pop(key, None) is not None:
             result.redefined[f"{probe} {key}"] = definitions_of(probe)[key]
@@ -128,9 +130,9 @@ def _compare_values(result: Comparison, twin: dict[str, Any], record: dict[str, 
         return
     result.num_different[probe] = result.num_different.get(probe, 0) + 1
     for key in there.keys() | here.keys():
-        pair = there.get(key), here.get(key)
-        if pair[0] == pair[1]:
+        old, new = there.get(key), here.get(key)
+        if old == new:
             continue
-        relative = float("inf") if None in pair else abs(pair[0] - pair[1]) / max(abs(pair[0]), abs(pair[1]))
+        relative = float("inf") if old is None or new is None else abs(old - new) / max(abs(old), abs(new))
         if probe not in result.largest or relative > result.largest[probe].relative:
-            result.largest[probe] = Difference(relative, key, record["step"], *pair)
+            result.largest[probe] = Difference(relative, key, record["step"], old, new)

@@ -1,5 +1,6 @@
 """Plain-text tables for the terminal: any table, and a run's records with one table a probe."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from probediff.runs.catalogue import Description
@@ -47,7 +48,7 @@ def probe_tables(folder: RunFolder) -> str:
     return "\n\n".join(parts)
 
 
-def _earlier_definitions(records: list[dict[str, Any]]) -> dict[str, list[str]]:
+def _earlier_definitions(records: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
     """By probe, a line for each quantity that some steps have as an earlier version computed it."""
     steps: dict[str, dict[str, list[int]]] = {}
     for record in records:

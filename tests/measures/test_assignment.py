@@ -1,4 +1,4 @@
-"""Nearest-neighbour assignment, hubs and pixel variance."""
+"""Nearest-neighbour assignment."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probediff.measures import AssignmentAccuracy, assignment_accuracy, hub_counts, pixel_variance
+from probediff.measures import AssignmentAccuracy, assignment_accuracy
 from tests.reference.measures_reference import accuracy_by_loops, nearest_by_loops
 
 
@@ -184,46 +184,3 @@ def test_chunk_size_must_be_an_int() -> None:
 def test_large_values_work_in_float64() -> None:
     noise, x_0 = related_sets(20, 8)
     assert_same(assignment_accuracy(1e100 * noise, 1e100 * x_0), assignment_accuracy(noise, x_0))
-
-
-def test_hub_counts_are_a_histogram() -> None:
-    noise, x_0 = related_sets(90, 10)
-    nearest = assignment_accuracy(noise, x_0).nearest_image
-    counts = hub_counts(nearest, 90)
-    assert counts.dtype == torch.int64
-    assert counts.tolist() == np.bincount(nearest.numpy(), minlength=90).tolist()
-    assert hub_counts(torch.tensor([2, 2, 0]), 5).tolist() == [1, 0, 2, 0, 0]
-
-
-@pytest.mark.parametrize(
-    ("nearest", "num_candidates", "error", "message"),
-    [
-        (torch.tensor([0, 3]), 3, ValueError, r"nearest must lie in 0\.\.2, got 0\.\.3"),
-        (torch.tensor([-1, 1]), 3, ValueError, r"nearest must lie in 0\.\.2, got -1\.\.1"),
-        (torch.zeros(0, dtype=torch.int64), 3, ValueError, r"nearest must be \(N,\) with N > 0, got shape \(0,\)"),
-        (torch.zeros(2, 2, dtype=torch.int64), 3, ValueError, r"got shape \(2, 2\)"),
-        (torch.zeros(2), 3, TypeError, r"nearest must be an int64 tensor, got torch.float32"),
-        ([0, 1], 3, TypeError, "nearest must be an int64 tensor, got list"),
-        (torch.tensor([0]), 0, ValueError, "num_candidates must be at least 1, got 0"),
-    ],
-)
-def test_hub_counts_refuse(nearest: torch.Tensor, num_candidates: int, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        hub_counts(nearest, num_candidates)
-
-
-def test_pixel_variance_is_numpys(monkeypatch: pytest.MonkeyPatch) -> None:
-    images = normal(9, 3, 4, 5, dtype=torch.float32) + 100
-    expected = images.double().numpy().reshape(9, -1).var(axis=1)
-    whole = pixel_variance(images)
-    np.testing.assert_allclose(whole.numpy(), expected, rtol=1e-12)
-    monkeypatch.setattr("probediff.measures._rows.STREAM_ELEMENTS", 150)
-    np.testing.assert_allclose(pixel_variance(images).numpy(), whole.numpy(), rtol=1e-12)
-    assert whole.dtype == torch.float64
-
-
-def test_constant_image_has_no_pixel_variance() -> None:
-    assert pixel_variance(torch.full((2, 1, 3, 3), 0.25)).tolist() == [0.0, 0.0]
-    assert pixel_variance(torch.ones(1, 1)).tolist() == [0.0]
-    with pytest.raises(ValueError, match="images must be finite, got 1 NaN"):
-        pixel_variance(torch.tensor([[1.0, torch.nan]]))

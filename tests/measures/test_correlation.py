@@ -97,18 +97,22 @@ def test_bad_input_is_refused(images: torch.Tensor, k: int, message: str) -> Non
 
 
 def test_pure_noise_of_the_paper_and_its_null() -> None:
-    # The facts to meet: 0.155 at N = 1000 and 0.108 at N = 2048, for 3 x 32 x 32 images.
-    assert null_top_k_correlation(1000, 3072) == pytest.approx(0.155, abs=0.001)
+    # Simulated, for 3 x 32 x 32 images: 0.1552 +- 0.0004 at N = 1000, 0.108 at N = 2048 and 0.341 at N = 200.
+    assert null_top_k_correlation(1000, 3072) == pytest.approx(0.1552, abs=0.0004)
     assert null_top_k_correlation(2048, 3072) == pytest.approx(0.108, abs=0.001)
+    assert null_top_k_correlation(200, 3072) == pytest.approx(0.341, abs=0.002)
     measured = top_k_correlation(normal(1000, 3, 32, 32, seed=1, dtype=torch.float32))
     assert measured == pytest.approx(0.155, abs=0.01)
 
 
-@pytest.mark.parametrize(("num", "dim", "k"), [(200, 60, 10), (40, 20, 10), (100, 20, 1), (400, 40, 50)])
+@pytest.mark.parametrize(
+    ("num", "dim", "k"),
+    [(200, 60, 10), (40, 20, 10), (100, 20, 1), (400, 40, 50), (64, 192, 10), (10, 100, 10), (5, 30, 3), (4, 40, 10)],
+)
 def test_null_is_the_mean_of_simulations(num: int, dim: int, k: int) -> None:
     mean, standard_error = simulated_top_k(num, dim, k, repeats=200, seed=0)
-    # Fisher's transformation and the plotting positions are approximations, good to 1 %.
-    assert null_top_k_correlation(num, dim, k) == pytest.approx(mean, abs=0.01 * mean + 3 * standard_error)
+    # Pairs that share a pixel are not independent, and a mean of quantiles is not the quantile of a mean.
+    assert null_top_k_correlation(num, dim, k) == pytest.approx(mean, abs=0.003 * mean + 3 * standard_error)
 
 
 def test_null_falls_with_images_and_k_and_grows_with_pixels() -> None:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 from sklearn.cross_decomposition import CCA
+from sklearn.datasets import load_digits
 from sklearn.metrics.pairwise import paired_cosine_distances
 
 from probediff.measures import cka, cosine_similarity, similarity, ssim, svcca
@@ -173,17 +174,27 @@ def test_svcca_refuses(x: torch.Tensor, y: torch.Tensor, num_directions: int, me
     channels=st.integers(1, 4),
     height=st.integers(7, 20),
     width=st.integers(7, 20),
-    data_range=st.sampled_from([2.0, 1.0, 255.0]),
     seed=st.integers(0, 99),
 )
-def test_ssim_is_scikit_images(num: int, channels: int, height: int, width: int, data_range: float, seed: int) -> None:
-    x = normal(num, channels, height, width, seed=seed).mul(0.5).clamp(-1, 1) * data_range / 2
-    y = 0.7 * x + 0.2 * data_range * normal(num, channels, height, width, seed=seed + 1)
+def test_ssim_is_scikit_images(num: int, channels: int, height: int, width: int, seed: int) -> None:
+    """On intensities in [0, 1]; values in any other range are mapped to it."""
+    x = normal(num, channels, height, width, seed=seed).mul(0.25).add(0.5).clamp(0, 1)
+    y = (0.7 * x + 0.2 * normal(num, channels, height, width, seed=seed + 1)).clamp(0, 1)
     expected = [
-        structural_similarity(a, b, data_range=data_range, channel_axis=0)  # type: ignore[no-untyped-call]
+        structural_similarity(a, b, data_range=1.0, channel_axis=0)  # type: ignore[no-untyped-call]
         for a, b in zip(x.numpy(), y.numpy(), strict=True)
     ]
-    np.testing.assert_allclose(ssim(x, y, data_range).numpy(), expected, atol=1e-12)
+    np.testing.assert_allclose(ssim(2 * x - 1, 2 * y - 1).numpy(), expected, atol=1e-12)
+    np.testing.assert_allclose(ssim(255 * x, 255 * y, black=0, white=255).numpy(), expected, atol=1e-12)
+
+
+def test_ssim_of_greys_and_of_darkened_images() -> None:
+    """On [-1, 1] as it is, the first would be -0.96."""
+    light, dark = torch.full((1, 1, 8, 8), 0.1), torch.full((1, 1, 8, 8), -0.1)
+    assert float(ssim(light, dark)) == pytest.approx((2 * 0.55 * 0.45 + 1e-4) / (0.55**2 + 0.45**2 + 1e-4), abs=1e-7)
+    images = torch.from_numpy(load_digits().images)[:200, None] / 8 - 1
+    # No structure changes, and the luminance of dark windows only a little less than twofold.
+    assert float(ssim(images, (images - 0.2).clamp(min=-1)).mean()) > 0.9
 
 
 def test_ssim_does_not_depend_on_chunks_or_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,28 +212,27 @@ def test_ssim_of_equal_and_constant_images() -> None:
     np.testing.assert_allclose(ssim(x, x.roll(1, dims=0)).numpy(), ssim(x.roll(1, dims=0), x).numpy(), atol=1e-14)
     grey, black = torch.full((1, 1, 8, 8), 0.1), torch.full((1, 1, 8, 8), -1.0)
     assert float(ssim(grey, grey)) == pytest.approx(1.0, abs=1e-12)
-    luminance = (2 * 0.1 * -1.0 + 0.0004) / (0.1**2 + 1.0 + 0.0004)
-    assert float(ssim(grey, black)) == pytest.approx(luminance, abs=1e-7)
+    assert float(ssim(grey, black)) == pytest.approx(1e-4 / (0.55**2 + 1e-4), abs=1e-7)
     # Squares around zero would be rounded by far more than the constants that keep the denominators from zero.
     bright = torch.full((1, 1, 9, 8), 1e9 / 7, dtype=torch.float64)
-    assert float(ssim(bright, bright, data_range=1e-6)) == pytest.approx(1.0, abs=1e-12)
-    assert float(ssim(bright, 3 * bright, data_range=1e-6)) == pytest.approx(2 * 3 / (1 + 3**2), abs=1e-12)
+    assert float(ssim(bright, bright, 0.0, 1e-6)) == pytest.approx(1.0, abs=1e-12)
+    assert float(ssim(bright, 3 * bright, 0.0, 1e-6)) == pytest.approx(2 * 3 / (1 + 3**2), abs=1e-12)
 
 
 @pytest.mark.parametrize(
-    ("x", "y", "data_range", "message"),
+    ("x", "y", "white", "message"),
     [
-        (torch.ones(2, 3, 6, 9), torch.ones(2, 3, 6, 9), 2.0, r"at least 7, got shape \(2, 3, 6, 9\); pass larger"),
-        (torch.ones(2, 300), torch.ones(2, 300), 2.0, r"must be \(N, C, H, W\) .* got shape \(2, 300\)"),
-        (torch.ones(2, 3, 8, 9), torch.ones(2, 3, 9, 8), 2.0, "x and y must agree in shape"),
-        (torch.ones(0, 3, 8, 8), torch.ones(0, 3, 8, 8), 2.0, "x must hold at least one sample"),
-        (torch.ones(1, 1, 8, 8), torch.ones(1, 1, 8, 8), 0.0, "data_range must be positive and finite, got 0.0"),
-        (torch.ones(1, 1, 8, 8), torch.ones(1, 1, 8, 8), float("nan"), "data_range must be positive and finite"),
+        (torch.ones(2, 3, 6, 9), torch.ones(2, 3, 6, 9), 1.0, r"at least 7, got shape \(2, 3, 6, 9\); pass larger"),
+        (torch.ones(2, 300), torch.ones(2, 300), 1.0, r"must be \(N, C, H, W\) .* got shape \(2, 300\)"),
+        (torch.ones(2, 3, 8, 9), torch.ones(2, 3, 9, 8), 1.0, "x and y must agree in shape"),
+        (torch.ones(0, 3, 8, 8), torch.ones(0, 3, 8, 8), 1.0, "x must hold at least one sample"),
+        (torch.ones(1, 1, 8, 8), torch.ones(1, 1, 8, 8), -1.0, "black must be below white, got -1.0 and -1.0"),
+        (torch.ones(1, 1, 8, 8), torch.ones(1, 1, 8, 8), float("nan"), "black must be below white"),
     ],
 )
-def test_ssim_refuses(x: torch.Tensor, y: torch.Tensor, data_range: float, message: str) -> None:
+def test_ssim_refuses(x: torch.Tensor, y: torch.Tensor, white: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ssim(x, y, data_range)
+        ssim(x, y, white=white)
 
 
 @settings(max_examples=15, deadline=None, derandomize=True)

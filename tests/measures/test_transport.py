@@ -157,8 +157,8 @@ def test_reproducibility_against_scikit_image() -> None:
     y = (x + 0.4 * normal(6, 2, 8, 9, seed=1)).clamp(-1, 1)
 
     def scores(b: torch.Tensor) -> list[float]:
-        pairs = zip(x.numpy(), b.numpy(), strict=True)
-        return [structural_similarity(p, q, data_range=2.0, channel_axis=0) for p, q in pairs]
+        pairs = zip((x.numpy() + 1) / 2, (b.numpy() + 1) / 2, strict=True)
+        return [structural_similarity(p, q, data_range=1.0, channel_axis=0) for p, q in pairs]
 
     paired, shifted = scores(y), scores(y[[1, 2, 3, 4, 5, 0]])
     threshold = sorted(paired)[2]
