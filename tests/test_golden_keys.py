@@ -45,8 +45,13 @@ RECORDED_NOW = {
     *("noise_seed", "num_targets", "num_samples", "state_dtype", "origin", "sha256 of what follows", "options"),
     *("image_size", "num_head_channels"),
 }
+#: What stands beside the variance of hubs; and correlations with captures, unless all samples capture equally many.
+_HUBS = ("hubs_squared_norm_per_value", "squared_norm_per_value")
 #: Names that are new on purpose, as ``section: part: name``.
 ADDED = {
+    *(f"wandb: probe/assignment_accuracy/{key}" for key in _HUBS),
+    *(f"fit: records.jsonl: assignment_accuracy: values.{key}" for key in _HUBS),
+    *(f"fit: samples/step={step:08d}.assignment_accuracy.safetensors: squared_norm_per_value" for step in (0, 2)),
     "options: dashboard: options: --dry_run",
     # What the tensors of a state dict do not say.
     *(f"options: {command}: options: --num_head_channels" for command in (*RESPELT, "probe")),
@@ -85,6 +90,9 @@ def is_recorded_now(line: str) -> bool:
         return True
     # The files beside a result, the options of each probe, and of each method of inversion.
     if names[-1].startswith(("files.", "probes.")) or ".options." in f".{names[-1]}":
+        return True
+    # How a quantity is computed that an earlier version computed otherwise.
+    if ".definitions." in f".{names[-1]}":
         return True
     return names[-1].rpartition(".")[2] in RECORDED_NOW
 

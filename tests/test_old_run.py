@@ -11,12 +11,27 @@ from typing import Any
 import pytest
 
 from probediff.__main__ import main
+from probediff.runs.folder import RunFolder
+from probediff.runs.gaps import tell_redefined
 from tests.conftest import close_to, finite
 
 ROOT = Path(__file__).parents[1]
 NUM_COMPARED = 38
 #: Measured, not computed: they differ from run to run.
 CLOCKED = {"timing", "training"}
+#: What is computed otherwise now, and all that is recorded beside what was; everything else is replayed as it was.
+REDEFINED = {
+    "assignment_accuracy": {"hubs_pixel_variance"},
+    "checkpoint_similarity": {"ssim"},
+    "checkpoint_similarity_final": {"ssim"},
+    "pixel_correlation": {"null"},
+}
+ADDED = {
+    "assignment_accuracy": {
+        *("hubs_squared_norm_per_value", "squared_norm_per_value"),
+        *("captures_pixel_variance_spearman", "captures_squared_norm_per_value_spearman"),
+    }
+}
 
 
 def records(folder: Path) -> dict[tuple[int, str], dict[str, Any]]:
@@ -54,17 +69,24 @@ def test_probe_replays_it(old_run: Path, tmp_path: Path, capsys: pytest.CaptureF
     probe(old_run, tmp_path / "replayed")
     printed = capsys.readouterr().out
     equal, compared = count_equal(printed)
-    # What is recorded since is no difference.
-    assert "recorded now and not then: cpu_capability, deterministic, device" in printed
+    # What is recorded since is no difference, and what is computed otherwise is named.
+    assert "recorded now and not then: assignment_accuracy hubs_squared_norm_per_value, " in printed
+    assert ", cpu_capability, definitions, deterministic, device" in printed
+    for probe_name, keys in REDEFINED.items():
+        assert all(f"{probe_name} {key} is " in printed for key in keys)
     assert "other conditions" not in printed
     before, after = records(old_run), records(tmp_path / "replayed" / "num_steps=0008")
     shared = {key for key in before if key[1] not in CLOCKED}
     assert shared <= after.keys()
     same = set()
     for key in shared:
-        assert after[key]["values"].keys() == before[key]["values"].keys()
-        assert finite(after[key]["values"]) == close_to(before[key]["values"])
-        if after[key]["values"] == before[key]["values"]:
+        then, now = before[key]["values"], after[key]["values"]
+        redefined = REDEFINED.get(key[1], set()) & then.keys()
+        assert now.keys() - then.keys() <= ADDED.get(key[1], set())
+        assert all(now[name] != then[name] for name in redefined)
+        then, now = ({name: v[name] for name in then.keys() - redefined} for v in (then, now))
+        assert finite(now) == close_to(then)
+        if now == then:
             same.add(key)
     assert {key for key in shared if key[0] == 0 or key[1] == "checkpoint_similarity_final"} <= same
     # The line that closes the run is none of a probe.
@@ -77,6 +99,8 @@ def test_resume_goes_on_and_replays_exactly(old_run: Path, tmp_path: Path, capsy
     steps = ["--trainer.max_steps=80", "--trainer.accelerator=cpu", "--trainer.enable_model_summary=false"]
     assert main(["fit", *config, "--run_dir", str(old_run), "--resume", "auto", *steps]) == 0
     assert "step=00000060.ckpt" in capsys.readouterr().out
+    with pytest.warns(UserWarning, match="other definitions than an earlier version had of: assignment_accuracy hubs"):
+        tell_redefined(RunFolder(old_run))
     after = records(old_run)
     kept = {key for key in before if not key[1].endswith(("_final", "run"))}
     assert {key: after[key] for key in kept} == {key: before[key] for key in kept}

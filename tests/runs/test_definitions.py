@@ -76,7 +76,9 @@ def test_a_replay_compares_all_but_these_and_names_them(tiny_run: Path, old: Run
     assert found.equal == found.compared > 20
     assert found.redefined.keys() == {" ".join(pair) for pair in CHANGED}
     words = "\n".join(found.in_words())
-    assert "not compared, for it is defined otherwise now: assignment_accuracy hubs_pixel_variance is mean over" in words
+    assert (
+        "not compared, for it is defined otherwise now: assignment_accuracy hubs_pixel_variance is mean over" in words
+    )
     assert "checkpoint_similarity ssim is of intensities (x + 1) / 2 in [0, 1]" in words
     assert "assignment_accuracy squared_norm_per_value" in words
     # Any other difference is still one.
