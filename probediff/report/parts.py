@@ -93,7 +93,7 @@ def how_computed(comparison: Comparison, probe: str, kind: str = "own") -> str:
     by_key: dict[str, dict[str, list[str]]] = {}
     for name, records in folders.items():
         for conventions in records.conventions(probe):
-            for key, value in _with_definitions(probe, conventions).items():
+            for key, value in _with_definitions(probe, conventions, comparison.keys(probe, kind)).items():
                 names = by_key.setdefault(key, {}).setdefault(_plain(value), [])
                 names += [name] if name not in names else []
     shown = {key: names for key, names in by_key.items() if key not in _OMITTED}
@@ -111,17 +111,18 @@ def how_computed(comparison: Comparison, probe: str, kind: str = "own") -> str:
     return text + (f" The records disagree on: {differing}." if differing else "")
 
 
-def _with_definitions(probe: str, conventions: dict[str, Any]) -> dict[str, Any]:
+def _with_definitions(probe: str, conventions: dict[str, Any], recorded: list[str]) -> dict[str, Any]:
     """The conventions with one entry for each quantity that an earlier version computed otherwise."""
     others = {key: value for key, value in conventions.items() if key != DEFINITIONS}
     how = definitions_of(probe) | redefined(probe, conventions)
-    return others | {f"{key}:": words for key, words in how.items()}
+    return others | {f"{key}:": words for key, words in how.items() if key in recorded}
 
 
 def tell_redefined(comparison: Comparison, probe: str, kind: str = "own") -> str:
     """A sentence about the quantities of a probe that some of the records have by another definition; often empty."""
     folders = [records for run in comparison.runs if (records := run.like_own(kind))]
-    keys = {key: None for r in folders for c in r.conventions(probe) for key in redefined(probe, c)}
+    recorded = comparison.keys(probe, kind)
+    keys = {key: None for r in folders for c in r.conventions(probe) for key in redefined(probe, c) if key in recorded}
     return f" Of an earlier definition, in some records at least: {', '.join(keys)}." if keys else ""
 
 
