@@ -4,7 +4,7 @@ the image, and from the image's DDIM latent.
 Examples:
   probediff edit images --model runs/cifar10/RUN --run runs/cifar10/RUN --ridge 1e-3
   probediff edit images --model runs/cifar10/RUN --noises random,ddim --strengths 0.5
-  probediff edit cat.png --model stabilityai/sd-turbo --prompt "a dog" --source_prompt "a cat" --noises random,ddim
+  probediff edit cat.png --model stabilityai/sd-turbo --prompt dog --source_prompt cat --guidance_scale 1 --noises ddim
 """
 
 import sys

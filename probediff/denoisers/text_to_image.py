@@ -6,6 +6,7 @@ timesteps, offset, prediction type) go into a DDIMScheduler, as diffusers itself
 Only JSON, tokenizer tables and safetensors are read, see `probediff.denoisers.pipeline_files`.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +20,7 @@ from probediff.denoisers.pipeline_files import (
     find_pipeline,
     import_library,
     load_network,
+    read_json,
     read_scheduler,
 )
 from probediff.denoisers.pipelines import (
@@ -33,8 +35,10 @@ from probediff.denoisers.predictions import PredictionModel
 from probediff.schedule import NoiseSchedule
 
 #: What `_PromptedUNet` does, in words, for the records.
-GUIDANCE = "none up to a scale of 1; above, eps of the negative prompt + scale (eps of the prompt - that eps)"
+GUIDANCE = "(1 - scale) eps of the negative prompt + scale eps of the prompt, at every scale; 0 is unconditional"
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+#: With trailing timesteps these samplers are those of SD-Turbo and SDXL-Turbo.
+_TURBO_SAMPLERS = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
 _TEXT_ENCODERS = {"text_encoder": "CLIPTextModel", "text_encoder_2": "CLIPTextModelWithProjection"}
 _FILES = (
     "model_index.json",
@@ -53,13 +57,23 @@ class Prompt:
     Attributes:
         text: of the image; empty for none.
         negative: what guidance leads away from.
-        guidance_scale: of classifier-free guidance (Ho & Salimans 2022); 1 or less asks the network once, without it,
-            as the Turbo models want.
+        guidance_scale: w of P2's equation 2, eps = (1 - w) eps of the negative prompt + w eps of the prompt: 0 is
+            unconditional, 1 the prompt alone, as the Turbo models want; both ask the network once.
+
+    Raises:
+        ValueError: a scale that is negative or not finite.
     """
 
     text: str = ""
     negative: str = ""
     guidance_scale: float = 7.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.guidance_scale < math.inf:
+            raise ValueError(
+                f"guidance_scale must be 0 or more and finite, got {self.guidance_scale}; to lead away from a prompt, "
+                f"give it as the negative one"
+            )
 
 
 class TextToImage:
@@ -75,6 +89,7 @@ class TextToImage:
     def __init__(self, pipeline: Any, spec: str, left_out: dict[str, Any]) -> None:
         """Take a pipeline of diffusers with a DDIMScheduler, its name, and settings that were left out for that."""
         self._pipeline = pipeline
+        self._spec = spec
         self._left_out = left_out
         self._scheduler = pipeline.scheduler
         self.schedule: NoiseSchedule = convert_schedule(spec, self._scheduler)
@@ -97,7 +112,12 @@ class TextToImage:
         }
 
     def eps_model(self, prompt: Prompt) -> PredictionModel:
-        """The denoiser under a prompt, in eval mode; the prompt is embedded here, once."""
+        """The denoiser under a prompt, in eval mode; the prompt is embedded here, once.
+
+        Raises:
+            ValueError: a scale of 0 for a Turbo model.
+        """
+        check_guidance(self._spec, prompt.guidance_scale)
         network = _PromptedUNet(self._pipeline.unet, prompt.guidance_scale, *self._embed(prompt))
         model = PredictionModel(network, self.schedule, self._scheduler.config.prediction_type)
         return model.eval().requires_grad_(False)
@@ -133,21 +153,26 @@ class TextToImage:
 
     @torch.no_grad()
     def _embed(self, prompt: Prompt) -> tuple[Tensor, dict[str, Tensor]]:
-        """Embeddings (1 or 2, L, D) of [negative,] prompt, and what SDXL adds to them."""
-        guided = prompt.guidance_scale > 1
+        """Embeddings (1 or 2, L, D) of what the scale asks for, [negative,] [prompt], and what SDXL adds to them."""
+        scale = prompt.guidance_scale
         # Old pipelines take `prompt` by place, SDXL has a second one there.
         embeddings = self._pipeline.encode_prompt(
             prompt=prompt.text,
             device=torch.device("cpu"),
             num_images_per_prompt=1,
-            do_classifier_free_guidance=guided,
+            do_classifier_free_guidance=scale != 1,
             # SDXL may want zeros in place of an empty negative prompt, and sees that it was left out.
             negative_prompt=prompt.negative or None,
         )
-        text = torch.cat([embeddings[1], embeddings[0]]) if guided else embeddings[0]
+
+        def chosen(text: Tensor, negative: Tensor | None) -> Tensor:
+            wanted = [negative if scale != 1 else None, text if scale != 0 else None]
+            return torch.cat([part for part in wanted if part is not None])
+
+        text = chosen(*embeddings[:2])
         if len(embeddings) == 2:
             return text, {}
-        pooled = torch.cat([embeddings[3], embeddings[2]]) if guided else embeddings[2]
+        pooled = chosen(*embeddings[2:])
         height, width = (side * self._pipeline.vae_scale_factor for side in self.image_shape[1:])
         time_ids = torch.tensor([[height, width, 0, 0, height, width]]).to(text).expand(len(text), -1)
         return text, {"text_embeds": pooled, "time_ids": time_ids.contiguous()}
@@ -189,6 +214,29 @@ def is_text_to_image(spec: str) -> bool:
         ValueError: a folder of no pipeline.
     """
     return find_pipeline(spec, ("model_index.json",))[1].get("_class_name") in PIPELINES
+
+
+def check_guidance(spec: str, guidance_scale: float) -> None:
+    """Raise ValueError for a scale of 0 on a Turbo pipeline: diffusers calls 0 what is 1 here, the prompt alone.
+
+    A pipeline is a Turbo one where its name says so, or its scheduler is one that the published ones have. Nothing is
+    lost where that is wrong: unconditional is also the negative prompt as the prompt, at 1.
+    """
+    if guidance_scale == 0 and _is_turbo(spec):
+        raise ValueError(
+            f"guidance_scale must be above 0 for {spec}, a Turbo pipeline, got 0, which is unconditional here; give 1, "
+            f"the prompt alone, which diffusers calls 0"
+        )
+
+
+def _is_turbo(spec: str) -> bool:
+    folder, index = find_pipeline(spec, ("model_index.json", "scheduler/*.json"))
+    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    names = (Path(spec).expanduser().resolve().name, str(index.get("_name_or_path", "")).rpartition("/")[2])
+    is_published_so = (
+        scheduler.get("_class_name") in _TURBO_SAMPLERS and scheduler.get("timestep_spacing") == "trailing"
+    )
+    return is_published_so or any("turbo" in name.lower() for name in names)
 
 
 def load_text_to_image(spec: str) -> TextToImage:

@@ -70,7 +70,7 @@ def test_edits_by_text_to_image_models(
 def test_under_the_images_own_prompt_the_ddim_latent_leads_back(
     pipelines: dict[str, Path], photographs: Path, kind: str
 ) -> None:
-    prompts = Prompts("a dog", guidance_scale=0.0, source_prompt="a dog")
+    prompts = Prompts("a dog", guidance_scale=1.0, source_prompt="a dog")
     model = load_editable(ModelChoice(str(pipelines[kind])), prompts)
     sampler = Sampler(model, model.path(90, None), 4)
     images = read_images([photographs / "image0.png", photographs / "image1.png"], (3, 16, 16))
