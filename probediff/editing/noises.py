@@ -75,10 +75,10 @@ class FoundNoises:
 def describe_search(settings: NoiseSearchSettings, statistics: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """What found noises depend on beside the images, as plain types; ``statistics`` says it of the statistics.
 
-    A GPU draws other random numbers than a CPU. Alg. 1 of P2 does not centre the images; here whitening does.
+    A GPU draws other random numbers than a CPU. ``centred`` says what was done, as it did before it was an option.
     """
-    centred = settings.loss != "baseline"
-    return asdict(settings) | {"centred": centred, "drawn_on": device.type, "statistics": statistics}
+    asked = {name: value for name, value in asdict(settings).items() if name != "centre"}
+    return asked | {"centred": settings.is_centred, "drawn_on": device.type, "statistics": statistics}
 
 
 def search_with_progress(x_0: Tensor, whitening: WhiteningTransform, settings: NoiseSearchSettings) -> NoiseSearch:
