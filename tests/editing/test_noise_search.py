@@ -15,7 +15,6 @@ from torch import Tensor
 
 from probediff.editing import noise_search
 from probediff.editing.noise_search import NoiseSearch, NoiseSearchSettings, SearchLoss, search_noise
-from probediff.measures.in_distribution import in_distribution
 from probediff.measures.normality import kolmogorov_smirnov
 from probediff.measures.whitening import WhiteningTransform
 from tests.reference.golden_inputs import hashed_images, hashed_normal
@@ -223,66 +222,3 @@ def test_wrong_arguments() -> None:
         search_noise(targets(2), statistics(), indices=[0])
     with pytest.raises(TypeError, match="x_0 must have a floating dtype"):
         search_noise(torch.zeros(1, *SHAPE, dtype=torch.uint8), statistics())
-
-
-# --- are found noises in distribution?
-
-
-def white(num: int, channels: int = 3, height: int = 8, width: int = 8) -> Tensor:
-    return hashed_normal("white", (num, channels, height, width))
-
-
-@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 6, 9), (2, 2, 2)])
-def test_the_nulls_are_what_white_noise_gives(shape: tuple[int, int, int]) -> None:
-    num = 4000
-    checks = in_distribution(white(num, *shape)).checks()
-    for name, check in checks.items():
-        assert abs(check.mean_z) < 4, name
-        # The division by the mean square takes terms of 1 / D off the spread of the correlation, and the long tail of
-        # the spectrum's statistic makes the spread of 4000 of them uncertain.
-        slack = {"lag_1_correlation": 0.06 + 2 / math.prod(shape), "spectrum": 0.15}.get(name, 0.06)
-        assert float(check.z.std()) == pytest.approx(1, abs=slack), name
-
-
-def test_each_number_is_numpys() -> None:
-    noise = white(3, 2, 5, 7)
-    found = in_distribution(noise)
-    for index, image in enumerate(noise.numpy()):
-        assert float(found.mean.value[index]) == pytest.approx(image.mean(), abs=1e-14)
-        assert float(found.variance.value[index]) == pytest.approx(image.var(ddof=1), rel=1e-12)
-        right, down = image[:, :, 1:] * image[:, :, :-1], image[:, 1:] * image[:, :-1]
-        products = np.concatenate([right.ravel(), down.ravel()])
-        assert float(found.lag_1_correlation.value[index]) == pytest.approx(products.mean() / (image**2).mean())
-    rings: dict[int, list[float]] = {}
-    power = (np.abs(np.fft.fft2(noise.numpy())) ** 2 / 35).mean(axis=(0, 1))
-    for i, row in enumerate(np.fft.fftfreq(5)):
-        for j, column in enumerate(np.fft.fftfreq(7)):
-            rings.setdefault(math.floor(math.hypot(row, column) * 5 + 0.5), []).append(power[i, j])
-    np.testing.assert_allclose(found.frequency, [ring / 5 for ring in sorted(rings)])
-    np.testing.assert_allclose(found.power, [np.mean(rings[ring]) for ring in sorted(rings)], rtol=1e-12)
-
-
-def test_each_fault_is_seen_by_its_check() -> None:
-    noise = white(20, 3, 16, 16)
-    smooth = noise + 0.3 * noise.roll(1, -1)
-    assert in_distribution(noise + 0.2).mean.mean_z > 10
-    assert in_distribution(0.95 * noise).variance.mean_z < -5
-    assert in_distribution(smooth / smooth.std()).lag_1_correlation.mean_z > 10
-    assert in_distribution(smooth / smooth.std()).spectrum.mean_z > 10
-    assert all(abs(check.mean_z) < 4 for check in in_distribution(noise).checks().values())
-
-
-def test_a_low_temperature_leaves_the_distribution_and_a_high_one_does_not() -> None:
-    whitening = statistics()
-    x_0 = whitening.dewhiten(hashed_normal("own law", (1, *SHAPE)))
-    cold = search_noise(x_0, whitening, NoiseSearchSettings("backward", 2000, 2.0, 2.0, 0.9, num_chains=32))
-    warm = search_noise(x_0, whitening, NoiseSearchSettings("backward", 50, 1e6, 1e6, 0.9, num_chains=32))
-    assert in_distribution(cold.noise[0]).variance.mean_z < -4
-    assert abs(in_distribution(warm.noise[0]).lag_1_correlation.mean_z) < 4
-
-
-def test_the_check_refuses_what_is_no_noise() -> None:
-    with pytest.raises(ValueError, match="H and W at least 2"):
-        in_distribution(torch.randn(3, 48, generator=torch.Generator().manual_seed(0)))
-    with pytest.raises(ValueError, match="noise must not be zero"):
-        in_distribution(torch.cat([white(1), torch.zeros(1, 3, 8, 8)]))
