@@ -44,10 +44,13 @@ RECORDED_NOW = {
     *("weights", "prompt", "negative_prompt", "guidance_scale", "centred", "drawn_on", "strengths", "noises"),
     *("noise_seed", "num_targets", "num_samples", "state_dtype", "origin", "sha256 of what follows", "options"),
     *("image_size", "num_head_channels"),
+    # Of the training, whose speed counts these; of the checks of found noises.
+    *("optimizer_steps", "p_value", "p_value_of_one_noise"),
 }
 #: Names that are new on purpose, as ``section: part: name``.
 ADDED = {
     "options: dashboard: options: --dry_run",
+    *(f"options: {command}: options: --centre" for command in ("edit", "search-noise")),
     # What the tensors of a state dict do not say.
     *(f"options: {command}: options: --num_head_channels" for command in (*RESPELT, "probe")),
     *(f"options: {command}: options: --image_size" for command in (*RESPELT, "probe") if command != "search-noise"),
