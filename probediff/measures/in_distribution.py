@@ -4,14 +4,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
-import numpy as np
-import numpy.typing as npt
 import torch
+from scipy import stats
 from torch import Tensor
 
 from probediff.measures._rows import as_rows, float64_chunks
 
-Rows = npt.NDArray[np.float64]
+_SEED = 0
 _NUM_SETS = 10_000
 _NUM_DRAWN = 20_000
 # Beyond so many noises the laws are normal enough not to change any more.
@@ -26,13 +25,13 @@ class NullTest:
         value: (N,) float64.
         null: Its expectation.
         null_std: Its standard deviation.
-        draw: Generator, number n -> (n,) z of white noises; that of the spectrum is far from normal.
+        draw: Number n -> (n,) z of white noises, the same ones every time; those of a spectrum are far from normal.
     """
 
     value: Tensor
     null: float
     null_std: float
-    draw: Callable[[np.random.Generator, int], Rows]
+    draw: Callable[[int], Tensor]
 
     @property
     def z(self) -> Tensor:
@@ -51,13 +50,14 @@ class NullTest:
 
     def p_values(self) -> tuple[float, float]:
         """Two-sided, of `mean_z` and of `rms_z`, against 10,000 sets of as many white noises; not below 0.0002."""
-        generator, count = np.random.default_rng(0), min(len(self.value), _MOST_IN_A_SET)
-        z = self.draw(generator, _NUM_DRAWN)
+        count = min(len(self.value), _MOST_IN_A_SET)
+        z = self.draw(_NUM_DRAWN)
         z = (z - z.mean()) / z.std()
-        sets = z[generator.integers(len(z), size=(_NUM_SETS, count))]
+        chosen = torch.randint(len(z), (_NUM_SETS, count), generator=torch.Generator().manual_seed(_SEED))
+        sets = z[chosen]
         # Squares about their expectation of 1, so that their sum over any number of noises has about one law.
         excess = (self.rms_z**2 - 1) * math.sqrt(len(self.value) / count) + 1
-        return _two_sided(self.mean_z, sets.sum(axis=1) / math.sqrt(count)), _two_sided(excess, (sets**2).mean(axis=1))
+        return _two_sided(self.mean_z, sets.sum(dim=1) / count**0.5), _two_sided(excess, sets.square().mean(dim=1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,14 +115,14 @@ def in_distribution(noise: Tensor) -> InDistribution:
     freedom = (sizes * noise.shape[1]).to(power)
     excess = ((power - 1).square() * freedom / 2).mean(dim=1)
     spread = math.sqrt(float((2 + 12 / freedom).sum())) / len(freedom)
-    of_rings = freedom.cpu().numpy()
 
-    def draw_variance(generator: np.random.Generator, num: int) -> Rows:
-        return np.asarray((generator.chisquare(count - 1, num) / (count - 1) - 1) / variance_spread)
+    def draw_variance(num: int) -> Tensor:
+        return (_chi_square(torch.tensor([count - 1.0]), num)[:, 0] / (count - 1) - 1) / variance_spread
 
-    def draw_spectrum(generator: np.random.Generator, num: int) -> Rows:
-        drawn = generator.chisquare(of_rings, (num, len(of_rings)))
-        return np.asarray((((drawn - of_rings) ** 2 / (2 * of_rings)).mean(axis=1) - 1) / spread)
+    def draw_spectrum(num: int) -> Tensor:
+        of_rings = freedom.cpu()
+        squares = (_chi_square(of_rings, num) - of_rings).square() / (2 * of_rings)
+        return (squares.mean(dim=1) - 1) / spread
 
     return InDistribution(
         mean=NullTest(mean, 0.0, count**-0.5, _draw_normal),
@@ -134,11 +134,16 @@ def in_distribution(noise: Tensor) -> InDistribution:
     )
 
 
-def _draw_normal(generator: np.random.Generator, num: int) -> Rows:
-    return generator.standard_normal(num)
+def _draw_normal(num: int) -> Tensor:
+    return torch.randn(num, generator=torch.Generator().manual_seed(_SEED), dtype=torch.float64)
 
 
-def _two_sided(value: float, null: Rows) -> float:
+def _chi_square(freedom: Tensor, num: int) -> Tensor:
+    """(num, R) draws for R degrees of freedom."""
+    return torch.as_tensor(stats.chi2.rvs(freedom.numpy(), size=(num, len(freedom)), random_state=_SEED))
+
+
+def _two_sided(value: float, null: Tensor) -> float:
     smaller = min(int((null <= value).sum()), int((null >= value).sum()))
     return min(1.0, 2 * (1 + smaller) / (1 + len(null)))
 
