@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from probediff.ddim import DDIMPath, as_predict
-from probediff.denoisers.text_to_image import Prompt, check_guidance, is_text_to_image, load_text_to_image
+from probediff.denoisers.guidance import Prompt, check_guidance
+from probediff.denoisers.text_to_image import is_text_to_image, load_text_to_image
 from probediff.models import ProbeModel, fit_gaussian
 from probediff.models.base import conventions_of, undisturbed
 from probediff.models.published import is_checkpoint_file

@@ -17,7 +17,8 @@ pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
 from probediff.ddim import as_predict
-from probediff.denoisers.text_to_image import GUIDANCE, Prompt, TextToImage, check_guidance, load_text_to_image
+from probediff.denoisers.guidance import GUIDANCE, Prompt, check_guidance
+from probediff.denoisers.text_to_image import TextToImage, load_text_to_image
 from probediff.editing.models import Prompts
 from tests.reference.tiny_text_to_image import own_pipeline, save_pipeline
 

@@ -16,7 +16,8 @@ pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
 from probediff.ddim import Predict, as_predict
-from probediff.denoisers.text_to_image import GUIDANCE, Prompt, TextToImage, is_text_to_image, load_text_to_image
+from probediff.denoisers.guidance import GUIDANCE, Prompt
+from probediff.denoisers.text_to_image import TextToImage, is_text_to_image, load_text_to_image
 from probediff.files import digest_tensors
 from tests.reference.tiny_text_to_image import SCHEDULERS, own_pipeline, save_pipeline
 
