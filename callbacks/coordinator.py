@@ -1,6 +1,5 @@
 """The schedule and the shared pass: at due steps save a checkpoint, generate, invert, and ask every probe."""
 
-import math
 import shutil
 import time
 import warnings
@@ -17,6 +16,7 @@ from tqdm.auto import tqdm
 
 from probediff.callbacks.base import Probe
 from probediff.callbacks.due_steps import ProbeSchedule
+from probediff.callbacks.interval import TrainingInterval
 from probediff.callbacks.stopping import StopRequest
 from probediff.callbacks.waiting import on_first_process
 from probediff.data import ImageDataModule
@@ -28,8 +28,7 @@ from probediff.probing.settings import PassSettings
 from probediff.probing.shared_pass import PASS, Advance, run_pass
 from probediff.runs.folder import RunFolder
 from probediff.runs.gaps import tell_gaps, tell_redefined
-from probediff.runs.results import ProbeResult
-from probediff.runs.tracking import Entry, Tracker
+from probediff.runs.tracking import Tracker
 from probediff.training.checkpoints import save_checkpoint, thin_out
 from probediff.training.module import DiffusionModule
 
@@ -69,9 +68,7 @@ class Probing(L.Callback):
         self._restored: dict[str, Any] | None = None
         self._num_processes = 1
         self._nothing_kept: str | None = None
-        self._loss_sum = torch.zeros((), dtype=torch.float64)
-        self._loss_count = 0
-        self._interval_start = time.perf_counter()
+        self._interval = TrainingInterval()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Check everything that can be known before the first training step."""
@@ -98,9 +95,7 @@ class Probing(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The running loss since the last event and its seconds, so that a resumed run records the same mean."""
-        seconds = time.perf_counter() - self._interval_start
-        interval = {"loss_sum": float(self._loss_sum), "loss_count": self._loss_count, "seconds": seconds}
-        return interval | {"num_processes": self._num_processes}
+        return self._interval.state_dict(self._seen_step) | {"num_processes": self._num_processes}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the running loss of the checkpoint.
@@ -132,13 +127,8 @@ class Probing(L.Callback):
         self.recorder = Recorder(self.probes, self.context, tracker, conventions_for(self.settings, model))
         self._due = self.schedule.until(int(trainer.estimated_stepping_batches))
         self._num_processes = trainer.world_size
-        # A float64 sum: its value does not depend on where a resumed run was cut. Checkpoints of earlier versions do
-        # not say how long the interval has lasted, so that its speed is not known.
-        restored = self._restored or {"loss_sum": 0.0, "loss_count": 0, "seconds": 0.0}
-        self._loss_sum = torch.tensor(restored["loss_sum"], dtype=torch.float64, device=module.device)
-        self._loss_count = restored["loss_count"]
-        self._interval_start = time.perf_counter() - restored.get("seconds", math.nan)
-        before = restored.get("num_processes", self._num_processes)
+        self._interval.restore(self._restored, trainer, module.device)
+        before = (self._restored or {}).get("num_processes", self._num_processes)
         if before != self._num_processes and trainer.is_global_zero:
             warnings.warn(
                 f"the run goes on with {self._num_processes} process(es), before {before}: the images and noises stay "
@@ -166,8 +156,7 @@ class Probing(L.Callback):
         self, trainer: L.Trainer, pl_module: DiffusionModule, outputs: dict[str, torch.Tensor], batch: object, _: int
     ) -> None:
         """Probe at due steps; stop, with a checkpoint, when a signal asked for it."""
-        self._loss_sum += outputs["loss"].detach()
-        self._loss_count += 1
+        self._interval.add(trainer, outputs["loss"])
         step = trainer.global_step
         if step == self._seen_step:
             # Gradients are still being accumulated, and no checkpoint holds them.
@@ -215,8 +204,7 @@ class Probing(L.Callback):
             on_first_process(trainer, partial(self.recorder.finish, trainer.global_step))
 
     def _save(self, trainer: L.Trainer, module: DiffusionModule) -> bool:
-        # Every process goes on from the mean, which is what the checkpoint keeps of all of them.
-        self._loss_sum = trainer.strategy.reduce(self._loss_sum, reduce_op="mean")
+        self._interval.reduce(trainer)
         path = self.context.folder.checkpoint_path(trainer.global_step)
         try:
             save_checkpoint(trainer, path)
@@ -234,7 +222,7 @@ class Probing(L.Callback):
         module.raise_if_not_finite()
         if save:
             self._save(trainer, module)
-        entries = self._training_entries(trainer, step)
+        entries = self._interval.entries(trainer)
         start = time.perf_counter()
         with undisturbed(module), self._progress(trainer, step) as advance:
             event, failure = None, None
@@ -261,20 +249,7 @@ class Probing(L.Callback):
 
     def _finish_event(self, step: int) -> None:
         self._probed_at = step
-        self._loss_sum.zero_()
-        self._loss_count = 0
-        self._interval_start = time.perf_counter()
-
-    def _training_entries(self, trainer: L.Trainer, step: int) -> list[Entry]:
-        """Mean loss and speed since the last event, as a record like any other."""
-        if not (trainer.is_global_zero and self._loss_count):
-            return []
-        values = {
-            "loss_mean": float(self._loss_sum) / self._loss_count,
-            "steps_per_second": self._loss_count / (time.perf_counter() - self._interval_start),
-        }
-        conventions = {"batches": self._loss_count, "precision": trainer.precision}
-        return [Entry(step, "training", ProbeResult(values), conventions)]
+        self._interval.begin(step)
 
     @contextmanager
     def _progress(self, trainer: L.Trainer, step: int) -> Iterator[Advance]:

@@ -26,8 +26,13 @@ class PixelCorrelation(Probe):
         self.k = k
 
     def check(self, context: ProbeContext) -> None:
-        """Needs enough images for the expected null."""
+        """Needs enough images for the expected null, and as many pairs of pixels as are averaged."""
         self.check_num_samples(context, 4)
+        if self.k > (num_pairs := math.comb(math.prod(context.image_shape), 2)):
+            raise ValueError(
+                f"pixel_correlation.k must be at most the {num_pairs} pairs of pixels of {context.image_shape}, got "
+                f"{self.k}; lower it"
+            )
 
     def measure(self, event: ProbePass) -> ProbeResult:
         """The three correlations, with the value expected of white noise for this N and D."""

@@ -35,6 +35,7 @@ class PaperCompat(Probe):
 
     def __init__(self, enabled: bool = False, num_directions: int = 10) -> None:
         super().__init__(enabled)
+        self.check_options(1, num_directions=num_directions)
         self.num_directions = num_directions
 
     def check(self, context: ProbeContext) -> None:
@@ -45,11 +46,7 @@ class PaperCompat(Probe):
                 f"paper_compat drops incomplete batches, so that probing.settings.num_samples must be at least "
                 f"batch_size ({settings.batch_size}), got {settings.num_samples}; lower the batch_size"
             )
-        if not self.num_directions < settings.num_samples:
-            raise ValueError(
-                f"paper_compat.num_directions must be below probing.settings.num_samples ({settings.num_samples}), "
-                f"got {self.num_directions}"
-            )
+        self.check_num_directions(context, self.num_directions)
 
     def measure(self, event: ProbePass) -> ProbeResult:
         """Angles of the mean and of the std of cosines, without the last batch; the floored most probable triangle."""

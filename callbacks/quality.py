@@ -1,8 +1,8 @@
 """How near are the samples to real images? FID and KID in the features of any network."""
 
 import warnings
+from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from probediff.callbacks.base import Probe
@@ -20,7 +20,8 @@ class SampleQuality(Probe):
         enabled: whether the probe runs; without ``features`` it has nothing to measure.
         features: feature networks as for ``checkpoint_similarity``: ``dino``, ``clip``, ``timm/NAME[=PATH]``,
             ``open_clip/NAME[=PATH]``.
-        num_real: real images that stand for the data.
+        num_real: real images that stand for the data; all where there are fewer. A null needs as many more as there
+            are samples.
         kid_subset_size: images in each of KID's 100 subsets.
     """
 
@@ -37,6 +38,7 @@ class SampleQuality(Probe):
         self.num_real = num_real
         self.kid_subset_size = kid_subset_size
         self._networks: dict[str, FeatureNetwork] = {}
+        self._real_images: Callable[[int], Tensor] | None = None
         self._real: dict[str, Tensor] = {}
 
     def check(self, context: ProbeContext) -> None:
@@ -46,18 +48,22 @@ class SampleQuality(Probe):
         num_samples = context.settings.num_samples
         if context.real_images is None:
             raise ValueError("sample_quality needs real images, got a run without a data set; set its features to '[]'")
-        if self.kid_subset_size > min(num_samples, self.num_real):
+        if context.real_images != self._real_images:
+            self._real_images, self._real = context.real_images, {}
+        images = context.real_images(self.num_real)
+        num_real = len(images)
+        if self.kid_subset_size > min(num_samples, num_real):
             raise ValueError(
-                f"sample_quality.kid_subset_size must be at most probing.settings.num_samples ({num_samples}) and "
-                f"sample_quality.num_real ({self.num_real}), got {self.kid_subset_size}; lower it"
+                f"sample_quality.kid_subset_size must be at most probing.settings.num_samples ({num_samples}), "
+                f"sample_quality.num_real ({self.num_real}) and the real images that are there ({num_real} of those), "
+                f"got {self.kid_subset_size}; lower it"
             )
-        self._real_images = context.real_images
         self._networks = load_networks(self.features)
         for name, network in self._networks.items():
-            num_features = extract(network, torch.zeros(1, *context.image_shape)).shape[1]
-            if min(num_samples, self.num_real) <= num_features:
+            num_features = extract(network, images[:1]).shape[1]
+            if min(num_samples, num_real) <= num_features:
                 warnings.warn(
-                    f"sample_quality: FID of {num_samples} samples and {self.num_real} real images in the "
+                    f"sample_quality: FID of {num_samples} samples and {num_real} real images in the "
                     f"{num_features} features of {name!r} has covariances without full rank; use more of both, or KID",
                     stacklevel=2,
                 )
@@ -90,6 +96,7 @@ class SampleQuality(Probe):
     def _real_features(self, name: str, num_others: int) -> Tensor:
         """Features of the reference and of the images for the null, extracted once in a run."""
         if name not in self._real:
+            assert self._real_images is not None
             images = self._real_images(self.num_real + num_others)
             self._real[name] = extract(self._networks[name], images)
         return self._real[name]

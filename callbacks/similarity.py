@@ -27,17 +27,14 @@ class CheckpointSimilarity(Probe):
 
     def __init__(self, enabled: bool = True, features: list[str] = [], num_directions: int = 10) -> None:  # noqa: B006
         super().__init__(enabled)
+        self.check_options(1, num_directions=num_directions)
         self.features = list(features)
         self.num_directions = num_directions
         self._networks: dict[str, FeatureNetwork] = {}
 
     def check(self, context: ProbeContext) -> None:
         """Load the feature networks and check that the measures are defined for these sizes."""
-        if context.settings.num_samples <= self.num_directions:
-            raise ValueError(
-                f"checkpoint_similarity.num_directions must be below probing.settings.num_samples "
-                f"({context.settings.num_samples}), got {self.num_directions}; lower it or probe more samples"
-            )
+        self.check_num_directions(context, self.num_directions)
         self.check_image_size(context, 7, " (SSIM window)")
         self._folder = context.folder
         self._networks = load_networks(self.features)

@@ -63,6 +63,15 @@ class Whitening(Probe):
         self._real_images = context.real_images
         images = self._real_images(self.num_images)
         size = images[0].numel()
+        if images.shape[1:] != context.image_shape:
+            raise ValueError(
+                f"whitening needs real images of {context.image_shape}, as the model diffuses them, got "
+                f"{tuple(images.shape[1:])}; take the command `probediff whitening`, which encodes them"
+            )
+        if len(images) < 3:
+            raise ValueError(
+                f"whitening needs at least 3 real images, got {len(images)}; give more, or set its enabled to false"
+            )
         if self.ridge == 0 and len(images) <= size:
             raise ValueError(
                 f"whitening.num_images must be more than the {size} values of an image, got {len(images)}; raise it, "

@@ -44,6 +44,8 @@ RECORDED_NOW = {
     *("weights", "prompt", "negative_prompt", "guidance_scale", "centred", "drawn_on", "strengths", "noises"),
     *("noise_seed", "num_targets", "num_samples", "state_dtype", "origin", "sha256 of what follows", "options"),
     *("image_size", "num_head_channels"),
+    # Of the training, whose speed counts these; of the checks of found noises.
+    *("optimizer_steps", "p_value", "p_value_of_one_noise"),
 }
 #: What stands beside the variance of hubs; and correlations with captures, unless all samples capture equally many.
 _HUBS = ("hubs_squared_norm_per_value", "squared_norm_per_value")
@@ -53,6 +55,7 @@ ADDED = {
     *(f"fit: records.jsonl: assignment_accuracy: values.{key}" for key in _HUBS),
     *(f"fit: samples/step={step:08d}.assignment_accuracy.safetensors: squared_norm_per_value" for step in (0, 2)),
     "options: dashboard: options: --dry_run",
+    *(f"options: {command}: options: --centre" for command in ("edit", "search-noise")),
     # What the tensors of a state dict do not say.
     *(f"options: {command}: options: --num_head_channels" for command in (*RESPELT, "probe")),
     *(f"options: {command}: options: --image_size" for command in (*RESPELT, "probe") if command != "search-noise"),

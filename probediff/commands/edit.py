@@ -4,7 +4,7 @@ the image, and from the image's DDIM latent.
 Examples:
   probediff edit images --model runs/cifar10/RUN --run runs/cifar10/RUN --ridge 1e-3
   probediff edit images --model runs/cifar10/RUN --noises random,ddim --strengths 0.5
-  probediff edit cat.png --model stabilityai/sd-turbo --prompt "a dog" --source_prompt "a cat" --noises random,ddim
+  probediff edit cat.png --model stabilityai/sd-turbo --prompt dog --source_prompt cat --guidance_scale 1 --noises ddim
 """
 
 import sys
@@ -29,7 +29,7 @@ from probediff.commands.runner import run_command
 from probediff.editing.grids import labelled_grid
 from probediff.editing.models import Prompts, Sampler, is_text_model
 from probediff.editing.noise_search import NoiseSearchSettings
-from probediff.editing.noises import describe_search, search_with_progress
+from probediff.editing.noises import describe_search, search_with_progress, sidak_level
 from probediff.editing.sdedit import NOISE_KINDS, Edit, NoiseKind, edit_images
 from probediff.editing.variation import compare_paired
 from probediff.features.networks import FeatureNetwork, load_features
@@ -44,7 +44,8 @@ from probediff.runs.summary import format_table
 from probediff.whitening.statistics import Statistics, StatisticsSource
 
 RESULT, GRID = "edit.json", "edit.png"
-_SIGNIFICANT = 0.05
+#: How often any of the sentences is wrong where found noise keeps as much as random noise.
+_FALSE_ALARM_RATE = 0.05
 _WORDS = {"random": "random noise", "found": "found noise", "ddim": "DDIM latent"}
 _HEADINGS = {"ssim": "SSIM", "features": "features", "distance": "distance"}
 
@@ -185,17 +186,24 @@ def _compare(edits: list[Edit]) -> list[dict[str, Any]]:
 
 
 def _in_words(out: Path, record: dict[str, Any]) -> str:
-    lines = [_table(record["edits"]), ""]
-    for test in record["tests"]:
-        found, others, p_value = (test["ssim"][name] for name in ("found", "others", "p_value"))
-        if p_value is not None:
-            more = "more structure than" if found > others else "less structure than"
-            words = more if p_value < _SIGNIFICANT else "no clearly different structure from"
-            lines.append(
-                f"strength {test['strength']:g}: found noise keeps {words} random noise, SSIM {found:.3f} against "
-                f"{others:.3f} (Wilcoxon over images, p = {p_value:.2g})"
-            )
-    return "\n".join([*lines, f"{len(record['images'])} images. Everything lies in {out}"])
+    tests = [test for test in record["tests"] if test["ssim"]["p_value"] is not None]
+    sentences = [_structure_kept(test, len(record["images"]), len(tests)) for test in tests]
+    end = f"{len(record['images'])} images. Everything lies in {out}"
+    return "\n".join([_table(record["edits"]), "", *sentences, end])
+
+
+def _structure_kept(test: dict[str, Any], num_images: int, num_tests: int) -> str:
+    """What one of several tests says, at Sidak's level for their number."""
+    found, others, p_value = (test["ssim"][name] for name in ("found", "others", "p_value"))
+    level, smallest = sidak_level(_FALSE_ALARM_RATE, num_tests), 2 ** (1 - num_images)
+    numbers = f"SSIM {found:.3f} against {others:.3f} (Wilcoxon over images, p = {p_value:.2g}"
+    if smallest >= level:
+        words = f"{num_images} images are too few to tell found noise from random noise"
+        return f"strength {test['strength']:g}: {words}, {numbers}; it cannot fall below {smallest:.2g})"
+    words = "more structure than" if found > others else "less structure than"
+    if p_value >= level:
+        words = "no clearly different structure from"
+    return f"strength {test['strength']:g}: found noise keeps {words} random noise, {numbers}; clear below {level:.2g})"
 
 
 def _table(edits: list[dict[str, Any]]) -> str:

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ import torch
 from probediff.commands.fit import print_once, quiet_libraries
 from probediff.commands.options import CommandParser, WholeNumbers, available_probes, device_of, pick
 from probediff.commands.runner import STATUS_LOST, run_guarded
-from probediff.data import ImageFolder
+from probediff.data import ImageDataModule, ImageFolder
 from probediff.models import ProbeModel, fit_gaussian, load_run_data
 from probediff.models.images import Space, images_of_folder
 from probediff.models.run import run_of
@@ -165,6 +165,7 @@ def build_tasks(source: Source, options: Any) -> list[ProbeTask]:
     if options.reference is not None:
         reference = images_of_folder(Path(options.reference), Space.of(model)).conventions
         extra |= {key.replace("images", "reference"): value for key, value in reference.items()}
+    real_images = _real_images(source, options.reference, model)
     tasks = [
         ProbeTask(
             RunFolder(probed_folder(out, num_steps)),
@@ -174,7 +175,7 @@ def build_tasks(source: Source, options: Any) -> list[ProbeTask]:
             images,
             samples_of_step,
             extra,
-            _real_images(source, options.reference, model),
+            real_images,
         )
         for num_steps in options.num_steps
     ]
@@ -191,19 +192,20 @@ def _default_out(source: Source, kind: str) -> Path:
 
 
 def _real_images(source: Source, reference: str | None, model: ProbeModel) -> Callable[[int], torch.Tensor] | None:
-    """Where real images come from: a folder that was named, or else the data of the run; read when they are needed."""
+    """Real images of a folder that was named, or else of the run; found once, when they are needed."""
     run = source.run
     if reference is None and run is None:
         return None
 
-    def real_images(count: int) -> torch.Tensor:
+    @cache
+    def data() -> ImageDataModule:
         if reference is None and run is not None:
-            return load_run_data(run).real_images(count)
-        folder = ImageFolder(str(reference), image_size=model.image_shape[-1], channels=model.image_shape[0])
+            return load_run_data(run)
+        folder = ImageFolder(str(reference), image_size=model.pixel_shape[-1], channels=model.pixel_shape[0])
         folder.setup()
-        return folder.real_images(count)
+        return folder
 
-    return real_images
+    return lambda count: data().real_images(count)
 
 
 def _announce(task: ProbeTask) -> None:

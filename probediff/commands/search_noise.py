@@ -84,7 +84,7 @@ def _search(options: Any) -> None:
         if options.channels is not None:
             raise ValueError(f"--channels must be left out for a --model, which has its own, got {options.channels}")
         # There is nothing to guide: the model's codes are wanted, and no image.
-        model = load_editable(pick(ModelChoice, options), Prompts(guidance_scale=0.0)).to(device)
+        model = load_editable(pick(ModelChoice, options), Prompts(guidance_scale=1.0)).to(device)
         space = Space.of(model.probe)
     images = read_images(files, space.pixel_shape)
     statistics, out = describe_statistics(options, space, model), Path(options.out or "probes/search_noise")

@@ -3,7 +3,7 @@ noises, and whether they are nearer to the target images.
 
 Examples:
   probediff vary probes/search_noise/noises.safetensors runs/cifar10/RUN gaussian:runs/cifar10/RUN
-  probediff vary noises.safetensors stabilityai/sd-turbo --prompt "a photograph" --guidance_scale 0 --num_steps 4
+  probediff vary noises.safetensors stabilityai/sd-turbo --prompt "a photograph" --guidance_scale 1 --num_steps 4
 """
 
 import sys

@@ -6,7 +6,6 @@ timesteps, offset, prediction type) go into a DDIMScheduler, as diffusers itself
 Only JSON, tokenizer tables and safetensors are read, see `probediff.denoisers.pipeline_files`.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from probediff.ddim import DDIMPath
+from probediff.denoisers.guidance import GUIDANCE, Prompt, check_guidance
 from probediff.denoisers.pipeline_files import (
     build_scheduler,
     find_pipeline,
@@ -32,8 +32,6 @@ from probediff.denoisers.pipelines import (
 from probediff.denoisers.predictions import PredictionModel
 from probediff.schedule import NoiseSchedule
 
-#: What `_PromptedUNet` does, in words, for the records.
-GUIDANCE = "none up to a scale of 1; above, eps of the negative prompt + scale (eps of the prompt - that eps)"
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 _TEXT_ENCODERS = {"text_encoder": "CLIPTextModel", "text_encoder_2": "CLIPTextModelWithProjection"}
 _FILES = (
@@ -44,22 +42,6 @@ _FILES = (
     *(f"{part}/{file}" for part in _TEXT_ENCODERS for file in ("*.json", "model.safetensors")),
     *(f"{part}/{file}" for part in ("tokenizer", "tokenizer_2") for file in ("*.json", "*.txt")),
 )
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What is asked of a text-to-image model.
-
-    Attributes:
-        text: of the image; empty for none.
-        negative: what guidance leads away from.
-        guidance_scale: of classifier-free guidance (Ho & Salimans 2022); 1 or less asks the network once, without it,
-            as the Turbo models want.
-    """
-
-    text: str = ""
-    negative: str = ""
-    guidance_scale: float = 7.5
 
 
 class TextToImage:
@@ -75,6 +57,7 @@ class TextToImage:
     def __init__(self, pipeline: Any, spec: str, left_out: dict[str, Any]) -> None:
         """Take a pipeline of diffusers with a DDIMScheduler, its name, and settings that were left out for that."""
         self._pipeline = pipeline
+        self._spec = spec
         self._left_out = left_out
         self._scheduler = pipeline.scheduler
         self.schedule: NoiseSchedule = convert_schedule(spec, self._scheduler)
@@ -97,7 +80,12 @@ class TextToImage:
         }
 
     def eps_model(self, prompt: Prompt) -> PredictionModel:
-        """The denoiser under a prompt, in eval mode; the prompt is embedded here, once."""
+        """The denoiser under a prompt, in eval mode; the prompt is embedded here, once.
+
+        Raises:
+            ValueError: a scale of 0 for a Turbo model.
+        """
+        check_guidance(self._spec, prompt.guidance_scale)
         network = _PromptedUNet(self._pipeline.unet, prompt.guidance_scale, *self._embed(prompt))
         model = PredictionModel(network, self.schedule, self._scheduler.config.prediction_type)
         return model.eval().requires_grad_(False)
@@ -133,21 +121,26 @@ class TextToImage:
 
     @torch.no_grad()
     def _embed(self, prompt: Prompt) -> tuple[Tensor, dict[str, Tensor]]:
-        """Embeddings (1 or 2, L, D) of [negative,] prompt, and what SDXL adds to them."""
-        guided = prompt.guidance_scale > 1
+        """Embeddings (1 or 2, L, D) of what the scale asks for, [negative,] [prompt], and what SDXL adds to them."""
+        scale = prompt.guidance_scale
         # Old pipelines take `prompt` by place, SDXL has a second one there.
         embeddings = self._pipeline.encode_prompt(
             prompt=prompt.text,
             device=torch.device("cpu"),
             num_images_per_prompt=1,
-            do_classifier_free_guidance=guided,
+            do_classifier_free_guidance=scale != 1,
             # SDXL may want zeros in place of an empty negative prompt, and sees that it was left out.
             negative_prompt=prompt.negative or None,
         )
-        text = torch.cat([embeddings[1], embeddings[0]]) if guided else embeddings[0]
+
+        def chosen(text: Tensor, negative: Tensor | None) -> Tensor:
+            wanted = [negative if scale != 1 else None, text if scale != 0 else None]
+            return torch.cat([part for part in wanted if part is not None])
+
+        text = chosen(*embeddings[:2])
         if len(embeddings) == 2:
             return text, {}
-        pooled = torch.cat([embeddings[3], embeddings[2]]) if guided else embeddings[2]
+        pooled = chosen(*embeddings[2:])
         height, width = (side * self._pipeline.vae_scale_factor for side in self.image_shape[1:])
         time_ids = torch.tensor([[height, width, 0, 0, height, width]]).to(text).expand(len(text), -1)
         return text, {"text_embeds": pooled, "time_ids": time_ids.contiguous()}

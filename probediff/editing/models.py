@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from probediff.ddim import DDIMPath, as_predict
-from probediff.denoisers.text_to_image import Prompt, is_text_to_image, load_text_to_image
+from probediff.denoisers.guidance import Prompt, check_guidance
+from probediff.denoisers.text_to_image import is_text_to_image, load_text_to_image
 from probediff.models import ProbeModel, fit_gaussian
 from probediff.models.base import conventions_of, undisturbed
 from probediff.models.published import is_checkpoint_file
@@ -30,7 +32,8 @@ class Prompts:
     Args:
         prompt: of the images to make.
         negative_prompt: what guidance leads away from.
-        guidance_scale: of classifier-free guidance; 0 for Turbo models.
+        guidance_scale: of classifier-free guidance (P2, equation 2): 0 is unconditional, 1 the prompt alone, for Turbo
+            models.
         source_prompt: of the images as they are, for DDIM inversion.
     """
 
@@ -40,11 +43,23 @@ class Prompts:
     source_prompt: str = ""
 
     def check(self, models: Sequence[str]) -> None:
-        """Raise ValueError for an option that none of the models takes, and as ``is_text_model``."""
+        """Raise ValueError for options that the models do not take, before one is loaded, and as ``is_text_model``."""
         given = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
         takes_text = [is_text_model(model) for model in models]
         if given and not any(takes_text):
             raise ValueError(f"--{given[0]} needs a text-to-image model, got {', '.join(models)}")
+        for model in compress(models, takes_text):
+            check_guidance(model, self.for_images.guidance_scale)
+
+    @property
+    def for_images(self) -> Prompt:
+        """What the images to make are asked with; raises ValueError for a scale that cannot be."""
+        return Prompt(self.prompt, self.negative_prompt, self.guidance_scale)
+
+    @property
+    def for_inversion(self) -> Prompt:
+        """What the images as they are are inverted with: their prompt alone, for guidance has no inverse."""
+        return Prompt(self.source_prompt, guidance_scale=1.0)
 
 
 @dataclass(frozen=True)
@@ -148,7 +163,7 @@ def is_text_model(spec: str) -> bool:
 
 def _load_text_model(spec: str, prompts: Prompts) -> EditableModel:
     pipeline, name = load_text_to_image(spec), Path(spec).expanduser().resolve().name
-    prompt = Prompt(prompts.prompt, prompts.negative_prompt, prompts.guidance_scale)
+    prompt = prompts.for_images
     eps_model, schedule, shape = pipeline.eps_model(prompt), pipeline.schedule, pipeline.image_shape
     conventions = conventions_of(eps_model, pipeline.schedule_name, schedule, shape, model=name, source="diffusers")
     conventions |= pipeline.conventions(prompt)
@@ -160,5 +175,4 @@ def _load_text_model(spec: str, prompts: Prompts) -> EditableModel:
             raise ValueError(f"--convention must be 'diffusers' for {name}, got 'openai'; leave it out")
         return pipeline.path(num_steps)
 
-    inverting = pipeline.eps_model(Prompt(prompts.source_prompt, "", 0.0))
-    return EditableModel(name, probe, path, inverting, Path(PROBED))
+    return EditableModel(name, probe, path, pipeline.eps_model(prompts.for_inversion), Path(PROBED))

@@ -3,8 +3,9 @@
 This is algorithm 1 of P2 (*First-step inference in diffusion models learns image de-whitening*). The forward loss
 |W^-1 z - x|^2 and the backward loss |z - W x|^2 of ZCA whitening are diagonal in the eigenbasis of the covariance, and
 white noise stays white under that rotation. So the whole search runs there: a proposal costs O(D) instead of a D x D
-product, with exactly the same distribution of results. Images are centred on the mean of the whitening statistics, as
-whitening is defined; the baseline loss |z - x|^2 compares with the image as it is.
+product, with exactly the same distribution of results. The two losses compare with the image minus the mean of the
+whitening statistics, as whitening is defined; P2 subtracts nothing (``centre=False``). The baseline loss |z - x|^2
+compares with the image as it is, here and in P2.
 
 Proposals sin(pi/2 a) z + cos(pi/2 a) eps leave N(0, I) unchanged, and a proposal is taken with probability
 exp(-(L' - L) / T). At a fixed temperature such a chain therefore settles at the density N(z; 0, I) exp(-L(z) / T): with
@@ -49,6 +50,7 @@ class NoiseSearchSettings:
         step_size: a in [0, 1): 0 proposes independent noise, near 1 small steps. Constant, as in P2.
         num_chains: Noises to find for each image.
         seed: Of all randomness.
+        centre: Compare with the image minus the mean of the statistics; P2 does not. The baseline loss never does.
     """
 
     loss: SearchLoss = "forward"
@@ -58,6 +60,12 @@ class NoiseSearchSettings:
     step_size: float = 0.98
     num_chains: int = 1
     seed: int = 0
+    centre: bool = True
+
+    @property
+    def is_centred(self) -> bool:
+        """Whether the mean of the statistics is subtracted."""
+        return self.centre and self.loss != "baseline"
 
     def __post_init__(self) -> None:
         if self.loss not in get_args(SearchLoss):
@@ -118,7 +126,7 @@ def search_noise(
         ValueError: Images of another size than the statistics', indices of another number, or values not finite.
     """
     settings = settings or NoiseSearchSettings()
-    gain, targets = _diagonal_loss(x_0, whitening, settings.loss)
+    gain, targets = _diagonal_loss(x_0, whitening, settings)
     numbers = list(range(len(x_0))) if indices is None else list(indices)
     if len(numbers) != len(x_0):
         raise ValueError(f"indices must hold one number for each of the {len(x_0)} images, got {len(numbers)}")
@@ -151,13 +159,15 @@ def search_noise(
     )
 
 
-def _diagonal_loss(x_0: Tensor, whitening: WhiteningTransform, loss: SearchLoss) -> tuple[Tensor, Tensor]:
+def _diagonal_loss(x_0: Tensor, whitening: WhiteningTransform, settings: NoiseSearchSettings) -> tuple[Tensor, Tensor]:
     """Gain (D,) and targets (B, D), float32, so that the loss is sum (gain z - target)^2 in the search's own basis."""
     rows = whitening.checked_rows("x_0", x_0)
-    if loss == "baseline":
+    if settings.is_centred:
+        rows = rows - whitening.mean
+    if settings.loss == "baseline":
         return torch.ones_like(rows[0]).float(), rows.float()
-    rotated, std = (rows - whitening.mean) @ whitening.eigenvectors, whitening.eigenvalues.sqrt()
-    if loss == "forward":
+    rotated, std = rows @ whitening.eigenvectors, whitening.eigenvalues.sqrt()
+    if settings.loss == "forward":
         return std.float(), rotated.float()
     return torch.ones_like(std).float(), (rotated / std).float()
 

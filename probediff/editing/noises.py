@@ -19,7 +19,13 @@ from probediff.measures.whitening import WhiteningTransform
 from probediff.runs.summary import format_table
 
 _SEARCH = tuple(field.name for field in fields(NoiseSearch))
-_FAR = 4
+_COLUMNS = {
+    **{"check": "check", "value": "value", "null": "null", "z": "z", "p_value": "p"},
+    **{"z_of_one_noise": "z of one noise (rms)", "p_value_of_one_noise": "p of it"},
+}
+_P_VALUES = ("p_value", "p_value_of_one_noise")
+#: How often white noise is taken for something else by any p in the table.
+_FALSE_ALARM_RATE = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,10 +81,10 @@ class FoundNoises:
 def describe_search(settings: NoiseSearchSettings, statistics: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """What found noises depend on beside the images, as plain types; ``statistics`` says it of the statistics.
 
-    A GPU draws other random numbers than a CPU. Alg. 1 of P2 does not centre the images; here whitening does.
+    A GPU draws other random numbers than a CPU. ``centred`` says what was done, as it did before it was an option.
     """
-    centred = settings.loss != "baseline"
-    return asdict(settings) | {"centred": centred, "drawn_on": device.type, "statistics": statistics}
+    asked = {name: value for name, value in asdict(settings).items() if name != "centre"}
+    return asked | {"centred": settings.is_centred, "drawn_on": device.type, "statistics": statistics}
 
 
 def search_with_progress(x_0: Tensor, whitening: WhiteningTransform, settings: NoiseSearchSettings) -> NoiseSearch:
@@ -94,11 +100,16 @@ def search_with_progress(x_0: Tensor, whitening: WhiteningTransform, settings: N
     return NoiseSearch(**{name: getattr(search, name).cpu() for name in _SEARCH})
 
 
-def distribution_checks(noise: Tensor) -> list[dict[str, Any]]:
-    """Whether noises (B, K, C, H, W) could be white Gaussian noise: one row a check, with its null and z.
+def sidak_level(rate: float, count: int) -> float:
+    """What the smallest of ``count`` independent p-values is below with probability ``rate`` where nothing is there."""
+    return float(1 - (1 - rate) ** (1 / count))
 
-    z is that of the mean over all of them: independent white noises give a standard normal number, and many noises show
-    what a single one does not. So there is also the root mean square of the z of single noises, about 1 for white ones.
+
+def distribution_checks(noise: Tensor) -> list[dict[str, Any]]:
+    """Whether noises (B, K, C, H, W) could be white Gaussian noise: one row a check, with its null, z and p-values.
+
+    z is that of the mean over all of them, and many noises show what a single one does not. What leads different noises
+    to different sides is not in the mean: so there is also the root mean square of the z of single noises.
     """
     checks = in_distribution(noise.flatten(0, 1)).checks()
     return [
@@ -107,17 +118,30 @@ def distribution_checks(noise: Tensor) -> list[dict[str, Any]]:
             "value": float(test.value.mean()),
             "null": test.null,
             "z": test.mean_z,
-            "z_of_one_noise": float(test.z.square().mean().sqrt()),
+            "z_of_one_noise": test.rms_z,
+            **dict(zip(_P_VALUES, test.p_values(), strict=True)),
         }
         for name, test in checks.items()
     ]
 
 
 def distribution_table(rows: list[dict[str, Any]]) -> str:
-    """The checks as a table for people, with a sentence that says what they mean."""
-    columns = {"check": "check", "value": "value", "null": "null", "z": "z", "z_of_one_noise": "z of one noise (rms)"}
-    table = format_table(list(columns.values()), [[row[name] for name in columns] for row in rows])
-    far = [str(row["check"]) for row in rows if abs(row["z"]) > _FAR]
+    """The checks as a table for people, with a sentence that says what they mean.
+
+    It looks at every p in the table.
+    """
+    table = format_table(list(_COLUMNS.values()), [[row.get(name) for name in _COLUMNS] for row in rows])
+    if not all(name in row for row in rows for name in _P_VALUES):
+        return f"{table}\nAn earlier version measured this, without p-values: it does not tell whether this is noise."
+    count = len(rows) * len(_P_VALUES)
+    level = sidak_level(_FALSE_ALARM_RATE, count)
+    far = [str(row["check"]) for row in rows if min(row[name] for name in _P_VALUES) < level]
+    rate = f"of white noise, about {_FALSE_ALARM_RATE:.0%} of such tables"
     if far:
-        return f"{table}\nTaken together the noises are not white Gaussian noise by: {', '.join(far)} (|z| > {_FAR})."
-    return f"{table}\nNothing here tells the noises from white Gaussian noise (all |z| <= {_FAR})."
+        return (
+            f"{table}\nThe noises are not white Gaussian noise by: {', '.join(far)} (p < {level:.2g}; {rate} say so)."
+        )
+    return (
+        f"{table}\nNothing here tells the noises from white Gaussian noise: all {count} p are {level:.2g} or more "
+        f"({rate} are not)."
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -139,6 +140,15 @@ class Probe:
             raise ValueError(
                 f"{self.name()} needs probing.settings.num_samples of at least {least}, got "
                 f"{context.settings.num_samples}; raise it or set --{self.name()}.enabled false"
+            )
+
+    def check_num_directions(self, context: ProbeContext, num_directions: int) -> None:
+        """Raise ValueError unless samples can have so many singular directions: below their number, at most D."""
+        num_samples, size = context.settings.num_samples, math.prod(context.image_shape)
+        if num_directions > min(num_samples - 1, size):
+            raise ValueError(
+                f"{self.name()}.num_directions must be below probing.settings.num_samples ({num_samples}) and at most "
+                f"the {size} values of a sample, got {num_directions}; lower it or probe more samples"
             )
 
     def check_image_size(self, context: ProbeContext, least: int, why: str = "") -> None:

@@ -8,7 +8,19 @@ from typing import Any
 
 import pytest
 
-from probediff.callbacks import LatentInterpolation, LatentNormality, NoiseImageMap, SampleQuality, TrajectoryHeatmap
+from probediff.callbacks import (
+    AssignmentAccuracy,
+    CheckpointSimilarity,
+    InversionAngles,
+    LatentInterpolation,
+    LatentNormality,
+    NoiseImageMap,
+    PaperCompat,
+    PixelCorrelation,
+    SampleQuality,
+    TrajectoryHeatmap,
+    Whitening,
+)
 from probediff.probing.probe import Probe
 from probediff.runs.folder import RunFolder
 from tests.callbacks.passes import context, draw
@@ -28,6 +40,29 @@ from tests.callbacks.passes import context, draw
             {"real_images": lambda count: draw(count, 0)},
             r"kid_subset_size must be at most probing.settings.num_samples \(17\)",
         ),
+        (
+            SampleQuality(features=["dino"]),
+            {"num_samples": 500, "real_images": lambda count: draw(min(count, 50), 0)},
+            r"num_samples \(500\), sample_quality.num_real \(10000\) and the real images that are there "
+            r"\(50 of those\), got 100; lower it",
+        ),
+        (
+            PixelCorrelation(k=2017),
+            {},
+            r"k must be at most the 2016 pairs of pixels of \(1, 8, 8\), got 2017; lower it",
+        ),
+        (CheckpointSimilarity(num_directions=17), {}, r"num_directions must be below .* \(17\) .*, got 17"),
+        (
+            CheckpointSimilarity(num_directions=65),
+            {"num_samples": 100},
+            r"at most the 64 values of a sample, got 65; lower it",
+        ),
+        (PaperCompat(num_directions=65), {"num_samples": 100}, r"paper_compat.num_directions must .* 64 values .* 65"),
+        (
+            Whitening(ridge=0.1),
+            {"real_images": lambda count: draw(2, 0)},
+            "whitening needs at least 3 real images, got 2",
+        ),
     ],
 )
 def test_refused_before_training(probe: Probe, options: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -44,6 +79,10 @@ def test_refused_before_training(probe: Probe, options: dict[str, Any], message:
         (lambda: LatentInterpolation(num_points=4), "num_points must be odd and at least 3, got 4"),
         (lambda: TrajectoryHeatmap(num_lambdas=1), "trajectory_heatmap.num_lambdas must be at least 2, got 1"),
         (lambda: SampleQuality(num_real=1), "sample_quality.num_real must be at least 2, got 1"),
+        (lambda: AssignmentAccuracy(num_hubs=0), "assignment_accuracy.num_hubs must be at least 1, got 0"),
+        (lambda: InversionAngles(num_shown=-1), "inversion_angles.num_shown must be at least 1, got -1"),
+        (lambda: CheckpointSimilarity(num_directions=0), "num_directions must be at least 1, got 0"),
+        (lambda: PaperCompat(num_directions=-2), "paper_compat.num_directions must be at least 1, got -2"),
         (lambda: SampleQuality(kid_subset_size=1), "sample_quality.kid_subset_size must be at least 2, got 1"),
     ],
 )

@@ -19,6 +19,7 @@ from probediff.callbacks import (
     Probe,
     ProbeSchedule,
     Probing,
+    SampleQuality,
 )
 from probediff.callbacks.due_steps import P1_CIFAR10, P1_IMAGENET64
 from probediff.ddim import ddim_invert, ddim_sample
@@ -156,6 +157,11 @@ def test_a_degenerate_measurement_is_recorded_and_training_goes_on(fit: Fit, tmp
         ([], {"noise_seed": -1}, "probing.settings.noise_seed must be at least 0, got -1"),
         ([], {"ema_rate": 0.5}, r"ema_rate must be one of the averages that the model keeps, \[0.9\], got 0.5"),
         ([CheckpointSimilarity()], {"num_samples": 10}, "num_directions must be below probing.settings.num_samples"),
+        (
+            [SampleQuality(features=["dino"], kid_subset_size=1800)],
+            {"num_samples": 2000},
+            r"the real images that are there \(1797 of those\), got 1800; lower it",
+        ),
         (
             [PixelCorrelation()],
             {"num_samples": 3},

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from probediff.commands.edit import edit
+from probediff.commands.edit import _structure_kept, edit
 from probediff.editing.models import Prompts, Sampler, load_editable
 from probediff.editing.sdedit import edit_images
 from probediff.models.images import read_images
@@ -35,8 +37,30 @@ def test_edit_orders_the_three_kinds_of_noise(
         assert np.shape(random["ssim_of_each"]) == np.shape(found["ssim_of_each"]) == (6, 2)
     assert [test["strength"] for test in made["tests"]] == [0.5, 0.75]
     assert made["conventions"]["search"]["loss"] == "forward"
-    assert "found noise keeps more structure than random noise" in capsys.readouterr().out
+    # Two strengths share the rate of 5 %; six images cannot pass it, and seven can.
+    assert "6 images are too few to tell found noise from random noise" in capsys.readouterr().out
     assert (tmp_path / "edit.png").is_file()
+
+
+@given(
+    p_value=st.floats(1e-6, 1),
+    num_images=st.integers(2, 12),
+    num_tests=st.integers(1, 5),
+    found=st.sampled_from([0.2, 0.7]),
+)
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_the_sentences_hold_together(p_value: float, num_images: int, num_tests: int, found: float) -> None:
+    """All strengths share one rate of false alarms, and what no p can show is not called equal."""
+    test = {"strength": 0.5, "ssim": {"found": found, "others": 0.5, "p_value": p_value}}
+    words = _structure_kept(test, num_images, num_tests)
+    level = 1 - 0.95 ** (1 / num_tests)
+    if 2 / 2**num_images >= level:
+        assert f"{num_images} images are too few to tell" in words
+    elif p_value >= level:
+        assert "no clearly different structure from random noise" in words
+    else:
+        assert f"keeps {'more' if found > 0.5 else 'less'} structure than random noise" in words
+    assert f"p = {p_value:.2g}" in words
 
 
 def test_an_edit_of_a_run_without_a_search(tiny_run: Path, digits: Path, tmp_path: Path) -> None:
@@ -62,7 +86,9 @@ def test_edits_by_text_to_image_models(
         (noise, count) for count in (3, 8) for noise in ("random", "found", "ddim")
     ]
     assert len({one["distance"] for one in made["edits"]}) == 6
-    assert "no clearly different structure from random noise" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "2 images are too few to tell found noise from random noise" in printed
+    assert "it cannot fall below 0.5)" in printed
     assert (tmp_path / "edit.png").is_file()
 
 
@@ -70,7 +96,7 @@ def test_edits_by_text_to_image_models(
 def test_under_the_images_own_prompt_the_ddim_latent_leads_back(
     pipelines: dict[str, Path], photographs: Path, kind: str
 ) -> None:
-    prompts = Prompts("a dog", guidance_scale=0.0, source_prompt="a dog")
+    prompts = Prompts("a dog", guidance_scale=1.0, source_prompt="a dog")
     model = load_editable(ModelChoice(str(pipelines[kind])), prompts)
     sampler = Sampler(model, model.path(90, None), 4)
     images = read_images([photographs / "image0.png", photographs / "image1.png"], (3, 16, 16))

@@ -11,15 +11,19 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from probediff.commands.probe import probe
+from probediff.commands.probe import _real_images, probe
+from probediff.data import ImageFolder
 from probediff.ddim import ddim_invert, ddim_sample
 from probediff.denoisers import UNet
 from probediff.measures import triangle_distances
 from probediff.models import load_checkpoint_model
+from probediff.models.source import Source
 from probediff.noise import seeded_noise
 from probediff.runs.batches import PartialPass
 from probediff.runs.folder import RunFolder
 from probediff.schedule import NoiseSchedule
+from tests.callbacks.passes import latent_model
+from tests.commands.conftest import write_images
 from tests.commands.reading import read_values
 
 ROOT = Path(__file__).parents[2]
@@ -197,3 +201,23 @@ def test_results_of_other_settings_are_not_mixed(
     probed(tiny_run, tmp_path / "out", "--checkpoints", "last")
     assert probe([str(tiny_run), "--out", str(tmp_path / "out"), "--settings.noise_seed", "1"]) == 1
     assert "holds results with noise_seed=420, asked for 1; give another --out" in capsys.readouterr().err
+
+
+def test_a_reference_is_read_once_and_in_the_size_of_the_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Codes of 1 x 8 x 8 that are decoded to pixels of 3 x 16 x 16."""
+    folder = write_images(tmp_path / "images", np.full((4, 20, 20, 3), 128, dtype=np.uint8))
+    calls, setup = list[str](), ImageFolder.setup
+
+    def counting(folder: ImageFolder, stage: str | None = None) -> None:
+        calls.append(folder.path.name)
+        setup(folder, stage)
+
+    monkeypatch.setattr(ImageFolder, "setup", counting)
+    source = Source([0], lambda step: latent_model(), None, tmp_path)
+    real_images = _real_images(source, str(folder), latent_model())
+    assert real_images is not None
+    assert [len(real_images(count)) for count in (3, 4, 10)] == [3, 4, 4]
+    assert real_images(1).shape == (1, 3, 16, 16)
+    assert calls == ["images"]

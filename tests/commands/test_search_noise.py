@@ -144,7 +144,15 @@ def test_saved_statistics_are_never_replaced_by_others(
     assert not (tmp_path / "other").exists()
 
 
-def test_the_baseline_is_not_centred(searched: Path, digits: Path, tmp_path: Path) -> None:
-    statistics = ["--statistics", str(searched / "statistics.safetensors"), "--loss", "baseline"]
-    assert search_noise([str(digits / "image0.png"), *statistics, *SEARCH, "--out", str(tmp_path)]) == 0
-    assert record(tmp_path / "search_noise.json")["conventions"]["centred"] is False
+@pytest.mark.parametrize(("options", "centred"), [(["--loss", "baseline"], False), (["--centre", "false"], False)])
+def test_what_is_not_centred_says_so(
+    searched: Path, digits: Path, tmp_path: Path, options: list[str], centred: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    statistics = ["--statistics", str(searched / "statistics.safetensors"), *SEARCH, "--out", str(tmp_path)]
+    assert search_noise([str(digits / "image0.png"), *statistics, *options]) == 0
+    made = record(tmp_path / "search_noise.json")["conventions"]
+    assert (made["centred"], "centre" in made) == (centred, False)
+    assert FoundNoises.load(tmp_path / "noises.safetensors").conventions["centred"] is centred
+    if "--centre" in options:
+        message = failing(search_noise, [digits / "image0.png", *statistics], capsys)
+        assert "centred is False there and True now; give another --out" in message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -14,15 +15,17 @@ from torch import Tensor
 
 from probediff.editing import noise_search
 from probediff.editing.noise_search import NoiseSearch, NoiseSearchSettings, SearchLoss, search_noise
-from probediff.measures.in_distribution import in_distribution
 from probediff.measures.normality import kolmogorov_smirnov
 from probediff.measures.whitening import WhiteningTransform
 from tests.reference.golden_inputs import hashed_images, hashed_normal
-from tests.reference.noise_search_reference import Annealed, anneal
+from tests.reference.noise_search_reference import Annealed, anneal, printed_loss
 
 SHAPE = (3, 4, 4)
 SIZE = math.prod(SHAPE)
 LOSSES: tuple[SearchLoss, ...] = ("baseline", "forward", "backward")
+#: Losses, and whether the mean of the statistics is subtracted from the image. P2 subtracts nothing.
+CASES = [pytest.param(loss, True, id=loss) for loss in LOSSES]
+CASES += [pytest.param(loss, False, id=f"{loss}-as-printed") for loss in LOSSES[1:]]
 
 
 def statistics() -> WhiteningTransform:
@@ -34,30 +37,19 @@ def targets(num: int = 1) -> Tensor:
     return hashed_images("targets", (num, *SHAPE)).float()
 
 
-def printed_loss(whitening: WhiteningTransform, x_0: Tensor, loss: SearchLoss, z: Tensor) -> float:
-    """P2's three losses with matrices, for one image and one noise, both flat."""
-    x = x_0.double()
-    if loss == "baseline":
-        return float((z - x).square().sum())
-    if loss == "forward":
-        return float((whitening.inverse_matrix("zca") @ z - (x - whitening.mean)).square().sum())
-    return float((z - whitening.matrix("zca") @ (x - whitening.mean)).square().sum())
+def loss_of(chosen: NoiseSearchSettings, x_0: Tensor) -> Callable[[Tensor], float]:
+    """The printed loss of a flat noise, for an image from which the mean is subtracted unless the loss is P2's own."""
+    whitening, x = statistics(), x_0.flatten().double()
+    if chosen.centre and chosen.loss != "baseline":
+        x = x - whitening.mean
+    return printed_loss(chosen.loss, x, whitening.matrix("zca"), whitening.inverse_matrix("zca"))
 
 
 def literal(chosen: NoiseSearchSettings, x_0: Tensor, draw_all: tuple[Tensor, Tensor]) -> Annealed:
     """The printed algorithm with given noises (N + 1, D) and uniform numbers (N,)."""
-    whitening, (noises, uniforms) = statistics(), (iter(draw_all[0]), iter(draw_all[1].tolist()))
-    matrix, inverse = whitening.matrix("zca"), whitening.inverse_matrix("zca")
-    centred = x_0.flatten().double() - whitening.mean
-    whitened = matrix @ centred
-
-    def loss(z: Tensor) -> float:
-        if chosen.loss == "forward":
-            return float((inverse @ z - centred).square().sum())
-        return float((z - (whitened if chosen.loss == "backward" else x_0.flatten().double())).square().sum())
-
+    noises, uniforms = iter(draw_all[0]), iter(draw_all[1].tolist())
     return anneal(
-        loss,
+        loss_of(chosen, x_0),
         lambda: next(noises),
         lambda: next(uniforms),
         chosen.num_iterations,
@@ -67,9 +59,9 @@ def literal(chosen: NoiseSearchSettings, x_0: Tensor, draw_all: tuple[Tensor, Te
     )
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_with_the_same_draws_it_walks_the_path_of_the_printed_algorithm(loss: SearchLoss) -> None:
-    chosen = NoiseSearchSettings(loss, 400, 30.0, 1.0, 0.95, num_chains=2, seed=7)
+@pytest.mark.parametrize(("loss", "centre"), CASES)
+def test_with_the_same_draws_it_walks_the_path_of_the_printed_algorithm(loss: SearchLoss, centre: bool) -> None:
+    chosen = NoiseSearchSettings(loss, 400, 30.0, 1.0, 0.95, num_chains=2, seed=7, centre=centre)
     x_0, whitening = targets(), statistics()
     found = search_noise(x_0, whitening, chosen)
     draws = noise_search._Draws([(0, 0), (0, 1)], 7, torch.empty(2, SIZE))
@@ -117,7 +109,7 @@ def test_at_a_fixed_temperature_the_loss_settles_where_the_closed_form_says(loss
     whitening, x_0, temperature = statistics(), targets(), 4.0
     chosen = NoiseSearchSettings(loss, 4000, temperature, temperature, 0.9, num_chains=48)
     found = search_noise(x_0, whitening, chosen)
-    gain, target = noise_search._diagonal_loss(x_0, whitening, loss)
+    gain, target = noise_search._diagonal_loss(x_0, whitening, chosen)
     g, t = gain.double(), target[0].double()
     variance = 1 / (1 + 2 * g**2 / temperature)
     mean = variance * 2 * g * t / temperature
@@ -127,6 +119,21 @@ def test_at_a_fixed_temperature_the_loss_settles_where_the_closed_form_says(loss
     assert error < 0.05 * expected
     assert abs(float(settled.mean()) - expected) < 4 * error
     assert float(found.initial_loss.mean()) > 1.2 * expected
+
+
+def test_centring_moves_the_target_by_the_mean_and_nothing_else() -> None:
+    """Uncentred, x is the target; centred, x minus the mean is: so the noises of x + mean and of x are the same."""
+    whitening, x_0 = statistics(), targets()
+    shifted = x_0 + whitening.mean.reshape(SHAPE).float()
+    for loss in LOSSES[1:]:
+        centred = search_noise(shifted, whitening, NoiseSearchSettings(loss, 200))
+        printed = search_noise(x_0, whitening, NoiseSearchSettings(loss, 200, centre=False))
+        torch.testing.assert_close(printed.noise, centred.noise, rtol=0, atol=1e-3)
+        other = search_noise(x_0, whitening, NoiseSearchSettings(loss, 200))
+        assert not torch.allclose(printed.noise, other.noise, atol=1e-2)
+    either = [search_noise(x_0, whitening, NoiseSearchSettings("baseline", 50, centre=flag)) for flag in (True, False)]
+    assert torch.equal(either[0].noise, either[1].noise)
+    assert [NoiseSearchSettings(loss).is_centred for loss in LOSSES] == [False, True, True]
 
 
 def test_at_an_infinite_temperature_all_is_taken_and_nothing_is_learnt() -> None:
@@ -143,15 +150,15 @@ def test_at_temperature_zero_the_loss_only_falls() -> None:
     assert bool((found.loss < 0.7 * found.initial_loss).all())
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_the_losses_are_those_of_the_found_noises(loss: SearchLoss) -> None:
-    whitening, x_0 = statistics(), targets(2)
-    found = search_noise(x_0, whitening, NoiseSearchSettings(loss, 150, 10.0, 1.0, 0.9, num_chains=2))
+@pytest.mark.parametrize(("loss", "centre"), CASES)
+def test_the_losses_are_those_of_the_found_noises(loss: SearchLoss, centre: bool) -> None:
+    x_0, chosen = targets(2), NoiseSearchSettings(loss, 150, 10.0, 1.0, 0.9, num_chains=2, centre=centre)
+    found = search_noise(x_0, statistics(), chosen)
     assert found.noise.shape == (2, 2, *SHAPE) and found.noise.dtype == torch.float32
     for image in range(2):
         for chain in range(2):
             z = found.noise[image, chain].flatten().double()
-            expected = printed_loss(whitening, x_0[image].flatten(), loss, z)
+            expected = loss_of(chosen, x_0[image])(z)
             assert float(found.loss[image, chain]) == pytest.approx(expected, rel=1e-4)
     assert bool((found.loss < found.initial_loss).all())
     assert bool((found.loss <= found.curve.amin(dim=0)).all())
@@ -215,66 +222,3 @@ def test_wrong_arguments() -> None:
         search_noise(targets(2), statistics(), indices=[0])
     with pytest.raises(TypeError, match="x_0 must have a floating dtype"):
         search_noise(torch.zeros(1, *SHAPE, dtype=torch.uint8), statistics())
-
-
-# --- are found noises in distribution?
-
-
-def white(num: int, channels: int = 3, height: int = 8, width: int = 8) -> Tensor:
-    return hashed_normal("white", (num, channels, height, width))
-
-
-@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 6, 9), (2, 2, 2)])
-def test_the_nulls_are_what_white_noise_gives(shape: tuple[int, int, int]) -> None:
-    num = 4000
-    checks = in_distribution(white(num, *shape)).checks()
-    for name, check in checks.items():
-        assert abs(check.mean_z) < 4, name
-        # The division by the mean square takes terms of 1 / D off the spread of the correlation, and the long tail of
-        # the spectrum's statistic makes the spread of 4000 of them uncertain.
-        slack = {"lag_1_correlation": 0.06 + 2 / math.prod(shape), "spectrum": 0.15}.get(name, 0.06)
-        assert float(check.z.std()) == pytest.approx(1, abs=slack), name
-
-
-def test_each_number_is_numpys() -> None:
-    noise = white(3, 2, 5, 7)
-    found = in_distribution(noise)
-    for index, image in enumerate(noise.numpy()):
-        assert float(found.mean.value[index]) == pytest.approx(image.mean(), abs=1e-14)
-        assert float(found.variance.value[index]) == pytest.approx(image.var(ddof=1), rel=1e-12)
-        right, down = image[:, :, 1:] * image[:, :, :-1], image[:, 1:] * image[:, :-1]
-        products = np.concatenate([right.ravel(), down.ravel()])
-        assert float(found.lag_1_correlation.value[index]) == pytest.approx(products.mean() / (image**2).mean())
-    rings: dict[int, list[float]] = {}
-    power = (np.abs(np.fft.fft2(noise.numpy())) ** 2 / 35).mean(axis=(0, 1))
-    for i, row in enumerate(np.fft.fftfreq(5)):
-        for j, column in enumerate(np.fft.fftfreq(7)):
-            rings.setdefault(math.floor(math.hypot(row, column) * 5 + 0.5), []).append(power[i, j])
-    np.testing.assert_allclose(found.frequency, [ring / 5 for ring in sorted(rings)])
-    np.testing.assert_allclose(found.power, [np.mean(rings[ring]) for ring in sorted(rings)], rtol=1e-12)
-
-
-def test_each_fault_is_seen_by_its_check() -> None:
-    noise = white(20, 3, 16, 16)
-    smooth = noise + 0.3 * noise.roll(1, -1)
-    assert in_distribution(noise + 0.2).mean.mean_z > 10
-    assert in_distribution(0.95 * noise).variance.mean_z < -5
-    assert in_distribution(smooth / smooth.std()).lag_1_correlation.mean_z > 10
-    assert in_distribution(smooth / smooth.std()).spectrum.mean_z > 10
-    assert all(abs(check.mean_z) < 4 for check in in_distribution(noise).checks().values())
-
-
-def test_a_low_temperature_leaves_the_distribution_and_a_high_one_does_not() -> None:
-    whitening = statistics()
-    x_0 = whitening.dewhiten(hashed_normal("own law", (1, *SHAPE)))
-    cold = search_noise(x_0, whitening, NoiseSearchSettings("backward", 2000, 2.0, 2.0, 0.9, num_chains=32))
-    warm = search_noise(x_0, whitening, NoiseSearchSettings("backward", 50, 1e6, 1e6, 0.9, num_chains=32))
-    assert in_distribution(cold.noise[0]).variance.mean_z < -4
-    assert abs(in_distribution(warm.noise[0]).lag_1_correlation.mean_z) < 4
-
-
-def test_the_check_refuses_what_is_no_noise() -> None:
-    with pytest.raises(ValueError, match="H and W at least 2"):
-        in_distribution(torch.randn(3, 48, generator=torch.Generator().manual_seed(0)))
-    with pytest.raises(ValueError, match="noise must not be zero"):
-        in_distribution(torch.cat([white(1), torch.zeros(1, 3, 8, 8)]))

@@ -12,7 +12,7 @@ from probediff.ddim import DDIMPath
 from probediff.denoisers import GaussianDenoiser
 from probediff.editing.models import EditableModel, Sampler
 from probediff.editing.noise_search import NoiseSearchSettings, search_noise
-from probediff.editing.noises import FoundNoises, distribution_checks, distribution_table
+from probediff.editing.noises import FoundNoises
 from probediff.editing.sdedit import edit_images
 from probediff.editing.variation import compare_paired, likeness, vary_noises
 from probediff.measures.whitening import WhiteningTransform
@@ -165,14 +165,3 @@ def test_features_of_an_edit(sampler: Sampler, images: Tensor) -> None:
     lost = edit_images(sampler, images[:20], 1.0, "random", white("random")[:20], network)
     assert kept.numbers["features"].shape == (20, CHAINS)
     assert float(kept.numbers["features"].mean()) > 0.9 > float(lost.numbers["features"].mean()) + 0.1
-
-
-def test_the_printed_check_says_what_it_found() -> None:
-    good, bad = white("noise"), 0.8 * white("noise")
-    rows = distribution_checks(good)
-    assert [row["check"] for row in rows] == ["mean", "variance", "lag_1_correlation", "spectrum"]
-    assert all(0.8 < row["z_of_one_noise"] < 1.25 for row in rows)
-    assert "Nothing here tells the noises from white Gaussian noise" in distribution_table(rows)
-    words = distribution_table(distribution_checks(bad))
-    assert "not white Gaussian noise by: variance" in words
-    assert "  0.63" in words or "  0.64" in words

@@ -9,6 +9,16 @@ from dataclasses import dataclass
 from torch import Tensor
 
 
+def printed_loss(loss: str, x: Tensor, whitening: Tensor, dewhitening: Tensor) -> Callable[[Tensor], float]:
+    """P2's losses of a noise z, for an image x (D,) and the matrices W and W^-1 of ZCA: nothing is centred."""
+    residual: dict[str, Callable[[Tensor], Tensor]] = {
+        "baseline": lambda z: z - x,
+        "forward": lambda z: dewhitening @ z - x,
+        "backward": lambda z: z - whitening @ x,
+    }
+    return lambda z: float(residual[loss](z).square().sum())
+
+
 @dataclass
 class Annealed:
     noise: Tensor
