@@ -23,7 +23,6 @@ import torch
 from probediff.commands.fit import print_once, quiet_libraries
 from probediff.commands.options import CommandParser, WholeNumbers, available_probes, device_of, pick
 from probediff.commands.runner import STATUS_LOST, run_guarded
-from probediff.data import ImageFolder
 from probediff.models import ProbeModel, fit_gaussian, load_run_data
 from probediff.models.images import Space, images_of_folder
 from probediff.models.run import run_of
@@ -199,9 +198,8 @@ def _real_images(source: Source, reference: str | None, model: ProbeModel) -> Ca
     def real_images(count: int) -> torch.Tensor:
         if reference is None and run is not None:
             return load_run_data(run).real_images(count)
-        folder = ImageFolder(str(reference), image_size=model.image_shape[-1], channels=model.image_shape[0])
-        folder.setup()
-        return folder.real_images(count)
+        pixels = Space(model.pixel_shape, model.pixel_shape)
+        return images_of_folder(Path(str(reference)), pixels).take(count)
 
     return real_images
 
