@@ -173,7 +173,7 @@ def decode_folder(
         failures = _decode_all(folder, files, images)
         unreadable = [(files[index].relative_path, reason) for index, reason in failures.items()]
         if failures and (unreadable_file is None or len(failures) == len(files)):
-            ways = "" if unreadable_file else ", or leave them out (--data.skip_unreadable true)"
+            ways = "" if unreadable_file else ", or, in training, leave them out (--data.skip_unreadable true)"
             raise ValueError(
                 f"path: {len(failures)} of {len(files)} images in {folder} cannot be used:"
                 f"{shown_failures(unreadable)}\n"
