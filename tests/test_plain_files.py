@@ -16,6 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+from probediff.commands.fit import fit
 from probediff.data import CIFAR10, ImageFolder, ImageNet64, PreparedImages, StreamedImages
 from probediff.editing.noise_search import NoiseSearch
 from probediff.editing.noises import FoundNoises
@@ -82,6 +83,17 @@ def test_a_pipe_in_a_folder_keeps_nobody_waiting(name: str, tmp_path: Path) -> N
     assert "\n" not in refuse(lambda: read(tmp_path))
 
 
+@pytest.mark.parametrize("options", [["--config"], ["--config="], ["--config", "configs/digits.yaml", "--data="]])
+def test_a_pipe_is_no_configuration(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "a.yaml")
+    *others, last = options
+    named = [f"{last}{tmp_path}/a.yaml"] if last.endswith("=") else [last, f"{tmp_path}/a.yaml"]
+    with pytest.raises(SystemExit) as stopped:
+        fit([*others, *named])
+    assert stopped.value.code == 2
+    assert f"error: {tmp_path}/a.yaml must be a plain file, got a pipe; name a file" in capsys.readouterr().err
+
+
 def test_statistics_are_not_compared_with_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.safetensors")
     whitening = WhiteningTransform(torch.zeros(3), torch.ones(3), torch.eye(3), 0.0)
@@ -104,7 +116,10 @@ def write_bomb(path: Path) -> None:
 
 
 ODD_ARRAYS: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "npz": (write_npz, r"an .npz, an archive of arrays: take one of them out with numpy.save\('images.npy', numpy.load"),
+    "npz": (
+        write_npz,
+        r"an .npz, an archive of arrays: take one of them out with numpy.save\('images.npy', numpy.load",
+    ),
     "bomb": (write_bomb, "an archive of arrays"),
     "objects": (lambda path: np.save(path, np.array([{}, 1], object), allow_pickle=True), "which may run code and are"),
     "cut": (lambda path: path.write_bytes(bytes_of(ARRAY)[:-1]), r"it is cut off: copy or save it again"),
@@ -168,7 +183,10 @@ def test_a_damaged_array_is_read_or_refused(place: int, damage: bytes) -> None:
 def test_noises_and_statistics_of_odd_shapes(shape: tuple[int, ...], tmp_path: Path) -> None:
     odd = np.zeros(shape, np.float32)
     words = {"names": "{", "conventions": "{}", "ridge": "0.0"}
-    tensors = {name: odd for name in ("mean", "eigenvalues", "eigenvectors", "images", *(field.name for field in fields(NoiseSearch)))}
+    tensors = {
+        name: odd
+        for name in ("mean", "eigenvalues", "eigenvectors", "images", *(field.name for field in fields(NoiseSearch)))
+    }
     save_file(tensors, tmp_path / "a.safetensors", words)
     assert "\n" not in refuse(lambda: load_whitening(tmp_path / "a.safetensors"))
     for names in ("{", "3", '["a", "b"]', "{}"):

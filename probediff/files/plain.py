@@ -50,7 +50,7 @@ def map_array(path: Path) -> npt.NDArray[Any]:
         if start == _ZIP:
             raise ValueError(
                 "it is an .npz, an archive of arrays: take one of them out with "
-                "numpy.save('images.npy', numpy.load('FILE.npz')['NAME'])"
+                f"numpy.save('images.npy', numpy.load({path.name!r})['NAME'])"
             )
         return np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # of a damaged header NumPy raises what its parser and its arithmetic do

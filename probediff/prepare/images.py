@@ -104,7 +104,9 @@ def _read_unfinished(path: Path) -> Identity:
         check_plain_file(path)
         return Identity(**json.loads(path.read_text(encoding="utf-8")))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"OUT must be begun by this command, got {path}, which is damaged ({error}); {CURE}") from error
+        raise ValueError(
+            f"OUT must be begun by this command, got {path}, which is damaged ({error}); {CURE}"
+        ) from error
 
 
 def _difference(begun: Identity, identity: Identity) -> str:

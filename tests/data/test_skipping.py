@@ -84,7 +84,9 @@ def test_without_it_they_are_refused_and_the_option_is_named(folder: Path) -> No
 def test_nothing_usable_is_an_error_all_the_same(folder: Path) -> None:
     for path in folder.glob("*[0-9].png"):
         path.write_text("no image")
-    with pytest.raises(ValueError, match=r"70 of 70 images in .* cannot be used:\n(.*\n)*remove or repair them") as error:
+    with pytest.raises(
+        ValueError, match=r"70 of 70 images in .* cannot be used:\n(.*\n)*remove or repair them"
+    ) as error:
         a_module(folder, skip_unreadable=True).prepare_data()
     assert "skip_unreadable" not in str(error.value)
     assert list((folder.parent / "cache").iterdir()) == []
@@ -101,7 +103,9 @@ def test_a_list_that_is_gone_or_damaged(folder: Path) -> None:
     assert len(module.unreadable) == 3
     content = module.cache_file.read_bytes()
     module.cache_file.write_bytes(content[:-1])
-    with pytest.raises(ValueError, match=r"cut off: copy or save it again\); remove it, and the images are decoded anew"):
+    with pytest.raises(
+        ValueError, match=r"cut off: copy or save it again\); remove it, and the images are decoded anew"
+    ):
         a_module(folder, skip_unreadable=True).load()
 
 
@@ -153,7 +157,9 @@ def test_a_run_with_images_of_an_earlier_decoding_is_told(folder: Path, recwarn:
     check_same_images("RUN", {}, module)
     check_same_images("RUN", known | module.describe(), module)
     assert not recwarn.list
-    with pytest.warns(UserWarning, match=r"RUN began with images of version 1 of the decoding, now it is 2: photographs"):
+    with pytest.warns(
+        UserWarning, match=r"RUN began with images of version 1 of the decoding, now it is 2: photographs"
+    ):
         check_same_images("RUN", known, module)
     with pytest.raises(ValueError, match="the images must be those that the run in RUN began with, got others"):
         check_same_images("RUN", known | {"sha256": "other"}, module)

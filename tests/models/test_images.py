@@ -163,16 +163,16 @@ def test_what_is_said_of_decoding_is_what_is_done(folder: Path) -> None:
 @pytest.mark.parametrize("shape", [(3, 8, 16), (3, 16, 8), (4, 8, 8), (2, 8, 8)])
 def test_models_of_other_images_than_squares_are_refused(shape: tuple[int, int, int], folder: Path) -> None:
     words = rf"must be for a model of square RGB or grey images.*, got one of {shape[0]} channels and {shape[1]} x"
-    with pytest.raises(ValueError, match=rf"the images of a folder \(--images, --reference\) {words}.*; leave them out"):
+    with pytest.raises(
+        ValueError, match=rf"the images of a folder \(--images, --reference\) {words}.*; leave them out"
+    ):
         images_of_folder(folder, Space(shape, shape))
     with pytest.raises(ValueError, match=f"IMAGE {words}"):
         read_images([folder / "one.png"], shape)
     assert not (folder.parents[1] / "cache").exists()
 
 
-def test_images_of_a_folder_in_a_run_say_how_they_were_decoded(
-    folder: Path, finished: Path, tmp_path: Path
-) -> None:
+def test_images_of_a_folder_in_a_run_say_how_they_were_decoded(folder: Path, finished: Path, tmp_path: Path) -> None:
     """So that statistics of an earlier decoding are not taken for those of this one."""
     run = shutil.copytree(finished, tmp_path / "run")
     for path in (folder / "one.png", folder / "more" / "two.png"):
@@ -190,7 +190,7 @@ def test_files_that_are_named_must_be_plain(folder: Path) -> None:
     os.mkfifo(folder / "pipe.png")
     with pytest.raises(ValueError, match=r"pipe.png must be a plain file, got a pipe; name a file"):
         image_files([str(folder / "pipe.png")])
-    with pytest.raises(FileNotFoundError, match="IMAGE must be an image file or a folder of them, got .*: not there"):
+    with pytest.raises(FileNotFoundError, match=r"IMAGE must be an image file or a folder of them, got .*: not there"):
         image_files([str(folder / "absent.png")])
     with pytest.warns(UserWarning, match=r"left out of .*digits: 1 pipes, sockets or devices \('pipe.png'\)"):
         assert image_files([str(folder)]) == [folder / "more" / "two.png", folder / "one.png"]

@@ -88,12 +88,18 @@ def test_tars_hold_what_unpacking_them_gives(tmp_path: Path) -> None:
     folder, archive = tmp_path / "source", tmp_path / "all.tar"
     folder.mkdir()
     with tarfile.open(archive, "w") as tar:
-        for seed, name in enumerate(["a.png", "/b.png", "a.png", "._a.png", "__MACOSX/x/a.png", "../../c.png", "t.txt"]):
+        for seed, name in enumerate(
+            ["a.png", "/b.png", "a.png", "._a.png", "__MACOSX/x/a.png", "../../c.png", "t.txt"]
+        ):
             Image.fromarray(pixels(seed)).save(tmp_path / "image.png")
             add(tar, name, (tmp_path / "image.png").read_bytes())
             if name in ("a.png", "/b.png", "t.txt"):
                 (folder / name.strip("/")).write_bytes((tmp_path / "image.png").read_bytes())
-        for kind, name in ((tarfile.FIFOTYPE, "pipe.png"), (tarfile.CHRTYPE, "device.png"), (tarfile.SYMTYPE, "link.png")):
+        for kind, name in (
+            (tarfile.FIFOTYPE, "pipe.png"),
+            (tarfile.CHRTYPE, "device.png"),
+            (tarfile.SYMTYPE, "link.png"),
+        ):
             member = tarfile.TarInfo(name)
             member.type, member.linkname = kind, "a.png"
             tar.addfile(member)

@@ -93,7 +93,9 @@ def trees(draw: st.DrawFn) -> list[tuple[str, str, str]]:
     names = st.sampled_from(["1.png", "2.JPG", "3.txt", ".4.png", "._5.png", "Thumbs.db", "link", "6.png"])
     kinds = st.sampled_from(["file", "fifo", "link", "link", "link"])
     targets = st.sampled_from([*FOLDERS, "a/1.png", "absent", "z/link", "..", "/dev/null", "link"])
-    return draw(st.lists(st.tuples(kinds, st.tuples(st.sampled_from(FOLDERS), names).map("/".join), targets), max_size=9))
+    return draw(
+        st.lists(st.tuples(kinds, st.tuples(st.sampled_from(FOLDERS), names).map("/".join), targets), max_size=9)
+    )
 
 
 def real_folders(folder: Path) -> set[Path]:
