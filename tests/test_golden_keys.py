@@ -48,6 +48,7 @@ RECORDED_NOW = {
 #: Names that are new on purpose, as ``section: part: name``.
 ADDED = {
     "options: dashboard: options: --dry_run",
+    "configuration: data.init_args.skip_unreadable",
     # What the tensors of a state dict do not say.
     *(f"options: {command}: options: --num_head_channels" for command in (*RESPELT, "probe")),
     *(f"options: {command}: options: --image_size" for command in (*RESPELT, "probe") if command != "search-noise"),
