@@ -62,6 +62,11 @@ class Whitening(Probe):
             raise ValueError("whitening needs real images, got a run without a data set; set its enabled to false")
         self._real_images = context.real_images
         images = self._real_images(self.num_images)
+        if images.shape[1:] != context.image_shape:
+            raise ValueError(
+                f"whitening needs images in the shape of what the model diffuses, {tuple(context.image_shape)}, got "
+                f"{tuple(images.shape[1:])}; for a latent diffusion model use `probediff whitening`"
+            )
         size = images[0].numel()
         if images.shape[1:] != context.image_shape:
             raise ValueError(

@@ -56,6 +56,7 @@ ADDED = {
     *(f"fit: samples/step={step:08d}.assignment_accuracy.safetensors: squared_norm_per_value" for step in (0, 2)),
     "options: dashboard: options: --dry_run",
     *(f"options: {command}: options: --centre" for command in ("edit", "search-noise")),
+    "configuration: data.init_args.skip_unreadable",
     # What the tensors of a state dict do not say.
     *(f"options: {command}: options: --num_head_channels" for command in (*RESPELT, "probe")),
     *(f"options: {command}: options: --image_size" for command in (*RESPELT, "probe") if command != "search-noise"),

@@ -9,7 +9,9 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import torch
@@ -95,6 +97,8 @@ class CommandParser(LightningArgumentParser):
 
     def parse_args(self, args: Sequence[str], *others: Any, **settings: Any) -> Any:  # type: ignore[override]
         """Parse arguments in the spelling of today or of earlier versions."""
+        for argument in args:
+            self._refuse_pipe(argument)
         return super().parse_args([self._respell(argument) for argument in args], *others, **settings)
 
     def _respell(self, argument: str) -> str:
@@ -103,6 +107,13 @@ class CommandParser(LightningArgumentParser):
         keys = [action.dest for action in self._actions]
         setting = name.replace("--", "settings.", 1)
         return f"--{setting}{equals}{value}" if name[2:] not in keys and setting in keys else argument
+
+    def _refuse_pipe(self, argument: str) -> None:
+        # The library opens what may be a configuration, and would wait for a writer. A shell's <(...) has one.
+        path = Path(argument.partition("=")[2] if argument.startswith("--") else argument)
+        with suppress(OSError):
+            if path.is_fifo() and not path.is_relative_to("/dev") and not path.is_relative_to("/proc"):
+                self.error(f"{path} must be a plain file, got a pipe; name a file")
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exit with the message and the nearest known key."""

@@ -23,7 +23,7 @@ import torch
 from probediff.commands.fit import print_once, quiet_libraries
 from probediff.commands.options import CommandParser, WholeNumbers, available_probes, device_of, pick
 from probediff.commands.runner import STATUS_LOST, run_guarded
-from probediff.data import ImageDataModule, ImageFolder
+from probediff.data import ImageDataModule
 from probediff.models import ProbeModel, fit_gaussian, load_run_data
 from probediff.models.images import Space, images_of_folder
 from probediff.models.run import run_of
@@ -201,8 +201,8 @@ def _real_images(source: Source, reference: str | None, model: ProbeModel) -> Ca
     def data() -> ImageDataModule:
         if reference is None and run is not None:
             return load_run_data(run)
-        folder = ImageFolder(str(reference), image_size=model.pixel_shape[-1], channels=model.pixel_shape[0])
-        folder.setup()
+        folder = images_of_folder(Path(str(reference)), Space(model.pixel_shape, model.pixel_shape)).folder
+        assert folder is not None  # those of a folder have one
         return folder
 
     return lambda count: data().real_images(count)

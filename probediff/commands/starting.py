@@ -159,23 +159,23 @@ class Start:
         if self.begun or not trainer.is_global_zero:
             return
         data = getattr(trainer, "datamodule", None)
-        images = data.images if isinstance(data, ImageDataModule) else None
+        data = data if isinstance(data, ImageDataModule) else None
         goes_on = self.checkpoint is not None and self.holds_run
-        if goes_on and images is not None:
+        if goes_on and data is not None:
             if not (known := self.folder.data_fingerprint()):
                 warnings.warn(
                     f"{self.run_dir} has no {DATA}: whether the images are those that the run began with is not known",
                     stacklevel=2,
                 )
-            check_same_images(self.run_dir, known, images)
+            check_same_images(self.run_dir, known, data)
         self.begun = True
         self._make_room(goes_on)
         self.folder.create()
         record_trial(self.run_dir)
         if not (goes_on and self.folder.config_path.exists()):
             self.folder.save_config(self.config_text)
-        if images is not None:
-            write_json(self.run_dir / DATA, fingerprint(images))
+        if data is not None:
+            write_json(self.run_dir / DATA, fingerprint(data.images) | data.describe())
         if self.checkpoint is not None:
             self.folder.append_history(self._step, self._changes, checkpoint=str(self.checkpoint))
             self._tell_changes()

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,6 +102,10 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
     def load(self) -> ImageArray | torch.Tensor:
         """All training images (N, C, H, W) uint8; a memory map is welcome."""
 
+    def describe(self) -> dict[str, Any]:
+        """What else is to be known of the images, as plain types for the run's ``data.json``; nothing here."""
+        return {}
+
     def setup(self, stage: str | None = None) -> None:
         """Load the images once and check them.
 
@@ -175,12 +180,33 @@ def fingerprint(images: ImageArray) -> dict[str, Any]:
     return {"shape": list(images.shape), "sha256": digest.hexdigest()[:16]}
 
 
-def check_same_images(run: str | Path, known: dict[str, Any], images: ImageArray) -> None:
-    """Raise ValueError unless the images are those that a run began with, as far as that is known."""
-    if known and known != (now := fingerprint(images)):
+def check_same_images(run: str | Path, known: dict[str, Any], data: ImageDataModule) -> None:
+    """Raise ValueError unless the images are those that a run began with, as far as that is known.
+
+    Where only their decoding is known to be another one, most files became the same pixels, and a warning is enough.
+
+    Args:
+        run: its folder.
+        known: what its ``data.json`` says.
+        data: the images of now.
+    """
+    if not known:
+        return
+    now = fingerprint(data.images)
+    if {key: known.get(key) for key in now} != now:
+        there = {key: known.get(key) for key in now}
         raise ValueError(
-            f"the images must be those that the run in {run} began with, got others: {known} there, {now} now; give "
+            f"the images must be those that the run in {run} began with, got others: {there} there, {now} now; give "
             f"its data, or start another run"
+        )
+    version, then = data.describe().get("decoding", {}).get("version"), known.get("decoding")
+    # Runs of earlier versions do not say it.
+    begun = then.get("version") if isinstance(then, dict) else 1
+    if version not in (None, begun):
+        warnings.warn(
+            f"the run in {run} began with images of version {begun} of the decoding, now it is {version}: photographs "
+            "that were turned or are transparent may have become others among them",
+            stacklevel=2,
         )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from probediff.data.base import ImageDataModule
+from probediff.files import map_array
 
 CURES = (
     "give data.root, the folder of torchvision's CIFAR-10 (download=true fetches it), or data.arrays, an .npy file of "
@@ -87,7 +88,7 @@ def _torchvision_images(root: str | None, download: bool = False) -> npt.NDArray
 
 
 def _array_images(arrays: str | list[str]) -> npt.NDArray[np.uint8]:
-    paths = [Path(entry) for entry in ([arrays] if isinstance(arrays, (str, Path)) else arrays)]
+    paths = [Path(entry).expanduser() for entry in ([arrays] if isinstance(arrays, (str, Path)) else arrays)]
     if len(paths) == 1 and paths[0].is_dir():
         labels = paths[0] / "train_labels.npy"
         paths = [paths[0] / "train_images.npy", *([labels] if labels.exists() else [])]
@@ -100,19 +101,18 @@ def _array_images(arrays: str | list[str]) -> npt.NDArray[np.uint8]:
             f"arrays must hold uint8 images (N, 3, 32, 32) or (N, 32, 32, 3), got {images.dtype} {shape} in "
             f"{paths[0]}; convert the file, or list images before labels"
         )
-    if len(paths) == 2 and (num_labels := len(_open_array(paths[1]))) != len(images):
+    if len(paths) == 2 and (labels_shape := _open_array(paths[1]).shape)[:1] != shape[:1]:
         raise ValueError(
-            f"arrays: images and labels must be as many, got {len(images)} images in {paths[0]} and {num_labels} "
-            f"labels in {paths[1]}; give the two files of one set"
+            f"arrays: images and labels must be as many, got {len(images)} images in {paths[0]} and labels of shape "
+            f"{labels_shape} in {paths[1]}; give the two files of one set"
         )
     return images if shape[1] == 3 else images.transpose(0, 3, 1, 2)
 
 
 def _open_array(path: Path) -> npt.NDArray[Any]:
     try:
-        array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        return map_array(path)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"arrays: there is no file {path}; {CURES}") from error
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"arrays must name .npy files of numbers, got {path} ({error}); {CURES}") from error
-    return array
+    except ValueError as error:
+        raise ValueError(f"arrays: {error}; {CURES}") from error

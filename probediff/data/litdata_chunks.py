@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from probediff.data.pieces import ImagePieces
+from probediff.files import check_plain_file
 
 INDEX = "index.json"
 CURE = "give the folder or URL that `probediff prepare stream` wrote"
@@ -59,6 +60,7 @@ class ChunkStore:
         else:
             self.folder = Path(url).expanduser()
             try:
+                check_plain_file(self.folder / INDEX)
                 index = (self.folder / INDEX).read_bytes()
             except OSError as error:
                 raise FileNotFoundError(

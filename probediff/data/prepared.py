@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from probediff.data.base import ImageDataModule
 from probediff.data.pieces import ImagePieces
+from probediff.files import map_array
 from probediff.prepare.manifest import Manifest, read_manifest
 
 
@@ -34,8 +34,7 @@ class PreparedShards(ImagePieces):
 
     def open_piece(self, number: int) -> npt.NDArray[Any]:
         """Memory map of one shard."""
-        shard: npt.NDArray[Any] = np.load(self.files[number], mmap_mode="r", allow_pickle=False)
-        return shard
+        return map_array(self.files[number])
 
 
 class PreparedImages(ImageDataModule):
@@ -56,7 +55,8 @@ class PreparedImages(ImageDataModule):
     def __init__(self, path: str, batch_size: int = 128, num_workers: int = 0) -> None:
         super().__init__(batch_size, num_workers)
         self.path = Path(path).expanduser()
-        self.image_size = read_manifest(self.path).identity.image_size
+        self.manifest = read_manifest(self.path)
+        self.image_size = self.manifest.identity.image_size
 
     def load(self) -> PreparedShards:
         """The images (N, 3, S, S) uint8; see `PreparedShards`.
@@ -64,4 +64,12 @@ class PreparedImages(ImageDataModule):
         Raises:
             ValueError: Shards are missing or of a wrong length.
         """
-        return PreparedShards(self.path, read_manifest(self.path))
+        return PreparedShards(self.path, self.manifest)
+
+    def describe(self) -> dict[str, Any]:
+        """Which version decoded the set, perhaps an earlier one, and what its source held beside the images."""
+        return {
+            "decoding": {"version": self.manifest.identity.decoding_version},
+            "left_out": self.manifest.left_out,
+            "num_unreadable": len(self.manifest.unreadable),
+        }

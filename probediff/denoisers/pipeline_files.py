@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from probediff.files import check_plain_file
+
 #: Keys without meaning here: of which library the arrays were that schedulers of 2022 returned.
 _HARMLESS = ("tensor_format",)
 #: Schedulers that diffusers lets DDIM stand in for, though their networks want scaled inputs and no betas.
@@ -184,6 +186,8 @@ def load_network(
             ".bin are pickles and are not read: load the pipeline with diffusers and write it anew with "
             "save_pretrained(folder, safe_serialization=True)"
         )
+    for path in place.glob(f"{stem}*.safetensors*"):
+        check_plain_file(path)
     options = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True}
     if stem == _WEIGHTS:
         _check_known(place / "config.json", config, _settings_of(cls))

@@ -72,8 +72,13 @@ class FoundNoises:
         if not Path(path).is_file():
             raise FileNotFoundError(f"NOISES must {requirement}, got {path}: not there")
         tensors, words = load_tensors(Path(path), (*_SEARCH, "images"), ("names", "conventions"), requirement)
-        images, names, conventions = tensors.pop("images"), *map(json.loads, words.values())
-        if tensors["noise"].ndim != 5 or not len(images) == len(tensors["noise"]) == len(names):
+        images, noise = tensors.pop("images"), tensors["noise"]
+        try:
+            names, conventions = map(json.loads, words.values())
+        except ValueError as error:
+            raise ValueError(f"{path} must {requirement}, got damaged words in it ({error}); make it anew") from error
+        is_whole = isinstance(names, list) and images.ndim == 4 and noise.ndim == 5 and noise.shape[:2].numel() > 0
+        if not (is_whole and len(images) == len(noise) == len(names) and isinstance(conventions, dict)):
             raise ValueError(f"{path} must hold noises of each of its images, got other shapes; make it anew")
         return cls(images, NoiseSearch(**tensors), names, conventions)
 

@@ -61,14 +61,14 @@ def vary_noises(sampler: Sampler, noises: FoundNoises, noise_seed: int) -> Varia
             f"the noises of {sampler.model.name} must be {tuple(shape)}, got {tuple(noises.noise.shape[2:])}; search "
             f"with --model {sampler.model.name}"
         )
+    if tuple(noises.images.shape[1:]) != (pixels := sampler.model.probe.pixel_shape):
+        raise ValueError(
+            f"the targets must have the size of the images of {sampler.model.name}, {pixels}, got "
+            f"{tuple(noises.images.shape[1:])}; search with --model {sampler.model.name}"
+        )
     num, chains = noises.noise.shape[:2]
     drawn = seeded_noise(noise_seed, range(num * chains), shape)
     found, random = sampler.images(noises.noise.flatten(0, 1)), sampler.images(drawn)
-    if found.shape[1:] != noises.images.shape[1:]:
-        raise ValueError(
-            f"the targets must have the size of the images of {sampler.model.name}, {tuple(found.shape[1:])}, got "
-            f"{tuple(noises.images.shape[1:])}; search with --model {sampler.model.name}"
-        )
     found, random = (images.unflatten(0, (num, chains)) for images in (found, random))
     kinds = {"found": likeness(found, noises.images), "random": likeness(random, noises.images)}
     if num > 1:

@@ -1,6 +1,7 @@
 """Files: whole or not at all, with checksums, and read without running code."""
 
 from probediff.files.checksums import digest_tensors, verify_tensors
+from probediff.files.plain import check_plain_file, map_array, open_plain_file
 from probediff.files.tensors import (
     PREFIXES,
     WRAPPERS,
@@ -27,12 +28,15 @@ __all__ = [
     "PARTIAL",
     "PREFIXES",
     "WRAPPERS",
+    "check_plain_file",
     "digest_tensors",
     "explain_disk_errors",
     "load_strictly",
     "load_tensors",
     "load_whole",
     "lock_folder",
+    "map_array",
+    "open_plain_file",
     "read_checkpoint",
     "read_weights",
     "remove_partials",

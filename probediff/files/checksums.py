@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from probediff.files.plain import check_plain_file, open_plain_file
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -28,11 +30,10 @@ def verify_tensors(path: Path) -> None:
         FileNotFoundError: There is no such file.
         ValueError: It is damaged.
     """
+    check_plain_file(path)
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             actual, stored = checksum(content)
-    except FileNotFoundError:
-        raise
     except (OSError, *UNREADABLE) as error:
         raise ValueError(f"{path} cannot be read ({error})") from error
     if stored not in (None, actual):
@@ -54,7 +55,7 @@ def checksum(content: bytes | mmap.mmap) -> tuple[str, str | None]:
 
 def verify_zip(path: Path) -> None:
     """Raise ValueError where a part of a zip file, which is what torch writes, has not its checksum."""
-    with path.open("rb") as start:
+    with open_plain_file(path) as start:
         if start.read(2) != b"PK":
             return  # the format before torch 1.6, which has no checksums; or no checkpoint, as reading it will tell
     with zipfile.ZipFile(path) as file:

@@ -16,10 +16,12 @@ from torch import Tensor
 
 from probediff.data import ImageFolder, ImageTensors
 from probediff.data.base import ImageArray, fingerprint
+from probediff.files import check_plain_file
 from probediff.models.base import ProbeModel
 from probediff.models.run import load_run_data, read_run_config
-from probediff.prepare.decoding import DECODING, square_pixels
-from probediff.prepare.sources import ImageFile, list_images
+from probediff.prepare.decoding import DECODING, failure_reason, quiet_pillow, square_pixels
+from probediff.prepare.sources import list_images
+from probediff.prepare.walking import ImageFile, LeftOut
 
 _CHUNK = 256
 
@@ -61,7 +63,8 @@ class RealImages:
         name: where they come from, for the record.
         mirrored: whether each counts with its mirror image, as for a model that was trained with flips.
         codes: pixels -> codes, for a latent diffusion model.
-        folder: the folder that they were decoded from, if they were.
+        folder: the folder that they were decoded from, where all its files are told apart.
+        decoding: how files became pixels, where it is known.
     """
 
     array: ImageArray
@@ -69,6 +72,7 @@ class RealImages:
     mirrored: bool = False
     codes: Callable[[Tensor], Tensor] = _unchanged
     folder: ImageFolder | None = None
+    decoding: dict[str, Any] | None = None
 
     def __len__(self) -> int:
         return len(self.array)
@@ -79,12 +83,14 @@ class RealImages:
 
         ``images`` is their name, ``images_sha256`` the first 16 hexadecimal digits of a SHA-256 over the relative paths
         and the bytes of the files of a folder, which are all read, or else over number, shape, the first and the last
-        images (``probediff.data.base.fingerprint``); ``decoding`` says how files became pixels.
+        images (``probediff.data.base.fingerprint``); ``decoding`` says how files became pixels, where there were files.
         """
         if self.folder is None:
-            return {"images": self.name, "images_sha256": fingerprint(self.array)["sha256"]}
-        digest = _digest_files(self.folder.path, self.folder.files)
-        return {"images": self.name, "images_sha256": digest, "decoding": dict(DECODING)}
+            digest = fingerprint(self.array)["sha256"]
+        else:
+            digest = _digest_files(self.folder.path, self.folder.files)
+        decoding = {} if self.decoding is None else {"decoding": self.decoding}
+        return {"images": self.name, "images_sha256": digest, **decoding}
 
     def chunks(self, count: int) -> Iterator[Tensor]:
         """``count`` images, evenly chosen over the set: (B, C, H, W) in [-1, 1], or codes."""
@@ -114,14 +120,23 @@ class RealImages:
 def run_images(run: Path) -> RealImages:
     """The training images of a run; mirrored where it flips them."""
     data = load_run_data(run)
-    return RealImages(data.images, type(data).__name__, bool(read_run_config(run)["model"].get("random_flip")))
+    mirrored = bool(read_run_config(run)["model"].get("random_flip"))
+    return RealImages(data.images, type(data).__name__, mirrored, decoding=data.describe().get("decoding"))
 
 
 def images_of_folder(path: Path, space: Space) -> RealImages:
-    """All images of a folder, resized to what a model wants."""
-    folder = ImageFolder(str(path), image_size=space.pixel_shape[-1], channels=space.pixel_shape[0])
+    """All images of a folder, resized to what a model wants.
+
+    Raises:
+        FileNotFoundError: The folder is missing or holds no image.
+        ValueError: Files cannot be used, or the model is not one of squares.
+    """
+    channels, size = _square_of(space.pixel_shape, "the images of a folder (--images, --reference)")
+    folder = ImageFolder(str(path), image_size=size, channels=channels)
+    folder.prepare_data()
     folder.setup()
-    return RealImages(folder.images, folder.path.absolute().name, codes=space.codes, folder=folder)
+    name = folder.path.absolute().name
+    return RealImages(folder.images, name, codes=space.codes, folder=folder, decoding=dict(DECODING))
 
 
 def digest_images(images: Tensor) -> str:
@@ -139,12 +154,16 @@ def image_files(names: Sequence[str]) -> list[Path]:
 
     Raises:
         FileNotFoundError: No such file or folder, or a folder without images.
+        ValueError: A pipe, a socket or a device.
     """
     files: list[Path] = []
     for path in (Path(name).expanduser() for name in names):
         if path.is_dir():
-            files += [path / file.relative_path for file in list_images(path)]
-        elif path.is_file():
+            left_out = LeftOut()
+            files += [path / file.relative_path for file in list_images(path, left_out)]
+            left_out.tell(path)
+        elif path.exists():
+            check_plain_file(path)
             files.append(path)
         else:
             raise FileNotFoundError(f"IMAGE must be an image file or a folder of them, got {path}: not there")
@@ -155,17 +174,32 @@ def read_images(files: Sequence[Path], shape: Shape) -> Tensor:
     """Square images (B, c, h, w) in [-1, 1], resized and cropped as training images are.
 
     Raises:
-        ValueError: A file that cannot be read, or is smaller than ``shape``.
+        ValueError: A file that cannot be read, or is smaller than ``shape``; or a ``shape`` that is no square.
     """
-    if shape[1] != shape[2]:
-        raise ValueError(f"images are cropped to squares, got a model of {shape[1]} x {shape[2]} pixels")
+    channels, size = _square_of(shape, "IMAGE")
     rows = []
-    for path in files:
-        try:
-            rows.append(torch.from_numpy(square_pixels(path, shape[1], shape[0]).copy()))
-        except Exception as error:  # decoders raise anything
-            raise ValueError(f"{path} must be an image of at least {shape[1]} pixels, got: {error}") from error
+    with quiet_pillow():
+        for path in files:
+            try:
+                rows.append(torch.from_numpy(square_pixels(path, size, channels).copy()))
+            except MemoryError:
+                raise
+            except Exception as error:  # decoders raise anything
+                raise ValueError(
+                    f"{path} must be an image of at least {size} pixels, got: {failure_reason(error)}"
+                ) from error
     return torch.stack(rows).float().div_(127.5).sub_(1.0)
+
+
+def _square_of(shape: Shape, option: str) -> tuple[int, int]:
+    """Channels and side of what ``option`` is cropped to."""
+    channels, height, width = shape
+    if height != width or channels not in (1, 3):
+        raise ValueError(
+            f"{option} must be for a model of square RGB or grey images, to which they are cropped, got one of "
+            f"{channels} channels and {height} x {width} pixels; leave them out, or give another model"
+        )
+    return channels, height
 
 
 def _evenly_chosen(total: int, count: int) -> npt.NDArray[np.int64]:

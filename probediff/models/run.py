@@ -69,7 +69,7 @@ def load_run_data(run: Path) -> ImageDataModule:
     data = _data_module(Path(run), read_run_config(run))
     data.prepare_data()
     data.setup("fit")
-    check_same_images(run, RunFolder(run).data_fingerprint(), data.images)
+    check_same_images(run, RunFolder(run).data_fingerprint(), data)
     return data
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from probediff.exceptions import WorkerDiedError
-from probediff.files import explain_disk_errors, lock_folder, remove_partials, whole_file, write_json
+from probediff.files import check_plain_file, explain_disk_errors, lock_folder, remove_partials, whole_file, write_json
 from probediff.prepare.manifest import MANIFEST, UNFINISHED, UNREADABLE, Identity, Manifest, Shard, read_manifest
 from probediff.prepare.shards import ShardTask, finished_shards, remove_records, start_worker, write_shard
 from probediff.prepare.sources import Entry, entries_digest, list_entries
+from probediff.prepare.walking import LeftOut
 
 # 25 MB at 64 x 64: little to do again after a kill, few files for 1.3 million images.
 IMAGES_PER_SHARD = 2048
@@ -27,8 +28,8 @@ def prepare_images(
     """Decode all images of ``source`` to ``out``: shards (n, 3, S, S) uint8 and manifest.json, written last.
 
     Started again after it was stopped in any way, it goes on with the shards that are missing. The content of ``out``
-    depends on the names and bytes of the images and on the size only, not on the number of processes, the interruptions
-    or whether the images lay in folders or tars.
+    depends on the names and bytes of the images and on the size only (its manifest counts what else the source holds,
+    too), not on the number of processes, the interruptions or whether the images lay in folders or tars.
 
     Args:
         source: Folder of images, tar file, or folder of class tars.
@@ -41,11 +42,13 @@ def prepare_images(
         FileNotFoundError: ``source`` is missing or holds no image.
         ValueError: An argument is out of its range, ``out`` lies in ``source`` or holds something else, or no image
             could be read.
-        OSError: ``out`` cannot be written, or the disk is full.
+        OSError: ``out`` cannot be written, the disk is full, or a folder of ``source`` cannot be read.
         WorkerDiedError: A worker process was killed.
     """
     _check_arguments(source, out, image_size, num_workers)
-    entries = list_entries(source)
+    left_out = LeftOut()
+    entries = list_entries(source, left_out)
+    left_out.tell(source)
     identity = Identity(entries_digest(entries), len(entries), image_size, images_per_shard)
     with explain_disk_errors(out, "OUT"):
         out.mkdir(parents=True, exist_ok=True)
@@ -60,7 +63,7 @@ def prepare_images(
             ]
             _check_space(out, sum(len(task.entries) for task in tasks), image_size)
             shards |= _write_all(tasks, num_workers, len(entries))
-            manifest = Manifest(identity, tuple(shards[index] for index in sorted(shards)))
+            manifest = Manifest(identity, tuple(shards[index] for index in sorted(shards)), left_out.counts)
             _finish(out, manifest, entries)
     return manifest
 
@@ -81,7 +84,7 @@ def _begin(out: Path, identity: Identity) -> dict[int, Shard]:
         manifest = read_manifest(out)
         begun, shards = manifest.identity, dict(enumerate(manifest.shards))
     elif (out / UNFINISHED).exists():
-        begun = Identity(**json.loads((out / UNFINISHED).read_text(encoding="utf-8")))
+        begun = _read_unfinished(out / UNFINISHED)
     elif entry := next(out.iterdir(), None):
         raise ValueError(
             f"OUT must be new, empty or begun by this command, got {out}, which holds {entry.name}; name another"
@@ -96,9 +99,24 @@ def _begin(out: Path, identity: Identity) -> dict[int, Shard]:
     return {index: shard for index, shard in shards.items() if shard.is_present(out, identity.image_size)}
 
 
+def _read_unfinished(path: Path) -> Identity:
+    try:
+        check_plain_file(path)
+        return Identity(**json.loads(path.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"OUT must be begun by this command, got {path}, which is damaged ({error}); {CURE}"
+        ) from error
+
+
 def _difference(begun: Identity, identity: Identity) -> str:
     if begun.image_size != identity.image_size:
         return f"images of {begun.image_size} pixels (now {identity.image_size})"
+    if begun.decoding_version != identity.decoding_version:
+        return (
+            f"a set of version {begun.decoding_version} of the decoding (now {identity.decoding_version}), which can "
+            "be trained on if it is finished, but not gone on with"
+        )
     if begun.source_sha256 != identity.source_sha256:
         return f"{begun.num_entries} files of other names or sizes (now {identity.num_entries})"
     return "a set of another version of this program"

@@ -4,13 +4,13 @@ import hashlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from probediff.files import write_json
+from probediff.files import check_plain_file, write_json
 from probediff.prepare.decoding import DECODING_VERSION
 
 MANIFEST = "manifest.json"
@@ -64,10 +64,17 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A finished set: images (N, 3, S, S) uint8, spread over shards in order."""
+    """A finished set: images (N, 3, S, S) uint8, spread over shards in order.
+
+    Attributes:
+        identity: What it is made from.
+        shards: Its files.
+        left_out: Number of paths of the source that are no images, by reason; empty in sets of earlier versions.
+    """
 
     identity: Identity
     shards: tuple[Shard, ...]
+    left_out: dict[str, int] = field(default_factory=dict)
 
     @property
     def num_images(self) -> int:
@@ -102,17 +109,20 @@ def read_manifest(folder: Path) -> Manifest:
         ValueError: It is damaged, or of another version of this program.
     """
     try:
+        check_plain_file(folder / MANIFEST)
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ValueError(f"its format is not {FORMAT!r}")
-        return Manifest(Identity(**content["identity"]), tuple(shard_from(record) for record in content["shards"]))
+        left_out = {str(reason): int(count) for reason, count in content.get("left_out", {}).items()}
+        shards = tuple(shard_from(record) for record in content["shards"])
+        return Manifest(Identity(**content["identity"]), shards, left_out)
     except (FileNotFoundError, NotADirectoryError):
         if (folder / UNFINISHED).exists():
             cure = "its preparation has not ended: start the same `probediff prepare` command again"
         else:
             cure = "make one with `probediff prepare imagenet64 SOURCE OUT`"
         raise FileNotFoundError(f"path must be a prepared folder, got {folder} without {MANIFEST}; {cure}") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise ValueError(
             f"path must be a prepared folder, got {folder} whose {MANIFEST} cannot be used ({reason}); delete the "

@@ -8,12 +8,13 @@ import os
 import signal
 import threading
 import warnings
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from probediff.files import whole_file, write_json
+from probediff.files import check_plain_file, whole_file, write_json
 from probediff.prepare.decoding import failure_reason, square_pixels
 from probediff.prepare.manifest import HEADER_BYTES, Shard, shard_from
 from probediff.prepare.sources import Entry, read_entry
@@ -46,7 +47,7 @@ def write_shard(task: ShardTask) -> Shard:
     unreadable: list[tuple[str, str]] = []
     count = 0
     with whole_file(task.folder / shard_name(task.index)) as file:
-        file.write(_header(count, task.image_size))
+        file.write(array_header((count, 3, task.image_size, task.image_size)))
         for entry in task.entries:
             try:
                 pixels = square_pixels(io.BytesIO(read_entry(task.source, entry)), task.image_size, channels=3)
@@ -58,7 +59,7 @@ def write_shard(task: ShardTask) -> Shard:
                 file.write(pixels.tobytes())
                 count += 1
         file.seek(0)
-        file.write(_header(count, task.image_size))
+        file.write(array_header((count, 3, task.image_size, task.image_size)))
         file.seek(0)
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     shard = Shard(shard_name(task.index), count, sha256, tuple(unreadable))
@@ -67,9 +68,13 @@ def write_shard(task: ShardTask) -> Shard:
 
 
 def finished_shards(folder: Path) -> dict[int, Shard]:
-    """Shards by number, from the records that earlier runs wrote."""
-    paths = folder.glob("images-*.json")
-    return {int(path.stem.split("-")[1]): shard_from(json.loads(path.read_text(encoding="utf-8"))) for path in paths}
+    """Shards by number, from the records that earlier runs wrote; one that is damaged is as good as none."""
+    shards = {}
+    for path in folder.glob("images-*.json"):
+        with suppress(KeyError, TypeError, ValueError):
+            check_plain_file(path)
+            shards[int(path.stem.split("-")[1])] = shard_from(json.loads(path.read_text(encoding="utf-8")))
+    return shards
 
 
 def remove_records(folder: Path) -> None:
@@ -92,11 +97,10 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _header(count: int, image_size: int) -> bytes:
-    """The .npy header of images (count, 3, S, S) uint8."""
+def array_header(shape: tuple[int, ...]) -> bytes:
+    """The .npy header of an array of uint8; as long for any number of images."""
     buffer = io.BytesIO()
-    description = {"descr": "|u1", "fortran_order": False, "shape": (count, 3, image_size, image_size)}
-    np.lib.format.write_array_header_1_0(buffer, description)
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": shape})
     header = buffer.getvalue()
     if len(header) != HEADER_BYTES:
         raise RuntimeError(f"an .npy header must take {HEADER_BYTES} bytes, got {len(header)} from NumPy")

@@ -1,28 +1,32 @@
 """Where images come from: folders, the tar files of ImageNet, and the bytes of one image."""
 
 import hashlib
-import os
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 from tqdm import tqdm
 
+from probediff.files import open_plain_file
 from probediff.prepare.decoding import EXTENSIONS
+from probediff.prepare.walking import (
+    HIDDEN,
+    IN_TAR_ONLY,
+    OTHER_TYPE,
+    REPLACED,
+    SPECIAL,
+    ImageFile,
+    LeftOut,
+    first_hidden,
+    is_image,
+    walk_images,
+)
 
 ACCEPTED = (
     f"a folder of images ({', '.join(EXTENSIONS)}; one folder a class, as ImageNet is unpacked), a tar file of images "
     "or of class tars (ILSVRC2012_img_train.tar), or a folder of class tars"
 )
-
-
-class ImageFile(NamedTuple):
-    """One image file, with what tells a changed file from an unchanged one."""
-
-    relative_path: str
-    num_bytes: int
-    modified_ns: int
 
 
 class Entry(NamedTuple):
@@ -41,38 +45,60 @@ class Entry(NamedTuple):
     offset: int
 
 
-def list_images(folder: Path) -> list[ImageFile]:
-    """Image files of a folder and its subfolders, sorted by relative path.
+class _Member(NamedTuple):
+    """Where the bytes of a file in a tar are."""
+
+    num_bytes: int
+    offset: int
+
+
+def list_images(folder: Path, left_out: LeftOut) -> list[ImageFile]:
+    """Image files of a folder and its subfolders, sorted by relative path; see `walk_images`.
+
+    Args:
+        folder: where to begin.
+        left_out: hears of everything that is no image.
 
     Raises:
         FileNotFoundError: The folder is missing or holds no image.
+        OSError: A folder cannot be read.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"path must be a folder of images ({', '.join(EXTENSIONS)}), got {folder}: no folder")
-    files = sorted(_walk(folder))
+    files = sorted(walk_images(folder, left_out))
     if not files:
         raise FileNotFoundError(
             f"path must hold at least one image ({', '.join(EXTENSIONS)}, any case), got {folder}: none there or in "
-            "its subfolders; check the path or convert the images"
+            f"its subfolders{_but(left_out)}; check the path or convert the images"
         )
     return files
 
 
-def list_entries(source: Path) -> list[Entry]:
+def list_entries(source: Path, left_out: LeftOut) -> list[Entry]:
     """All images of a source, sorted by name, whatever the order of folders and tars.
+
+    Args:
+        source: a folder of images, a tar, or a folder of class tars.
+        left_out: hears of everything that is no image.
 
     Raises:
         FileNotFoundError: ``source`` is missing or holds no image.
-        ValueError: A tar file is damaged or compressed, or ``source`` mixes images and tars.
-        OSError: A folder cannot be listed.
+        ValueError: A tar file is damaged or compressed, ``source`` mixes images and tars, or is a pipe or a device.
+        OSError: A folder cannot be read.
     """
     if not source.exists():
         raise FileNotFoundError(f"SOURCE must be {ACCEPTED}, got {source}: there is no such file or folder")
-    listing = _folder_entries(source) if source.is_dir() else _tar_entries(source, "")
+    listing = _folder_entries(source, left_out) if source.is_dir() else _tar_entries(source, "", left_out)
     entries = sorted(tqdm(listing, desc=f"listing {source}", unit=" images", leave=False))
     if not entries:
-        raise FileNotFoundError(f"SOURCE must hold at least one image, got {source}: none found; give {ACCEPTED}")
+        raise FileNotFoundError(
+            f"SOURCE must hold at least one image, got {source}: none found{_but(left_out)}; give {ACCEPTED}"
+        )
     return entries
+
+
+def _but(left_out: LeftOut) -> str:
+    return f" but {left_out}" if left_out.counts else ""
 
 
 def entries_digest(entries: Iterable[Entry]) -> str:
@@ -89,14 +115,14 @@ def read_entry(source: Path, entry: Entry) -> bytes:
     Raises:
         OSError: It cannot be read.
     """
-    with open(entry.archive or source / entry.name, "rb") as file:
+    with open_plain_file(Path(entry.archive) if entry.archive else source / entry.name) as file:
         file.seek(entry.offset)
         return file.read(entry.num_bytes)
 
 
-def _folder_entries(folder: Path) -> Iterator[Entry]:
-    tars = sorted(path for path in folder.iterdir() if path.name.lower().endswith(".tar"))
-    images = (Entry(file.relative_path, file.num_bytes, "", 0) for file in _walk(folder, _raise))
+def _folder_entries(folder: Path, left_out: LeftOut) -> Iterator[Entry]:
+    tars = sorted(path for path in folder.iterdir() if _is_tar(path))
+    images = (Entry(file.relative_path, file.num_bytes, "", 0) for file in walk_images(folder, left_out))
     first = next(images, None)
     if first is not None and tars:
         raise ValueError(
@@ -107,70 +133,73 @@ def _folder_entries(folder: Path) -> Iterator[Entry]:
         yield first
         yield from images
     for path in tars:
-        yield from _tar_entries(path, f"{path.stem}/", nested=False)
+        left_out.discard(path.name)
+        yield from _tar_entries(path, f"{path.stem}/", left_out, nested=False)
 
 
-def _walk(folder: Path, onerror: Callable[[OSError], None] | None = None) -> Iterator[ImageFile]:
-    """Image files of a folder and its subfolders, links followed; ``onerror`` hears of folders that cannot be read."""
-    for parent, _, names in os.walk(folder, followlinks=True, onerror=onerror):
-        for path in (Path(parent, name) for name in names if _is_image(name)):
-            # A dangling link is one more file that cannot be read, and is reported as such.
-            num_bytes, modified_ns = 0, 0
-            if path.exists():
-                status = path.stat()
-                num_bytes, modified_ns = status.st_size, status.st_mtime_ns
-            yield ImageFile(path.relative_to(folder).as_posix(), num_bytes, modified_ns)
+def _is_tar(path: Path) -> bool:
+    # A link that leads nowhere is a class that is missing, and an error; a pipe is none, and is left out.
+    is_tar = path.name.lower().endswith(".tar") and not first_hidden(path.name)
+    return is_tar and (path.is_file() or not path.exists())
 
 
-def _tar_entries(path: Path, prefix: str, nested: bool = True) -> Iterator[Entry]:
+def _tar_entries(path: Path, prefix: str, left_out: LeftOut, nested: bool = True) -> Iterator[Entry]:
     """Images of a tar file and, if ``nested``, of the tar files in it."""
     archive = str(path)  # one string for all its images
     try:
-        with open(path, "rb") as file:
-            for member, offset in _members(file, 0):
-                if _is_image(member.name):
-                    yield Entry(prefix + str(PurePosixPath(member.name)), member.size, archive, offset)
-                elif member.name.lower().endswith(".tar"):
-                    if not nested:
-                        raise ValueError(
-                            f"SOURCE must hold class tars, got {path}, a tar of tars; give that file itself as SOURCE"
-                        )
-                    yield from _class_entries(file, member, offset, archive)
+        with open_plain_file(path) as file:
+            for name, member in _members(file, 0, prefix, left_out).items():
+                if is_image(name):
+                    yield Entry(name, member.num_bytes, archive, member.offset)
+                elif not name.lower().endswith(".tar"):
+                    left_out.add(OTHER_TYPE, name)
+                elif not nested:
+                    raise ValueError(
+                        f"SOURCE must hold class tars, got {path}, a tar of tars; give that file itself as SOURCE"
+                    )
+                else:
+                    yield from _class_entries(file, name, member, archive, left_out)
     except tarfile.TarError as error:
         raise ValueError(
             f"SOURCE must be a whole, uncompressed tar file, got {path} ({error}); download it again or unpack it"
         ) from error
 
 
-def _class_entries(file: IO[bytes], member: tarfile.TarInfo, offset: int, archive: str) -> Iterator[Entry]:
+def _class_entries(file: IO[bytes], name: str, tar: _Member, archive: str, left_out: LeftOut) -> Iterator[Entry]:
     """Images of a class tar that lies within another tar."""
-    label = PurePosixPath(member.name).stem
-    for inner, inner_offset in _members(file, offset):
-        if inner_offset + inner.size > offset + member.size:
-            raise tarfile.ReadError(f"{member.name} ends within {inner.name}")
-        if _is_image(inner.name):
-            yield Entry(f"{label}/{PurePosixPath(inner.name)}", inner.size, archive, inner_offset)
+    for inner, member in _members(file, tar.offset, f"{PurePosixPath(name).stem}/", left_out).items():
+        if member.offset + member.num_bytes > tar.offset + tar.num_bytes:
+            raise tarfile.ReadError(f"{name} ends within {inner}")
+        if is_image(inner):
+            yield Entry(inner, member.num_bytes, archive, member.offset)
+        else:
+            left_out.add(OTHER_TYPE, inner)
 
 
-def _members(file: IO[bytes], offset: int) -> Iterator[tuple[tarfile.TarInfo, int]]:
-    """Regular files of the tar that begins at ``offset``, with the positions of their bytes in ``file``."""
+def _members(file: IO[bytes], offset: int, prefix: str, left_out: LeftOut) -> dict[str, _Member]:
+    """Plain files of the tar that begins at ``offset``, by name; of two with one name the later one, as unpacked."""
+    members: dict[str, _Member] = {}
     file.seek(offset)
     with tarfile.open(fileobj=file, mode="r:") as tar:
         while (member := tar.next()) is not None:
             # tarfile keeps every header that it has seen; a flat tar may hold a million.
             tar.members.clear()  # type: ignore[attr-defined]
-            if member.isfile():
-                yield member, member.offset_data
+            path = PurePosixPath(member.name.lstrip("/"))
+            name = prefix + str(path)
+            if member.isdir():
+                continue
+            if hidden := first_hidden(str(path)):
+                left_out.add(HIDDEN, prefix + hidden)
+            elif member.ischr() or member.isblk() or member.isfifo():
+                left_out.add(SPECIAL, name)
+            elif not member.isreg() or member.issparse() or ".." in path.parts:
+                left_out.add(IN_TAR_ONLY, name)
+            else:
+                if name in members:
+                    left_out.add(REPLACED, name)
+                members[name] = _Member(member.size, member.offset_data)
         # tarfile takes a damaged header for the end; only a block of zeros is one.
         file.seek(tar.offset)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError(f"damaged or cut off at byte {tar.offset}")
-
-
-def _is_image(name: str) -> bool:
-    # macOS writes a "._" companion of every file into tars; it is no image.
-    return name.lower().endswith(EXTENSIONS) and not PurePosixPath(name).name.startswith("._")
-
-
-def _raise(error: OSError) -> None:
-    raise error
+    return members

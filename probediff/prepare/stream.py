@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from probediff.files import PARTIAL, explain_disk_errors
+from probediff.files import PARTIAL, explain_disk_errors, map_array
 from probediff.prepare.manifest import Manifest, read_manifest
 
 MISSING_LITDATA = "litdata is not installed; install it with pip install 'probediff[stream]'"
@@ -67,7 +67,7 @@ def _write_chunks(prepared: Path, manifest: Manifest, folder: Path) -> None:
     index = 0
     with tqdm(total=manifest.num_images, desc="writing chunks", unit=" images") as bar:
         for shard in manifest.shards:
-            images = np.load(prepared / shard.file, mmap_mode="r" if shard.count else None, allow_pickle=False)
+            images = map_array(prepared / shard.file)
             for image in images:  # litdata takes items one by one
                 writer[index] = np.asarray(image)
                 index += 1

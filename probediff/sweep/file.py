@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from probediff.files import check_plain_file
+
 #: How W&B chooses trials.
 METHODS = ("grid", "random", "bayes")
 
@@ -45,6 +47,7 @@ def read_sweep(path: str | Path) -> SweepFile:
     """
     path = Path(path)
     try:
+        check_plain_file(path)
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{path} must be a sweep file in YAML: {error}") from error

@@ -56,7 +56,7 @@ def load_whitening(path: str | PathLike[str]) -> WhiteningTransform:
         raise FileNotFoundError(f"whitening statistics must be a file, got {path}; write it with save_whitening")
     tensors, words = load_tensors(Path(path), _TENSORS, ["ridge"], "hold whitening statistics")
     mean, eigenvalues, eigenvectors = tensors.values()
-    size = len(mean)
+    size = mean.numel()
     if not (mean.shape == eigenvalues.shape == (size,) and eigenvectors.shape == (size, size)):
         raise ValueError(f"{path} must hold (D,), (D,) and (D, D) tensors, got other shapes; make it anew")
     if not (bool(torch.isfinite(eigenvectors).all()) and bool((eigenvalues > 0).all())):

@@ -169,18 +169,21 @@ def test_where_no_checkpoint_is_left_a_new_run_starts_and_the_records_stay(run: 
 
 
 def test_other_images_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The folder may move; what is in it may not change."""
+    """The folder may move; what is in it may not change. A file that is broken is left out and written down."""
     pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 8), dtype=np.uint8)
     for name in ("here", "moved"):
         (tmp_path / name).mkdir()
         for k, image in enumerate(pixels):
             Image.fromarray(image).save(tmp_path / name / f"{k}.png")
+        (tmp_path / name / "broken.png").write_text("no image")
     data = ["--data", "probediff.data.ImageFolder", "--data.image_size=8", "--data.channels=1", "--data.batch_size=4"]
     command = [*COMMAND[2:], "--network.channel_mult=[1]", *data, f"--data.cache_dir={tmp_path / 'cache'}"]
-    command += ["--network.attention_resolutions=[]", "--run_dir", str(tmp_path / "run")]
+    command += ["--network.attention_resolutions=[]", "--run_dir", str(tmp_path / "run"), "--data.skip_unreadable=true"]
     assert fit_command([*command, f"--data.path={tmp_path / 'here'}"]) == 0
     again = [*command, "--resume=auto", "--trainer.max_steps=5"]
     assert fit_command([*again, f"--data.path={tmp_path / 'moved'}"]) == 0
+    images = json.loads((tmp_path / "run" / "data.json").read_text())
+    assert (images["shape"], images["unreadable"]) == ([6, 1, 8, 8], [["broken.png", "cannot identify image file"]])
     Image.fromarray(255 - pixels[0]).save(tmp_path / "moved" / "0.png")
     before = read_files(tmp_path / "run")
     assert fit_command([*again[:-1], "--trainer.max_steps=6", f"--data.path={tmp_path / 'moved'}"]) == 1

@@ -10,9 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
-from probediff.models.images import RealImages, Space, digest_images, images_of_folder, read_images, run_images
+from probediff.models.images import (
+    RealImages,
+    Space,
+    digest_images,
+    image_files,
+    images_of_folder,
+    read_images,
+    run_images,
+)
 from probediff.prepare.decoding import DECODING, DECODING_VERSION
 
 SHAPE = (3, 8, 8)
@@ -130,19 +139,58 @@ def test_what_is_said_of_decoding_is_what_is_done(folder: Path) -> None:
     """Each word of `DECODING`: a turned camera's tag, a transparent part, and the three steps of resizing."""
     assert DECODING == {
         "version": DECODING_VERSION,
-        "exif_orientation": "not followed",
-        "alpha": "left out",
+        "exif_orientation": "followed",
+        "alpha": "on white",
         "resize": "box halvings, bicubic, centre crop",
     }
+    assert DECODING_VERSION == 2
     pixels = random_pixels(3, (40, 26, 3))
+    pixels[:20] = 255
     half = Image.fromarray(pixels).resize((13, 20), Image.Resampling.BOX)
     square = np.asarray(half.resize((8, 12), Image.Resampling.BICUBIC).crop((0, 2, 8, 10)))
     turned = Image.Exif()
     turned[0x0112] = 6
-    clear = np.dstack([pixels, np.where(np.arange(40)[:, None] < 20, 0, 255).astype(np.uint8).repeat(26, axis=1)])
-    Image.fromarray(pixels).save(folder / "turned.png", exif=turned)
+    hidden = np.where(np.arange(40)[:, None, None] < 20, random_pixels(4, (40, 26, 3)), pixels)
+    clear = np.dstack([hidden, np.where(np.arange(40)[:, None] < 20, 0, 255).astype(np.uint8).repeat(26, axis=1)])
+    Image.fromarray(np.rot90(pixels)).save(folder / "turned.png", exif=turned)
     Image.fromarray(clear).save(folder / "clear.png")
     expected = torch.from_numpy(square.copy()).permute(2, 0, 1).float().div(127.5).sub(1)
     for image in read_images([folder / "turned.png", folder / "clear.png"], SHAPE):
         torch.testing.assert_close(image, expected, rtol=0, atol=0)
     assert images_of_folder(folder, SPACE).take(9).eq(expected).all(dim=(1, 2, 3)).sum() == 2
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 16), (3, 16, 8), (4, 8, 8), (2, 8, 8)])
+def test_models_of_other_images_than_squares_are_refused(shape: tuple[int, int, int], folder: Path) -> None:
+    words = rf"must be for a model of square RGB or grey images.*, got one of {shape[0]} channels and {shape[1]} x"
+    with pytest.raises(
+        ValueError, match=rf"the images of a folder \(--images, --reference\) {words}.*; leave them out"
+    ):
+        images_of_folder(folder, Space(shape, shape))
+    with pytest.raises(ValueError, match=f"IMAGE {words}"):
+        read_images([folder / "one.png"], shape)
+    assert not (folder.parents[1] / "cache").exists()
+
+
+def test_images_of_a_folder_in_a_run_say_how_they_were_decoded(folder: Path, finished: Path, tmp_path: Path) -> None:
+    """So that statistics of an earlier decoding are not taken for those of this one."""
+    run = shutil.copytree(finished, tmp_path / "run")
+    for path in (folder / "one.png", folder / "more" / "two.png"):
+        Image.open(path).convert("L").save(path)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    arguments = {"path": str(folder), "image_size": 8, "channels": 1}
+    config["data"] = {"class_path": "probediff.data.ImageFolder", "init_args": arguments}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    (run / "data.json").unlink()
+    assert run_images(run).conventions["decoding"] == DECODING
+    assert "decoding" not in run_images(finished).conventions
+
+
+def test_files_that_are_named_must_be_plain(folder: Path) -> None:
+    os.mkfifo(folder / "pipe.png")
+    with pytest.raises(ValueError, match=r"pipe.png must be a plain file, got a pipe; name a file"):
+        image_files([str(folder / "pipe.png")])
+    with pytest.raises(FileNotFoundError, match=r"IMAGE must be an image file or a folder of them, got .*: not there"):
+        image_files([str(folder / "absent.png")])
+    with pytest.warns(UserWarning, match=r"left out of .*digits: 1 pipes, sockets or devices \('pipe.png'\)"):
+        assert image_files([str(folder)]) == [folder / "more" / "two.png", folder / "one.png"]

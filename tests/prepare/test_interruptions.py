@@ -18,14 +18,25 @@ from probediff.prepare.manifest import read_manifest
 from tests.prepare.tiny_sets import contents, prepared
 
 ROOT = Path(__file__).parents[2]
-# Shards of three source files, so that few images make many.
+# Shards of three source files, so that few images make many. A file that is named like a slow one never comes.
 SCRIPT = """
-import sys
+import sys, threading
 from pathlib import Path
+from probediff.prepare import shards
 from probediff.prepare.images import prepare_images
+
+read_entry = shards.read_entry
+
+def read_slowly(source, entry):
+    if "slow" in entry.name:
+        threading.Event().wait()
+    return read_entry(source, entry)
+
+shards.read_entry = read_slowly
 if __name__ == "__main__":
     prepare_images(Path(sys.argv[1]), Path(sys.argv[2]), 8, 2, images_per_shard=3)
 """
+SLOW = "n1/n1_1a_slow.png"
 
 
 def wait_for(condition: Callable[[], object]) -> None:
@@ -36,7 +47,9 @@ def wait_for(condition: Callable[[], object]) -> None:
 
 
 def start(source: Path, out: Path, **options: object) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-c", SCRIPT, str(source), str(out)]
+    script = out.with_name("prepare.py")  # a file, for the workers import it
+    script.write_text(SCRIPT)
+    command = [sys.executable, str(script), str(source), str(out)]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes, **options)  # type: ignore[call-overload]
 
@@ -55,10 +68,10 @@ def wait_for_end_of_group(group: int) -> None:
 
 
 def test_killed_while_writing_and_started_again(source: Path, out: Path, tmp_path: Path) -> None:
-    """A pipe among the images blocks its worker, so that both kills hit a half-written shard."""
+    """A file that never comes blocks its worker, so that both kills hit a half-written shard."""
     folder, target = tmp_path / "source", tmp_path / "out"
     shutil.copytree(source, folder)
-    os.mkfifo(folder / "n1" / "n1_1a.png")
+    shutil.copy(folder / "n1" / "n1_1.png", folder / SLOW)
     for _ in range(2):
         process = start(folder, target)
         wait_for(lambda: len(list(target.glob("images-*.json"))) == 7 and len(list(target.glob(".images-*"))) == 1)
@@ -72,16 +85,10 @@ def test_killed_while_writing_and_started_again(source: Path, out: Path, tmp_pat
         ):
             read_manifest(target)
     written = {path: path.stat().st_mtime_ns for path in target.glob("images-*.npy")}
-    pipe = os.open(folder / "n1" / "n1_1a.png", os.O_RDWR)
-    try:
-        prepared(folder, target)
-        expected = prepared(folder, tmp_path / "uninterrupted")
-    finally:
-        os.close(pipe)
+    prepared(folder, target)
     assert len(written) == 7
     assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in written.items())
-    assert contents(target) == contents(expected)
-    assert "n1/n1_1a.png\tFile or stream is not seekable." in (target / "unreadable.tsv").read_text()
+    assert contents(target) == contents(prepared(folder, tmp_path / "uninterrupted"))
 
 
 def test_every_state_that_a_kill_can_leave_is_mended(source: Path, out: Path, tmp_path: Path) -> None:
@@ -118,7 +125,7 @@ def test_killed_at_any_moment(source: Path, out: Path, tmp_path: Path, delays: t
 def test_a_killed_worker_is_an_error_that_can_be_mended(source: Path, tmp_path: Path) -> None:
     folder, target = tmp_path / "source", tmp_path / "out"
     shutil.copytree(source, folder)
-    os.mkfifo(folder / "n1" / "n1_1a.png")
+    shutil.copy(folder / "n1" / "n1_1.png", folder / SLOW)
     process = start(folder, target)
     wait_for(lambda: len(list(target.glob("images-*.json"))) == 7)
     (partial,) = target.glob(".images-*")

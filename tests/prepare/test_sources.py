@@ -1,5 +1,6 @@
 """Where images come from: folders, links and tars give the same set, and damage is named."""
 
+import os
 import tarfile
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 from PIL import Image
 
 from probediff.prepare.images import prepare_images
-from probediff.prepare.sources import list_entries, list_images
+from probediff.prepare.sources import list_entries, list_images, read_entry
+from probediff.prepare.walking import LeftOut
 from tests.prepare.tiny_sets import add, contents, pixels, prepared
 
 
@@ -55,11 +57,12 @@ def test_damaged_tars_are_refused(tars: tuple[Path, Path], tmp_path: Path) -> No
 
 
 def test_every_use_walks_a_folder_alike(tmp_path: Path) -> None:
-    """Training and editing list images, preparing lists entries: hidden, nested and linked ones, no companion files."""
+    """Training and editing list images, preparing lists entries: nested and linked ones, and no junk."""
     folder = tmp_path / "source"
     elsewhere = tmp_path / "elsewhere"
-    names = ["b/10.bmp", "b/2.png", ".hidden/a.JPEG", "c/d/.e.webp", "a.PNG"]
-    for name in [*names, "._a.PNG", "b/._2.png", "b/notes.txt"]:
+    names = ["b/10.bmp", "b/2.png", "c/d/e.webp", "a.PNG"]
+    junk = ["._a.PNG", "b/._2.png", "c/d/.e.webp", ".hidden/a.JPEG", "__MACOSX/a.png", ".DS_Store", "Thumbs.db"]
+    for name in [*names, *junk, "b/notes.txt"]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"12345")
     elsewhere.mkdir()
@@ -67,10 +70,59 @@ def test_every_use_walks_a_folder_alike(tmp_path: Path) -> None:
     (folder / "linked").symlink_to(elsewhere)
     (folder / "g.png").symlink_to(elsewhere / "f.png")
     (folder / "dangling.png").symlink_to(tmp_path / "absent")
-    expected = {name: 5 for name in names} | {"linked/f.png": 3, "g.png": 3, "dangling.png": 0}
-    images = list_images(folder)
+    (folder / "loop.png").symlink_to("loop.png")
+    expected = {name: 5 for name in names} | {"linked/f.png": 3, "g.png": 3, "dangling.png": 0, "loop.png": 0}
+    left_out, again = LeftOut(), LeftOut()
+    images = list_images(folder, left_out)
     assert [(file.relative_path, file.num_bytes) for file in images] == sorted(expected.items())
-    assert [(entry.name, entry.num_bytes) for entry in list_entries(folder)] == sorted(expected.items())
+    assert [(entry.name, entry.num_bytes) for entry in list_entries(folder, again)] == sorted(expected.items())
+    assert left_out.counts == again.counts == {"hidden": 6, "of other types": 2}
+    assert str(left_out) == "6 hidden ('.DS_Store'); 2 of other types ('Thumbs.db')"
     times = {file.relative_path: file.modified_ns for file in images}
     assert times["dangling.png"] == 0
     assert times["g.png"] == times["linked/f.png"] == (elsewhere / "f.png").stat().st_mtime_ns
+
+
+def test_tars_hold_what_unpacking_them_gives(tmp_path: Path) -> None:
+    """Junk, pipes, links and names that lead outside are left out and counted; the later of two files counts."""
+    folder, archive = tmp_path / "source", tmp_path / "all.tar"
+    folder.mkdir()
+    with tarfile.open(archive, "w") as tar:
+        for seed, name in enumerate(
+            ["a.png", "/b.png", "a.png", "._a.png", "__MACOSX/x/a.png", "../../c.png", "t.txt"]
+        ):
+            Image.fromarray(pixels(seed)).save(tmp_path / "image.png")
+            add(tar, name, (tmp_path / "image.png").read_bytes())
+            if name in ("a.png", "/b.png", "t.txt"):
+                (folder / name.strip("/")).write_bytes((tmp_path / "image.png").read_bytes())
+        for kind, name in (
+            (tarfile.FIFOTYPE, "pipe.png"),
+            (tarfile.CHRTYPE, "device.png"),
+            (tarfile.SYMTYPE, "link.png"),
+        ):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "a.png"
+            tar.addfile(member)
+    left_out = LeftOut()
+    entries = list_entries(archive, left_out)
+    assert [entry.name for entry in entries] == ["a.png", "b.png"]
+    assert [read_entry(archive, entry) for entry in entries] == [
+        (folder / entry.name).read_bytes() for entry in entries
+    ]
+    assert left_out.counts == {
+        "hidden": 2,
+        "links, odd names or gaps in a tar": 2,
+        "of other types": 1,
+        "pipes, sockets or devices": 2,
+        "replaced by a later file of that name in a tar": 1,
+    }
+
+
+def test_pipes_are_no_sources(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.tar")
+    with pytest.raises(ValueError, match=r"pipe.tar must be a plain file, got a pipe; name a file"):
+        prepare_images(tmp_path / "pipe.tar", tmp_path / "out", 8, 1)
+    with pytest.raises(
+        FileNotFoundError, match=r"none found but 1 pipes, sockets or devices \('pipe.tar'\); give a folder of images"
+    ):
+        prepare_images(tmp_path, tmp_path.with_name("out"), 8, 1)
