@@ -31,6 +31,7 @@ class InversionAngles(Probe):
 
     def __init__(self, enabled: bool = True, num_shown: int = 16) -> None:
         super().__init__(enabled)
+        self.check_options(1, num_shown=num_shown)
         self.num_shown = num_shown
 
     def measure(self, event: ProbePass) -> ProbeResult:

@@ -23,6 +23,7 @@ class AssignmentAccuracy(Probe):
 
     def __init__(self, enabled: bool = True, num_hubs: int = 16) -> None:
         super().__init__(enabled)
+        self.check_options(1, num_hubs=num_hubs)
         self.num_hubs = num_hubs
 
     def measure(self, event: ProbePass) -> ProbeResult:

@@ -35,6 +35,7 @@ class PaperCompat(Probe):
 
     def __init__(self, enabled: bool = False, num_directions: int = 10) -> None:
         super().__init__(enabled)
+        self.check_options(1, num_directions=num_directions)
         self.num_directions = num_directions
 
     def check(self, context: ProbeContext) -> None:

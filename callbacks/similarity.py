@@ -27,6 +27,7 @@ class CheckpointSimilarity(Probe):
 
     def __init__(self, enabled: bool = True, features: list[str] = [], num_directions: int = 10) -> None:  # noqa: B006
         super().__init__(enabled)
+        self.check_options(1, num_directions=num_directions)
         self.features = list(features)
         self.num_directions = num_directions
         self._networks: dict[str, FeatureNetwork] = {}

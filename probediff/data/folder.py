@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from probediff.data.base import ImageArray, ImageDataModule, cache_folder, check_image_shape
 from probediff.files import whole_file
 from probediff.prepare.decoding import DECODING_VERSION, square_pixels
 from probediff.prepare.sources import ImageFile, list_images
+from probediff.progress import progress_bar
 
 FILES_PER_TASK = 64
 ERRORS_SHOWN = 10
@@ -123,7 +123,7 @@ def _decode_all(folder: Path, files: list[ImageFile], images: npt.NDArray[np.uin
 
     failures: list[str] = []
     # Threads suffice: Pillow decodes and resizes outside the interpreter lock.
-    with ThreadPoolExecutor() as pool, tqdm(total=len(files), desc=f"decoding {folder}", unit="image") as bar:
+    with ThreadPoolExecutor() as pool, progress_bar(total=len(files), desc=f"decoding {folder}", unit="image") as bar:
         for lines in pool.map(decode_some, range(0, len(files), FILES_PER_TASK)):
             failures += lines
             bar.update(min(FILES_PER_TASK, len(files) - bar.n))

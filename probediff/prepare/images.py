@@ -8,13 +8,12 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
 
-from tqdm import tqdm
-
 from probediff.exceptions import WorkerDiedError
 from probediff.files import explain_disk_errors, lock_folder, remove_partials, whole_file, write_json
 from probediff.prepare.manifest import MANIFEST, UNFINISHED, UNREADABLE, Identity, Manifest, Shard, read_manifest
 from probediff.prepare.shards import ShardTask, finished_shards, remove_records, start_worker, write_shard
 from probediff.prepare.sources import Entry, entries_digest, list_entries
+from probediff.progress import progress_bar
 
 # 25 MB at 64 x 64: little to do again after a kill, few files for 1.3 million images.
 IMAGES_PER_SHARD = 2048
@@ -120,7 +119,7 @@ def _write_all(tasks: list[ShardTask], num_workers: int, num_entries: int) -> di
     # A fresh interpreter in each worker: forking a process that has threads may hang.
     context = multiprocessing.get_context("spawn")
     with (
-        tqdm(total=num_entries, initial=num_entries - left, desc="preparing", unit=" images") as bar,
+        progress_bar(total=num_entries, initial=num_entries - left, desc="preparing", unit=" images") as bar,
         ProcessPoolExecutor(max(1, min(num_workers, len(tasks))), context, start_worker) as pool,
     ):
         try:

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
-from tqdm import tqdm
-
 from probediff.prepare.decoding import EXTENSIONS
+from probediff.progress import progress_bar
 
 ACCEPTED = (
     f"a folder of images ({', '.join(EXTENSIONS)}; one folder a class, as ImageNet is unpacked), a tar file of images "
@@ -69,7 +68,7 @@ def list_entries(source: Path) -> list[Entry]:
     if not source.exists():
         raise FileNotFoundError(f"SOURCE must be {ACCEPTED}, got {source}: there is no such file or folder")
     listing = _folder_entries(source) if source.is_dir() else _tar_entries(source, "")
-    entries = sorted(tqdm(listing, desc=f"listing {source}", unit=" images", leave=False))
+    entries = sorted(progress_bar(listing, desc=f"listing {source}", unit=" images", leave=False))
     if not entries:
         raise FileNotFoundError(f"SOURCE must hold at least one image, got {source}: none found; give {ACCEPTED}")
     return entries
