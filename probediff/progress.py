@@ -37,10 +37,11 @@ class _Lines(plain_tqdm):  # type: ignore[type-arg]
         print(self, file=self.fp, flush=True)
         return True
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> None:  # type: ignore[override]
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Draw nothing."""
 
 
 def progress_bar(*args: Any, **options: Any) -> tqdm:  # type: ignore[type-arg]
     """What ``tqdm`` makes of the same arguments, if standard error is a terminal; else lines, at most one a minute."""
-    return (tqdm if sys.stderr.isatty() else _Lines)(*args, **options)
+    made: tqdm = (tqdm if sys.stderr.isatty() else _Lines)(*args, **options)  # type: ignore[type-arg]
+    return made

@@ -22,8 +22,8 @@ def _checked_length(num_train_timesteps: int) -> int:
     is_integer = isinstance(num_train_timesteps, int) and not isinstance(num_train_timesteps, bool)
     if not is_integer or not 2 <= num_train_timesteps <= MAX_TIMESTEPS:
         raise ValueError(
-            f"num_train_timesteps must be an integer of at least 2, and at most {MAX_TIMESTEPS:,}, beyond which float32 "
-            f"does not tell timesteps apart, got {num_train_timesteps!r}; 1000 and 4000 are usual"
+            f"num_train_timesteps must be an integer of at least 2, and at most {MAX_TIMESTEPS:,}, above which "
+            f"float32 does not tell timesteps apart, got {num_train_timesteps!r}; 1000 and 4000 are usual"
         )
     return num_train_timesteps
 

@@ -132,8 +132,8 @@ def _example() -> str:
             first = "digits.yaml" if "digits.yaml" in names else names[0]
             return f"start with --config {folder / first}, seconds on a CPU (in {folder}: {', '.join(names)})"
     return (
-        "start with --data Digits --network.channels 16 --network.attention_resolutions '[4]' --trainer.max_steps 1000, seconds "
-        "on a CPU"
+        "give --data Digits --network.channels 16 --network.attention_resolutions '[4]' --trainer.max_steps 1000, "
+        "seconds on a CPU"
     )
 
 

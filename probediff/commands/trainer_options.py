@@ -75,8 +75,8 @@ def _check_devices(devices: Any, accelerator: Any) -> None:
     least = 1 if on_cpu else -1
     if isinstance(number, int) and (number < least or number == 0):
         raise ValueError(
-            f"--trainer.devices must be at least 1, got {devices}: the number of processes; auto is all GPUs, or one on a "
-            f"CPU"
+            f"--trainer.devices must be at least 1, got {devices}: the number of processes; auto is all GPUs, or one CPU "
+            f"process"
         )
     if on_cpu and isinstance(number, int):
         check_memory("--trainer.devices", devices, number * PROCESS_BYTES, "each is a process; lower it")

@@ -1,4 +1,4 @@
-"""Where numbers go beside the run's own folder: Weights & Biases. Only this, `wandb_files` and `wandb_settings` know wandb."""
+"""Where numbers go beside the run's own folder: Weights & Biases, which only this and `wandb_*` know here."""
 
 import os
 import re
