@@ -113,7 +113,8 @@ class FitCLI(LightningCLI):
             raise ValueError(f"--seed_everything must be in 0..2**32-1, got {self.config.seed_everything}")
         # Recorded as what they are.
         if self.config.wandb.mode != "disabled":
-            self.config.wandb.update(from_environment(self.config.wandb))
+            for key, value in from_environment(self.config.wandb).items():
+                self.config.wandb[key] = value
         sources = self.config.get("config") or []
         self.config_name = Path(str(sources[0])).stem if sources else "fit"
 

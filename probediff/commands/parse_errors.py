@@ -17,6 +17,7 @@ _KINDS = {
     "NoneType": "null",
 }
 _KEY = re.compile(r'Parser key "([\w.]+)"')
+_KEY_COLON = re.compile(r'Parser key "([\w.]+)":\s*')
 _EXPECTED = re.compile(r"Expected a (<class '[\w.]+'>|typing\.Literal\[[^\]]*\]|dot import path string)")
 _GOT = re.compile(r"(?:Got value|Given value): (.*?)(?:\n|$)")
 _NESTED = re.compile(r"NestedArg\(key=(.+), val=(.+)\)")
@@ -32,9 +33,13 @@ def explain(message: str, keys: Sequence[str]) -> str:
     named, got = _KEY.findall(message), _GOT.findall(message)
     if refused := re.search(r"Problem with given class_path '([\w.]+)':\s+Option '(\w+)' is not accepted", message):
         return f"--{named[0]}.{refused[2]} must be an option of {refused[1]}, which has none of that name"
+    # The parser of the arguments of a class has explained its error already.
+    if inner := re.search(r"Problem with given class_path .*:\s+--([\w.]+ must .*)", message):
+        return f"--{named[0]}.{inner[1]}"
     kinds = list(dict.fromkeys(filter(None, map(_kind, _EXPECTED.findall(message)))))
     if not (named and got and kinds):
-        return " ".join(message.split()) + _suggestion(message, keys)
+        words = re.sub(r"Not of type \w+: ", "", _KEY_COLON.sub(r"--\1: ", " ".join(message.split())))
+        return words + _suggestion(message, keys)
     key, value = ".".join(dict.fromkeys(named)), got[-1]
     if nested := _NESTED.fullmatch(value):
         value = _literal(nested[2])
@@ -42,7 +47,7 @@ def explain(message: str, keys: Sequence[str]) -> str:
             key = f"{key}.{_literal(nested[1])}"
     cure = f"; write '{_as_list(value)}'" if "a list" in kinds and _as_list(value) else ""
     if "a class" in kinds:
-        cure = f"; {' '.join(message.split('Errors:')[-1].split('Given value')[0].split())}"
+        cure = "; such as Digits, CIFAR10 or ImageFolder" if key == "data" else f"; see --{key}.help"
     return f"--{key} must be {' or '.join(kinds)}, got {value!r}{cure}"
 
 

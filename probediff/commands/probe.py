@@ -120,7 +120,8 @@ def parse(arguments: list[str]) -> tuple[CommandParser, Any, Source]:
         parser.set_defaults(_model_defaults(source.load(0)))
         options = parser.parse_args(rest)
     if options.wandb.mode != "disabled":
-        options.wandb.update(from_environment(options.wandb))
+        for key, value in from_environment(options.wandb).items():
+            options.wandb[key] = value
     return parser, options, source
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from probediff.files.capacity import PROCESS_BYTES, check_memory
+from probediff.files.capacity import BATCH_SEC, PROCESS_BYTES, check_memory, check_time
 
 #: Least values; null is always allowed.
 _LEAST = {
@@ -48,6 +48,10 @@ def check_trainer_options(chosen: Mapping[str, Any]) -> None:
             "--trainer.max_steps must be set, got -1: without an end there is no last step to probe; give "
             "--trainer.max_steps 1000, or --trainer.max_epochs"
         )
+    if chosen["max_time"] is None:
+        batches = max(chosen["max_steps"], 1) * chosen["accumulate_grad_batches"]
+        name = "--trainer.max_steps times --trainer.accumulate_grad_batches"
+        check_time(name, f"{batches:,} batches", batches * BATCH_SEC)
     _check_accelerator(chosen["accelerator"])
     _check_devices(chosen["devices"], chosen["accelerator"])
 
@@ -75,8 +79,8 @@ def _check_devices(devices: Any, accelerator: Any) -> None:
     least = 1 if on_cpu else -1
     if isinstance(number, int) and (number < least or number == 0):
         raise ValueError(
-            f"--trainer.devices must be at least 1, got {devices}: the number of processes; auto is all GPUs, or one CPU "
-            f"process"
+            f"--trainer.devices must be at least 1, got {devices}: the number of processes; auto is all GPUs, or one "
+            f"CPU process"
         )
     if on_cpu and isinstance(number, int):
         check_memory("--trainer.devices", devices, number * PROCESS_BYTES, "each is a process; lower it")

@@ -7,8 +7,8 @@ from pathlib import Path
 _CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 #: What a process that reads images takes at least, beside what it shares with others; and one that trains.
 WORKER_BYTES, PROCESS_BYTES = 2**24, 2**27
-#: What the evaluation of a network for an image, or a proposal of a noise search, takes at least.
-EVALUATION_SEC, PROPOSAL_SEC = 1e-5, 1e-7
+#: What the evaluation of a network for an image, a training batch, or a proposal of a noise search take at least.
+EVALUATION_SEC, BATCH_SEC, PROPOSAL_SEC = 1e-5, 1e-4, 1e-7
 _YEAR_SEC = 365 * 24 * 3600
 
 

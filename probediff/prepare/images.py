@@ -10,6 +10,7 @@ from pathlib import Path
 
 from probediff.exceptions import WorkerDiedError
 from probediff.files import explain_disk_errors, lock_folder, remove_partials, whole_file, write_json
+from probediff.files.capacity import WORKER_BYTES, check_memory
 from probediff.prepare.manifest import MANIFEST, UNFINISHED, UNREADABLE, Identity, Manifest, Shard, read_manifest
 from probediff.prepare.shards import ShardTask, finished_shards, remove_records, start_worker, write_shard
 from probediff.prepare.sources import Entry, entries_digest, list_entries
@@ -69,6 +70,8 @@ def _check_arguments(source: Path, out: Path, image_size: int, num_workers: int)
         raise ValueError(f"image_size must be at least 1, got {image_size}")
     if num_workers < 1:
         raise ValueError(f"num_workers must be at least 1, got {num_workers}")
+    check_memory("image_size", image_size, 3 * image_size**2, "lower it")
+    check_memory("num_workers", num_workers, num_workers * WORKER_BYTES, "each is a process; lower it")
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
         raise ValueError(f"OUT must not lie in SOURCE, got {out} in {source}; name a folder outside of it")
 

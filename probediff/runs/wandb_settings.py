@@ -80,7 +80,7 @@ def check_environment(settings: WandbSettings) -> None:
     for name in _FOLDERS:
         if (value := os.environ.get(name)) and not _is_writable(Path(value)):
             raise ValueError(f"{name} must be a folder that can be written to, got {value!r}; change it, or unset it")
-    key = os.environ.get(_KEY, "")
+    key = "" if settings.mode == "offline" else os.environ.get(_KEY, "")
     if key and (key != key.strip() or not key.isprintable() or " " in key or len(key) < 40):
         raise ValueError(
             f"{_KEY} must be a key of at least 40 characters without blanks, got one of {len(key)} characters; copy it "
