@@ -18,7 +18,7 @@ class _Lines(plain_tqdm):  # type: ignore[type-arg]
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._written_at = time.monotonic()
-        shown = "{desc}: {n_fmt} of {total_fmt} [{elapsed} so far, {remaining} left, {rate_fmt}{postfix}]"
+        shown = "{l_bar} {n_fmt} of {total_fmt} [{elapsed} so far, {remaining} left, {rate_fmt}{postfix}]"
         super().__init__(*args, **(options | {"delay": math.inf, "bar_format": shown}))
 
     def __iter__(self) -> Iterator[Any]:
