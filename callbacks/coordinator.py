@@ -12,7 +12,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from tqdm.auto import tqdm
 
 from probediff.callbacks.base import Probe
 from probediff.callbacks.due_steps import ProbeSchedule
@@ -26,6 +25,7 @@ from probediff.probing.probe import ProbeContext, least_work
 from probediff.probing.recorder import Recorder, conventions_for, pass_request
 from probediff.probing.settings import PassSettings
 from probediff.probing.shared_pass import PASS, Advance, run_pass
+from probediff.progress import progress_bar
 from probediff.runs.folder import RunFolder
 from probediff.runs.gaps import tell_gaps, tell_redefined
 from probediff.runs.tracking import Tracker
@@ -78,7 +78,8 @@ class Probing(L.Callback):
             raise ValueError(
                 "trainer.max_steps (or trainer.max_epochs) must be set: without an end there is no last step to probe"
             )
-        self.settings.check(pl_module.schedule)
+        self.settings.check(pl_module.schedule, pl_module.image_shape)
+        self.schedule.check(trainer.max_steps)
         model = pl_module.probe_model(self.settings.weights, self.settings.ema_rate)
         self.probes = [c for c in trainer.callbacks if isinstance(c, Probe) and c.enabled]  # type: ignore[attr-defined]
         folder = RunFolder(trainer.default_root_dir)
@@ -254,7 +255,7 @@ class Probing(L.Callback):
     @contextmanager
     def _progress(self, trainer: L.Trainer, step: int) -> Iterator[Advance]:
         hidden = not (self.progress and trainer.is_global_zero)
-        with tqdm(desc=f"probing step {step}", disable=hidden, leave=False, position=1, mininterval=0.5) as bar:
+        with progress_bar(desc=f"probing step {step}", disable=hidden, leave=False, position=1, mininterval=0.5) as bar:
 
             def advance(part: str, done: int, total: int) -> None:
                 # While the first process measures alone, the others could not know that it stops.

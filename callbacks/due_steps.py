@@ -8,6 +8,8 @@ P1_CIFAR10 = frozenset({5, 10, 25, *range(50, 401, 50), *range(390, 39_001, 390)
 #: The same for their ImageNet runs (the last one is as far as they trained).
 P1_IMAGENET64 = frozenset({5, 10, 25, 50, 100, *range(250, 10_308, 250), *range(10_307, 1_500_001, 10_307)})
 
+#: Each is a file, and counting them takes longer than training where there are more.
+_MOST_CHECKPOINTS = 1_000_000
 _NAMED = {"p1_cifar10": P1_CIFAR10, "p1_imagenet64": P1_IMAGENET64}
 
 
@@ -29,17 +31,35 @@ class ProbeSchedule:
     per_decade: int | None = None
     named: Literal["p1_cifar10", "p1_imagenet64"] | None = None
 
-    def until(self, last_step: int) -> frozenset[int]:
-        """All due steps in 0..``last_step``.
+    def check(self, last_step: int) -> None:
+        """Raise ValueError for negative steps, intervals below 1, and more checkpoints than a folder can hold.
 
-        Raises:
-            ValueError: negative steps, or intervals below 1.
+        Args:
+            last_step: of the training; -1 where it is not known yet.
         """
         for name, value in (("every_n_steps", self.every_n_steps), ("per_decade", self.per_decade)):
             if value is not None and value < 1:
                 raise ValueError(f"probing.schedule.{name} must be at least 1, got {value}")
         if any(step < 0 for step in self.steps):
             raise ValueError(f"probing.schedule.steps must be at least 0, got {sorted(self.steps)[:3]}")
+        counts = {
+            "every_n_steps": last_step // self.every_n_steps if self.every_n_steps else 0,
+            "per_decade": (self.per_decade or 0) * len(str(last_step)),
+        }
+        for name, count in counts.items():
+            if count > _MOST_CHECKPOINTS:
+                raise ValueError(
+                    f"probing.schedule.{name} must lead to at most {_MOST_CHECKPOINTS:,} checkpoints, got "
+                    f"{getattr(self, name)}, which leads to {count:,} in {last_step:,} steps; probe less often"
+                )
+
+    def until(self, last_step: int) -> frozenset[int]:
+        """All due steps in 0..``last_step``.
+
+        Raises:
+            ValueError: as ``check``.
+        """
+        self.check(last_step)
         due = {0, last_step, *self.steps, *(_NAMED[self.named] if self.named else ())}
         if self.every_n_steps is not None:
             due.update(range(self.every_n_steps, last_step, self.every_n_steps))

@@ -1,11 +1,13 @@
 """Do latents interpolate like the noises they stand for? Images on the way between pairs of both."""
 
+import math
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from probediff.callbacks.base import Probe
+from probediff.files.capacity import check_memory
 from probediff.measures import midpoint_contrast, path_lengths, slerp_path, ssim
 from probediff.pictures import grid, to_uint8
 from probediff.probing.probe import ProbeContext
@@ -43,6 +45,8 @@ class LatentInterpolation(Probe):
                 f"({context.settings.num_samples}), got {self.num_pairs}; lower it or probe more samples"
             )
         self.check_image_size(context, 7, " (SSIM window)")
+        size = 4 * 2 * self.num_pairs * self.num_points * math.prod(context.image_shape)
+        check_memory("latent_interpolation.num_points", self.num_points, size, "lower it")
 
     def measure(self, event: ProbePass) -> ProbeResult:
         """Likeness of the two midpoints, lengths of both paths, contrast of the midpoints; the paths as a picture."""

@@ -10,7 +10,9 @@ import torch
 
 from probediff import pictures
 from probediff.callbacks.base import Probe
+from probediff.files.capacity import check_memory
 from probediff.measures.trajectory import closest_approach, heat_map
+from probediff.probing.probe import ProbeContext
 from probediff.probing.shared_pass import ProbePass
 from probediff.runs.results import ProbeResult
 
@@ -31,6 +33,11 @@ class TrajectoryHeatmap(Probe):
         super().__init__(enabled)
         self.check_options(2, num_lambdas=num_lambdas)
         self.num_lambdas = num_lambdas
+
+    def check(self, context: ProbeContext) -> None:
+        """Needs a map that fits into memory."""
+        size = 8 * self.num_lambdas * context.settings.num_steps
+        check_memory("trajectory_heatmap.num_lambdas", self.num_lambdas, size, "lower it")
 
     def measure(self, event: ProbePass) -> ProbeResult:
         """Where the trajectory comes nearest to the latent and to the segment; the whole map as array and picture."""

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
+from itertools import pairwise
 
 from probediff import __version__
 from probediff.commands.runner import split_help
@@ -69,6 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f"did you mean {close[0]!r}?" if close else f"commands: {', '.join(COMMANDS)}"
         print(f"probediff: unknown command {arguments[0]!r}; {hint} (see probediff --help)", file=sys.stderr)
         return 2
+    if empty := _empty_option(arguments[1:]):
+        print(f"probediff {arguments[0]}: error: {empty} must not be empty, got ''; leave it out?", file=sys.stderr)
+        return 2
     name = arguments[0].replace("-", "_")
     trains = name == "fit"
     cure = "; go on from its last checkpoint with --resume auto" if trains else ""
@@ -81,6 +85,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return run(arguments[1:])
     except (StoppedAtOnce, KeyboardInterrupt) as stop:
         return tell(str(stop) or "SIGINT")
+
+
+def _empty_option(arguments: Sequence[str]) -> str | None:
+    """What an unset variable of a shell script has left empty; taken for a path it would be the working directory.
+
+    Prompts may be empty.
+    """
+    for before, argument in pairwise(["an argument", *arguments]):
+        option, equals, value = argument.partition("=")
+        if argument == "" or (equals and not value and option.startswith("--")):
+            name = (before if before.startswith("--") else "an argument") if argument == "" else option
+            if not name.endswith("prompt"):
+                return name
+    return None
 
 
 if __name__ == "__main__":

@@ -14,11 +14,17 @@ from torch import Tensor
 
 Convention = Literal["openai", "diffusers"]
 ScheduleName = Literal["cosine", "linear"]
+#: Whole numbers up to here are float32 numbers, which is what networks are shown.
+MAX_TIMESTEPS = 1 << 24
 
 
 def _checked_length(num_train_timesteps: int) -> int:
-    if isinstance(num_train_timesteps, bool) or not isinstance(num_train_timesteps, int) or num_train_timesteps < 2:
-        raise ValueError(f"num_train_timesteps must be an integer of at least 2, got {num_train_timesteps!r}")
+    is_integer = isinstance(num_train_timesteps, int) and not isinstance(num_train_timesteps, bool)
+    if not is_integer or not 2 <= num_train_timesteps <= MAX_TIMESTEPS:
+        raise ValueError(
+            f"num_train_timesteps must be an integer of at least 2, and at most {MAX_TIMESTEPS:,}, above which "
+            f"float32 does not tell timesteps apart, got {num_train_timesteps!r}; 1000 and 4000 are usual"
+        )
     return num_train_timesteps
 
 

@@ -82,7 +82,7 @@ def test_wandb_is_imported_where_it_is_used() -> None:
     importing = {
         path for path, tree in TREES.items() if imported_modules(ast.walk(tree)) & {"wandb", "wandb_workspaces"}
     }
-    runs = {"probediff/runs/loggers.py", "probediff/runs/wandb_files.py"}
+    runs = {"probediff/runs/loggers.py", "probediff/runs/wandb_files.py", "probediff/runs/wandb_settings.py"}
     assert runs < importing
     for path in importing:
         assert path in runs or path.startswith("probediff/dashboard/")

@@ -92,6 +92,7 @@ def _edit(options: Any) -> None:
     features = None if options.features is None else load_features(options.features)
     sampler = load_sampler(options, options.model)
     images = read_images(files, sampler.model.probe.pixel_shape)
+    pick(NoiseSearchSettings, options).check(len(images), sampler.model.probe.image_shape)
     statistics = (
         describe_statistics(options, Space.of(sampler.model.probe), sampler.model) if "found" in kinds else None
     )

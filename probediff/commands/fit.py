@@ -11,6 +11,7 @@ Examples:
 
 import logging
 import os
+import sys
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -30,12 +31,14 @@ from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcess
 from lightning.pytorch.utilities import rank_zero_only
 
 from probediff.callbacks import Probing
+from probediff.callbacks.progress_lines import ProgressLines
 from probediff.commands.deaths import explain_death
 from probediff.commands.old_names import accept_old_names, rename_callbacks
 from probediff.commands.options import CommandParser, available_probes
 from probediff.commands.runner import STATUS_LOST, run_guarded
 from probediff.commands.signals import INTERRUPTED, STOPPED
 from probediff.commands.starting import BeginRun, Start
+from probediff.commands.trainer_options import check_trainer_options, explain_trainer_errors
 from probediff.data import ImageDataModule
 from probediff.denoisers import UNet
 from probediff.exceptions import StoppedBySignalError
@@ -43,8 +46,9 @@ from probediff.files import whole_file
 from probediff.runs.folder import ERROR, RunFolder
 from probediff.runs.grouping import group_of
 from probediff.runs.lock import WAIT_SEC, claim
-from probediff.runs.loggers import FailsafeWandbLogger, WandbSettings
+from probediff.runs.loggers import FailsafeWandbLogger
 from probediff.runs.summary import run_summary
+from probediff.runs.wandb_settings import WandbSettings, from_environment
 from probediff.sweep.lineage import claim_trial_folder
 from probediff.training.module import DiffusionModule
 
@@ -105,6 +109,12 @@ class FitCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments that were handed over (LightningCLI would warn about them)."""
         self.config = parser.parse_args(rename_callbacks(args))
+        if not 0 <= self.config.seed_everything < 2**32:
+            raise ValueError(f"--seed_everything must be in 0..2**32-1, got {self.config.seed_everything}")
+        # Recorded as what they are.
+        if self.config.wandb.mode != "disabled":
+            for key, value in from_environment(self.config.wandb).items():
+                self.config.wandb[key] = value
         sources = self.config.get("config") or []
         self.config_name = Path(str(sources[0])).stem if sources else "fit"
 
@@ -133,6 +143,7 @@ class FitCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Settle the run folder, and compare what is there, before anything expensive starts."""
+        check_trainer_options(self.config.trainer)
         if self.is_trial_run:
             # Nothing of it is kept, so that it must not meet a run either.
             self.run_dir = Path(self._owning.enter_context(TemporaryDirectory(prefix="probediff-")))
@@ -182,12 +193,14 @@ class FitCLI(LightningCLI):
         # Of a trial run nothing is kept.
         added: list[L.Callback] = [] if self.is_trial_run else [BeginRun(self.start)]
         if chosen.enable_progress_bar is not False:
-            added.append(TQDMProgressBar(refresh_rate=10))
+            # In a log file a bar would be a line at every refresh.
+            added.append(TQDMProgressBar(refresh_rate=10) if sys.stdout.isatty() else ProgressLines())
         if chosen.enable_model_summary is not False:
             added.append(ModelSummary(max_depth=1))
         listed = chosen.callbacks or []
         kwargs["callbacks"] = [*(listed if isinstance(listed, list) else [listed]), *added]
-        trainer = super().instantiate_trainer(default_root_dir=str(self.run_dir), **kwargs)
+        with explain_trainer_errors(chosen):
+            trainer = super().instantiate_trainer(default_root_dir=str(self.run_dir), **kwargs)
         if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
             raise ValueError(
                 f"trainer.strategy must be one whose processes each run this command, such as ddp, got "

@@ -19,6 +19,7 @@ import torch
 from probediff.commands.options import CommandParser, WholeNumbers, check_at_least, device_of, pick
 from probediff.commands.runner import run_command
 from probediff.files import write_json
+from probediff.files.capacity import EVALUATION_SEC, check_memory, check_time
 from probediff.inversion import InversionSettings, Method, MethodRow, Problem, compare
 from probediff.inversion.compare import options_of
 from probediff.models.base import ProbeModel, conditions_of, undisturbed
@@ -113,6 +114,12 @@ def _inversions(options: Any) -> None:
         model.schedule.ddim_timesteps(num_steps, convention)
         for method in methods.values():
             method.check(num_steps)
+            evaluations = settings.num_samples * sum(method.evaluations(num_steps))
+            check_time(f"--set {method.method}", f"{evaluations:,} network evaluations", evaluations * EVALUATION_SEC)
+    if options.images is None:
+        # Noises, samples and latents in float64.
+        size = 3 * 8 * settings.num_samples * math.prod(model.image_shape)
+        check_memory("--num_samples", settings.num_samples, size, "lower it")
     images = None if options.images is None else images_of_folder(Path(options.images), Space.of(model))
     conditions = conditions_of(device) | {"batch_size": settings.batch_size}
     conventions = _conventions(model, images, settings, convention) | conditions

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import inspect
 import pkgutil
-import re
 from collections.abc import Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -21,6 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from probediff import callbacks
 from probediff.callbacks import Probe
+from probediff.commands.parse_errors import explain
 from probediff.commands.runner import split_help
 from probediff.models.base import Weights
 from probediff.models.source import ModelChoice
@@ -116,16 +115,11 @@ class CommandParser(LightningArgumentParser):
                 self.error(f"{path} must be a plain file, got a pipe; name a file")
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Exit with the message and the nearest known key."""
-        keys = [action.dest for action in self._actions]
-        group = re.search(r"Group '([\w.]+)'", message)
-        for word in re.findall(r"[\w.]*\w", message.split("Got value")[0]):
-            full = f"{group[1]}.{word}" if group and not word.startswith(group[1]) else word
-            close = difflib.get_close_matches(full, keys, n=1, cutoff=0.8)
-            if close and full not in keys:
-                message += f" (did you mean {close[0]}?)"
-                break
-        super().error(message, ex)
+        """Exit with what was expected, what came and what to type, in one line."""
+        words = explain(message, [action.dest for action in self._actions])
+        if "required: data" in message or 'Key "model" is required' in message:
+            words = f"a configuration must be given, got none; {_example()}"
+        super().error(words, ex)
 
     def add_model_options(self, out: str, settings: type = SampleSettings, skip: Set[str] = frozenset()) -> None:
         """Which weights MODEL stands for, how it samples, where it runs, and where results go.
@@ -139,6 +133,18 @@ class CommandParser(LightningArgumentParser):
         self.add_class_arguments(settings, "settings", skip=set(skip))
         self.add_argument("--device", type=str | None, help="cuda, cuda:1 or cpu; by default cuda where there is one")
         self.add_argument("--out", metavar="DIR", type=str | None, help=f"folder of the results; by default {out}")
+
+
+def _example() -> str:
+    """What ``fit`` can start with here: an installed package brings no configurations along."""
+    for folder in (Path("configs"), Path(__file__).parents[2] / "configs"):
+        if names := sorted(path.name for path in folder.glob("*.yaml")):
+            first = "digits.yaml" if "digits.yaml" in names else names[0]
+            return f"start with --config {folder / first}, seconds on a CPU (in {folder}: {', '.join(names)})"
+    return (
+        "give --data Digits --network.channels 16 --network.attention_resolutions '[4]' --trainer.max_steps 1000, "
+        "seconds on a CPU"
+    )
 
 
 def pick(cls: type[T], options: Any, **others: Any) -> T:
@@ -157,7 +163,9 @@ def device_of(options: Any) -> torch.device:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         why = str(error).splitlines()[0]
-        raise ValueError(f"--device must be one that this machine has, got {options.device!r} ({why})") from error
+        raise ValueError(
+            f"--device must be one that this machine has, got {options.device!r}; leave it out, or give cpu ({why})"
+        ) from error
     return device
 
 

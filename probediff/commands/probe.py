@@ -33,8 +33,9 @@ from probediff.probing.probe import Probe
 from probediff.probing.replay import compare_with_run
 from probediff.probing.settings import PassSettings
 from probediff.runs.folder import RunFolder, probed_folder
-from probediff.runs.loggers import FailsafeWandbLogger, WandbSettings
+from probediff.runs.loggers import FailsafeWandbLogger
 from probediff.runs.summary import describe_failures, probe_tables
+from probediff.runs.wandb_settings import WandbSettings, from_environment
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,9 @@ def parse(arguments: list[str]) -> tuple[CommandParser, Any, Source]:
     if source.run is None:
         parser.set_defaults(_model_defaults(source.load(0)))
         options = parser.parse_args(rest)
+    if options.wandb.mode != "disabled":
+        for key, value in from_environment(options.wandb).items():
+            options.wandb[key] = value
     return parser, options, source
 
 
@@ -180,7 +184,7 @@ def build_tasks(source: Source, options: Any) -> list[ProbeTask]:
         for num_steps in options.num_steps
     ]
     for task in tasks:
-        task.settings.check(model.schedule)
+        task.settings.check(model.schedule, model.image_shape)
     return tasks
 
 

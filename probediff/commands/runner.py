@@ -12,6 +12,8 @@ from probediff.files import NO_SPACE
 
 #: Errors that the user can cure; all others are faults of the program.
 _CURABLE = (ValueError, OSError, ImportError, FeatureLoadError, NonFiniteLossError, PassFailedError, WorkerDiedError)
+#: How PyTorch says that there is no memory for a tensor outside of a GPU.
+_NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 #: Exit status of work that came to its end but could not keep all of it (EX_IOERR of sysexits.h).
 STATUS_LOST = 74
 
@@ -26,7 +28,13 @@ def describe_error(error: BaseException) -> str | None:
         return f"the device ran out of memory; {cure} ({str(error).splitlines()[0]})"
     lightning = sys.modules.get("lightning.fabric.utilities.exceptions")
     if lightning is not None and isinstance(error, lightning.MisconfigurationException):
-        return f"{error}; see the options --trainer.*"
+        return f"{' '.join(str(error).split())}; see the options --trainer.*"
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY in str(error)):
+        why = str(error).partition("you tried to ")[2].partition(". ")[0] or str(error) or "no details"
+        return f"what is made must fit into this machine's memory, got more ({why}); lower the number that is so large"
+    omegaconf = sys.modules.get("omegaconf.errors")
+    if omegaconf is not None and isinstance(error, omegaconf.OmegaConfBaseException):
+        return f"a value ${{...}} must name a key or variable that there is: {' '.join(str(error).split())}"
     if not isinstance(error, _CURABLE):
         return None
     if isinstance(error, OSError) and error.errno in NO_SPACE:

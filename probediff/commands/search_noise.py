@@ -87,6 +87,7 @@ def _search(options: Any) -> None:
         model = load_editable(pick(ModelChoice, options), Prompts(guidance_scale=1.0)).to(device)
         space = Space.of(model.probe)
     images = read_images(files, space.pixel_shape)
+    settings.check(len(images), space.shape)
     statistics, out = describe_statistics(options, space, model), Path(options.out or "probes/search_noise")
     conventions = {
         **describe_search(settings, statistics.origin, device),

@@ -19,17 +19,18 @@ from typing import Any, Literal
 
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from probediff.commands.options import CommandParser, WholeNumbers, check_at_least, device_of, pick
 from probediff.commands.runner import run_command
 from probediff.files import save_tensors
+from probediff.files.capacity import EVALUATION_SEC, check_memory, check_time
 from probediff.measures.covariance import moments
 from probediff.measures.whitening import WhiteningTransform
 from probediff.models import ProbeModel
 from probediff.models.base import conditions_of, undisturbed
 from probediff.models.images import RealImages, Space, images_of_folder, run_images
 from probediff.models.source import ModelChoice, Source, find_source, published_convention
+from probediff.progress import progress_bar
 from probediff.runs.batches import PartialPass
 from probediff.runs.folder import WHITENING, WHITENING_ARRAYS
 from probediff.runs.kept_results import lock_results, show_result, write_result
@@ -160,6 +161,8 @@ def _prepare(options: Any) -> _Work:
     num_pairs = min(options.num_fixed_points or 2 * size, len(images))
     _check_enough(options.ridge, size, num_images=count * (1 + statistics.mirrored), num_fixed_points=num_pairs)
     options.num_images, options.num_fixed_points = count, num_pairs
+    evaluations = plan.evaluations(num_pairs)
+    check_time("--iterations", f"{evaluations:,} network evaluations", evaluations * EVALUATION_SEC)
     name = "whitening" if options.denoiser == "network" else "whitening_gaussian"
     out = Path(options.out or source.out / name)
     return _Work(model, statistics, images, convention, plan, device_of(options), out)
@@ -177,6 +180,9 @@ def _plan(options: Any, model: ProbeModel) -> Plan:
         raise ValueError(f"timesteps must be shares of T above 0 and at most 1, got {wrong[0]}; P2 uses 0.98")
     timestep, *shown = (min(round(share * len(model.schedule)), len(model.schedule) - 1) for share in shares)
     num_steps = sorted(set(options.num_steps))
+    check_memory(
+        "--num_samples", settings.num_samples, 8 * settings.num_samples * math.prod(model.image_shape), "lower it"
+    )
     return Plan(counts, timestep, shown, num_steps, settings.num_samples, options.num_shown, settings.noise_seed)
 
 
@@ -218,7 +224,7 @@ def _analyse(work: _Work, options: Any, store: PartialPass) -> Findings:
     print(f"{total:,} network evaluations", file=sys.stderr)
     with (
         undisturbed(eps_model),
-        tqdm(total=total, unit="evaluation", unit_scale=True, miniters=1, mininterval=1) as bar,
+        progress_bar(total=total, unit="evaluation", unit_scale=True, miniters=1, mininterval=1) as bar,
     ):
         network = NetworkNoises(
             work.model,

@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from probediff.data.sampler import StepKeyedBatchSampler
+from probediff.files.capacity import WORKER_BYTES, check_memory
 
 T = TypeVar("T")
 #: So many images at each end of a set.
@@ -94,6 +95,7 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if num_workers < 0:
             raise ValueError(f"num_workers must be at least 0, got {num_workers}; 0 reads in the training process")
+        check_memory("num_workers", num_workers, num_workers * WORKER_BYTES, "each is a process; lower it")
         self.batch_size = batch_size
         self.num_workers = num_workers
         self._images: ImageArray | None = None
@@ -113,6 +115,10 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
             ValueError: There is no image, or size, channels or dtype are not what the module promises.
         """
         if self._images is None:
+            # Of a batch that several processes share, each makes its part.
+            size = 4 * self.batch_size * self.channels * self.image_size**2
+            num_processes = 1 if self.trainer is None else self.trainer.world_size
+            check_memory("data.batch_size", self.batch_size, size / num_processes, "lower it")
             self._images = _check_images(self.load(), self.channels, self.image_size)
 
     @property

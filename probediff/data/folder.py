@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from probediff.data.base import ImageArray, ImageDataModule, cache_folder, check_image_shape
 from probediff.files import map_array, whole_file, write_json
@@ -21,6 +20,7 @@ from probediff.prepare.manifest import HEADER_BYTES
 from probediff.prepare.shards import array_header
 from probediff.prepare.sources import list_images
 from probediff.prepare.walking import ImageFile, LeftOut
+from probediff.progress import progress_bar
 
 FILES_PER_TASK = 64
 ERRORS_SHOWN = 10
@@ -209,7 +209,7 @@ def _decode_all(folder: Path, files: list[ImageFile], images: npt.NDArray[np.uin
     with (
         quiet_pillow(),
         ThreadPoolExecutor() as pool,
-        tqdm(total=len(files), desc=f"decoding {folder}", unit="image") as bar,
+        progress_bar(total=len(files), desc=f"decoding {folder}", unit="image") as bar,
     ):
         for some in pool.map(decode_some, range(0, len(files), FILES_PER_TASK)):
             failures |= some

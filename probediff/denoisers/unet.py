@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from probediff.denoisers.blocks import BlockFactory, Stage, group_norm, timestep_embedding, zero_parameters
+from probediff.files.capacity import check_memory
 
 
 class UNet(nn.Module):
@@ -65,6 +66,7 @@ class UNet(nn.Module):
         )
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {dropout}: give a probability such as 0.3")
+        _check_memory(channels, channel_mult, num_res_blocks)
         has_attention = _attention_levels(image_size, channel_mult, attention_resolutions)
         self.image_size = image_size
         self.in_channels = in_channels
@@ -135,6 +137,18 @@ def _check_sizes(**sizes: int) -> None:
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{name} must be at least 1, got {size}: give a positive whole number")
+
+
+def _check_memory(channels: int, channel_mult: tuple[int, ...], num_res_blocks: int) -> None:
+    """Refuse what would be built for hours, or until the system ends the process."""
+    # The second convolutions of the residual blocks, down and up, and the timestep's first layers.
+    values = sum((2 * num_res_blocks + 1) * 9 * (mult * channels) ** 2 for mult in channel_mult) + 20 * channels**2
+    check_memory(
+        "the network",
+        f"channels {channels}, channel_mult {list(channel_mult)} and num_res_blocks {num_res_blocks}",
+        4 * values,
+        "lower one of them",
+    )
 
 
 def _attention_levels(

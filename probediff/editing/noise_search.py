@@ -24,6 +24,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from probediff.files.capacity import PROPOSAL_SEC, check_memory, check_time
 from probediff.measures.whitening import WhiteningTransform
 from probediff.noise import derived_seed
 
@@ -79,6 +80,13 @@ class NoiseSearchSettings:
                 raise ValueError(f"{name} must be 0 or more and finite, got {getattr(self, name)}")
         if not 0 <= self.step_size < 1:
             raise ValueError(f"step_size must be in [0, 1), got {self.step_size}; nothing moves at 1, 0.98 is usual")
+
+    def check(self, num_images: int, shape: Sequence[int]) -> None:
+        """Raise ValueError where so many images of a shape (C, H, W) need more than there is of memory or time."""
+        num_noises = num_images * self.num_chains
+        check_memory("num_chains", self.num_chains, 2 * 4 * num_noises * math.prod(shape), "lower it")
+        num_proposals = num_noises * self.num_iterations
+        check_time("num_iterations", f"{num_proposals:,} proposals", num_proposals * PROPOSAL_SEC)
 
 
 @dataclass(frozen=True, eq=False)

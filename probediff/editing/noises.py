@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from probediff.editing.noise_search import NoiseSearch, NoiseSearchSettings, search_noise
 from probediff.files import digest_tensors, load_tensors, save_tensors
 from probediff.measures.in_distribution import in_distribution
 from probediff.measures.whitening import WhiteningTransform
+from probediff.progress import progress_bar
 from probediff.runs.summary import format_table
 
 _SEARCH = tuple(field.name for field in fields(NoiseSearch))
@@ -95,7 +95,7 @@ def describe_search(settings: NoiseSearchSettings, statistics: dict[str, Any], d
 def search_with_progress(x_0: Tensor, whitening: WhiteningTransform, settings: NoiseSearchSettings) -> NoiseSearch:
     """`search_noise` with a progress bar that shows the mean loss; all on the CPU afterwards."""
     total = len(x_0) * settings.num_chains * settings.num_iterations
-    with tqdm(total=total, desc="searching", unit="proposal", unit_scale=True) as bar:
+    with progress_bar(total=total, desc="searching", unit="proposal", unit_scale=True) as bar:
 
         def on_progress(proposals: int, _: int, losses: Tensor) -> None:
             bar.update(proposals - bar.n)

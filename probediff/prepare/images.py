@@ -8,14 +8,14 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
 
-from tqdm import tqdm
-
 from probediff.exceptions import WorkerDiedError
 from probediff.files import check_plain_file, explain_disk_errors, lock_folder, remove_partials, whole_file, write_json
+from probediff.files.capacity import WORKER_BYTES, check_memory
 from probediff.prepare.manifest import MANIFEST, UNFINISHED, UNREADABLE, Identity, Manifest, Shard, read_manifest
 from probediff.prepare.shards import ShardTask, finished_shards, remove_records, start_worker, write_shard
 from probediff.prepare.sources import Entry, entries_digest, list_entries
 from probediff.prepare.walking import LeftOut
+from probediff.progress import progress_bar
 
 # 25 MB at 64 x 64: little to do again after a kill, few files for 1.3 million images.
 IMAGES_PER_SHARD = 2048
@@ -73,6 +73,8 @@ def _check_arguments(source: Path, out: Path, image_size: int, num_workers: int)
         raise ValueError(f"image_size must be at least 1, got {image_size}")
     if num_workers < 1:
         raise ValueError(f"num_workers must be at least 1, got {num_workers}")
+    check_memory("image_size", image_size, 3 * image_size**2, "lower it")
+    check_memory("num_workers", num_workers, num_workers * WORKER_BYTES, "each is a process; lower it")
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
         raise ValueError(f"OUT must not lie in SOURCE, got {out} in {source}; name a folder outside of it")
 
@@ -138,7 +140,7 @@ def _write_all(tasks: list[ShardTask], num_workers: int, num_entries: int) -> di
     # A fresh interpreter in each worker: forking a process that has threads may hang.
     context = multiprocessing.get_context("spawn")
     with (
-        tqdm(total=num_entries, initial=num_entries - left, desc="preparing", unit=" images") as bar,
+        progress_bar(total=num_entries, initial=num_entries - left, desc="preparing", unit=" images") as bar,
         ProcessPoolExecutor(max(1, min(num_workers, len(tasks))), context, start_worker) as pool,
     ):
         try:

@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from probediff.files import check_plain_file, write_json
 from probediff.prepare.decoding import DECODING_VERSION
+from probediff.progress import progress_bar
 
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"
@@ -144,7 +143,9 @@ def verify(folder: Path) -> Manifest:
         return shard.file in missing or file_sha256(folder / shard.file) != shard.sha256
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        bar = tqdm(pool.map(is_wrong, manifest.shards), total=len(manifest.shards), desc="verifying", unit="shard")
+        bar = progress_bar(
+            pool.map(is_wrong, manifest.shards), total=len(manifest.shards), desc="verifying", unit="shard"
+        )
         wrong = [shard.file for shard, bad in zip(manifest.shards, bar, strict=True) if bad]
     if wrong:
         raise ValueError(

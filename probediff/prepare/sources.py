@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
-from tqdm import tqdm
-
 from probediff.files import open_plain_file
 from probediff.prepare.decoding import EXTENSIONS
 from probediff.prepare.walking import (
@@ -22,6 +20,7 @@ from probediff.prepare.walking import (
     is_image,
     walk_images,
 )
+from probediff.progress import progress_bar
 
 ACCEPTED = (
     f"a folder of images ({', '.join(EXTENSIONS)}; one folder a class, as ImageNet is unpacked), a tar file of images "
@@ -89,7 +88,7 @@ def list_entries(source: Path, left_out: LeftOut) -> list[Entry]:
     if not source.exists():
         raise FileNotFoundError(f"SOURCE must be {ACCEPTED}, got {source}: there is no such file or folder")
     listing = _folder_entries(source, left_out) if source.is_dir() else _tar_entries(source, "", left_out)
-    entries = sorted(tqdm(listing, desc=f"listing {source}", unit=" images", leave=False))
+    entries = sorted(progress_bar(listing, desc=f"listing {source}", unit=" images", leave=False))
     if not entries:
         raise FileNotFoundError(
             f"SOURCE must hold at least one image, got {source}: none found{_but(left_out)}; give {ACCEPTED}"

@@ -5,10 +5,10 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from probediff.files import PARTIAL, explain_disk_errors, map_array
 from probediff.prepare.manifest import Manifest, read_manifest
+from probediff.progress import progress_bar
 
 MISSING_LITDATA = "litdata is not installed; install it with pip install 'probediff[stream]'"
 
@@ -65,7 +65,7 @@ def _write_chunks(prepared: Path, manifest: Manifest, folder: Path) -> None:
 
     writer = BinaryWriter(str(folder), chunk_size=manifest.identity.images_per_shard)
     index = 0
-    with tqdm(total=manifest.num_images, desc="writing chunks", unit=" images") as bar:
+    with progress_bar(total=manifest.num_images, desc="writing chunks", unit=" images") as bar:
         for shard in manifest.shards:
             images = map_array(prepared / shard.file)
             for image in images:  # litdata takes items one by one

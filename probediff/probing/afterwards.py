@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from probediff.models.base import ProbeModel, undisturbed
 from probediff.probing.probe import Probe, ProbeContext
 from probediff.probing.recorder import Recorder, conventions_for, pass_request
 from probediff.probing.settings import PassSettings
 from probediff.probing.shared_pass import Advance, PassRequest, run_pass
+from probediff.progress import progress_bar
 from probediff.runs.batches import PartialPass
 from probediff.runs.conditions import OPTIONS, PROBES, WEIGHTS, all_differing_settings, as_json, settings_in
 from probediff.runs.definitions import DEFINITIONS, redefined
@@ -219,7 +219,7 @@ def _barrier() -> None:
 
 @contextmanager
 def _progress(step: int, shown: bool) -> Iterator[Advance]:
-    with tqdm(disable=not (shown and _is_first_process()), leave=False, mininterval=0.5) as bar:
+    with progress_bar(disable=not (shown and _is_first_process()), leave=False, mininterval=0.5) as bar:
 
         def advance(part: str, done: int, total: int) -> None:
             if bar.total != total or part not in bar.desc:

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
 
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from probediff.probing.settings import PassSettings
 from probediff.probing.shared_pass import ProbePass
+from probediff.progress import progress_bar
 from probediff.runs.folder import END_OF_EVENT, FINISHED, RunFolder
 from probediff.runs.results import ProbeResult
 from probediff.schedule import NoiseSchedule
@@ -54,7 +54,7 @@ def least_work(context: ProbeContext, probes: Iterable[Probe], schedule: NoiseSc
 
     def is_allowed(settings: PassSettings) -> bool:
         try:
-            settings.check(schedule)
+            settings.check(schedule, context.image_shape)
             for probe in probes:
                 probe.check(replace(context, settings=settings))
         except ValueError:
@@ -79,7 +79,7 @@ def compare_with_final(
     *earlier, final_step = folder.sample_steps() or [0]
     results = {}
     final = folder.load_samples(final_step) if earlier else None
-    for step in tqdm(earlier, desc="similarity to the final samples", leave=False):
+    for step in progress_bar(earlier, desc="similarity to the final samples", leave=False):
         try:
             results[step] = ProbeResult(compare(folder.load_samples(step), cast(Tensor, final)))
         except Exception as error:

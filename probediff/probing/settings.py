@@ -1,9 +1,13 @@
 """What a probe pass is told and what it gives, and how a model is looked at without leaving traces."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from probediff.files.capacity import EVALUATION_SEC, check_memory, check_time
 from probediff.inversion import InversionSettings
+from probediff.noise import MAX_SEED
 from probediff.schedule import Convention, NoiseSchedule
 
 
@@ -35,12 +39,22 @@ class PassSettings:
     batch_size: int = 128
     inversion: InversionSettings = InversionSettings()  # noqa: RUF009 (frozen)
 
-    def check(self, schedule: NoiseSchedule) -> None:
-        """Raise ValueError for settings that a pass over a model with ``schedule`` could not run with."""
+    def check(self, schedule: NoiseSchedule, image_shape: Sequence[int]) -> None:
+        """Raise ValueError for settings that a pass over a model could not run with.
+
+        Args:
+            schedule: of the model.
+            image_shape: (C, H, W) of what it makes.
+        """
         for name in ("num_samples", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"probing.settings.{name} must be at least 1, got {getattr(self, name)}")
-        if self.noise_seed < 0:
-            raise ValueError(f"probing.settings.noise_seed must be at least 0, got {self.noise_seed}")
+        if not 0 <= self.noise_seed <= MAX_SEED:
+            raise ValueError(f"probing.settings.noise_seed must be in 0..2**64-1, got {self.noise_seed}")
         schedule.ddim_timesteps(self.num_steps, self.convention)
         self.inversion.check(self.num_steps, self.clip, self.clip_inversion)
+        # Noises, samples and latents, which are compared as a whole.
+        size = 3 * 4 * self.num_samples * math.prod(image_shape)
+        check_memory("probing.settings.num_samples", self.num_samples, size, "probe fewer samples")
+        evaluations = self.num_samples * sum(self.inversion.evaluations(self.num_steps))
+        check_time("a pass", f"{evaluations:,} network evaluations", evaluations * EVALUATION_SEC)

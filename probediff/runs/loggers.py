@@ -1,16 +1,13 @@
-"""Where numbers go beside the run's own folder: Weights & Biases. Only this and `wandb_files` know wandb here."""
+"""Where numbers go beside the run's own folder: Weights & Biases, which only this and `wandb_*` know here."""
 
-import netrc
 import os
 import re
 import secrets
-import socket
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import urlsplit
+from typing import Any
 
 import torch
 from lightning.pytorch.loggers import WandbLogger
@@ -22,67 +19,17 @@ from probediff.runs.folder import WANDB, WANDB_ID
 from probediff.runs.results import Event, ProbeResult
 from probediff.runs.stored_results import read_picture
 from probediff.runs.wandb_files import LoggedResult, read_logged_results
+from probediff.runs.wandb_settings import (
+    INIT_TIMEOUT_SEC,
+    PROJECT,
+    WandbSettings,
+    check_environment,
+    from_environment,
+    resolve_mode,
+)
 
-#: How long a server that answers nothing holds up the start of a run, unless WANDB_INIT_TIMEOUT says otherwise.
-INIT_TIMEOUT_SEC = 30.0
 #: How keys end that say how long something took.
 _CLOCKS = ("_seconds", "_per_second")
-
-WandbMode = Literal["auto", "online", "offline", "disabled"]
-
-
-@dataclass(frozen=True)
-class WandbSettings:
-    """Where Weights & Biases gets the run.
-
-    Args:
-        mode: ``auto`` goes online when a key and the server are there, else offline; ``disabled`` switches it off.
-        project: W&B project.
-        entity: W&B user or team.
-        name: name of the run; the run folder's name by default.
-        group: group of the run.
-        tags: tags of the run.
-    """
-
-    mode: WandbMode = "auto"
-    project: str = "probediff"
-    entity: str | None = None
-    name: str | None = None
-    group: str | None = None
-    tags: list[str] | None = None
-
-
-def resolve_mode(mode: WandbMode) -> Literal["online", "offline", "disabled"]:
-    """``auto`` made definite: WANDB_MODE if it is set, else online when there are a key and a server."""
-    if mode != "auto":
-        return mode
-    preset = os.environ.get("WANDB_MODE", "").lower()
-    if preset in ("online", "offline", "disabled"):
-        return preset  # type: ignore[return-value]
-    # Imported where it is used: --help would wait a second for it.
-    import wandb
-
-    url = os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url
-    return "online" if _has_key(url) and _reachable(url) else "offline"
-
-
-def _has_key(url: str) -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        return netrc.netrc().authenticators(urlsplit(url).hostname or "") is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
-
-
-def _reachable(url: str) -> bool:
-    parts = urlsplit(url)
-    try:
-        port = parts.port or (80 if parts.scheme == "http" else 443)
-        socket.create_connection((parts.hostname or "", port), timeout=5).close()
-    except OSError:
-        return False
-    return True
 
 
 class FailsafeWandbLogger(WandbLogger):
@@ -94,17 +41,23 @@ class FailsafeWandbLogger(WandbLogger):
     Args:
         settings: where W&B gets the run.
         save_dir: the run's own folder.
+
+    Raises:
+        ValueError: settings, or environment variables of W&B, that it does not take.
     """
 
     def __init__(self, settings: WandbSettings, save_dir: Path) -> None:
         mode = resolve_mode(settings.mode)
+        if mode != "disabled":
+            check_environment(settings)
+        settings = replace(settings, **from_environment(vars(settings)))
         import wandb
 
         super().__init__(
             name=settings.name or save_dir.name,
             version=_read_id(save_dir)[0] or secrets.token_hex(4),
             save_dir=save_dir,
-            project=settings.project,
+            project=settings.project or PROJECT,
             offline=mode == "offline",
             entity=settings.entity,
             group=settings.group,
@@ -112,7 +65,7 @@ class FailsafeWandbLogger(WandbLogger):
             mode=mode,
             # The run's own tables are printed instead of W&B's summary.
             settings=wandb.Settings(
-                quiet=True, init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", INIT_TIMEOUT_SEC))
+                quiet=True, init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT") or INIT_TIMEOUT_SEC)
             ),
         )
         # Lightning passes an argument that wandb only warns about and is going to remove.

@@ -1,5 +1,6 @@
 """Training of a denoising diffusion model; knows no probe."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -12,6 +13,7 @@ from torch import Tensor
 from probediff.denoisers import EpsModel, UNet
 from probediff.diffusion import hybrid_loss, simple_loss
 from probediff.exceptions import NonFiniteLossError
+from probediff.files.capacity import check_memory
 from probediff.models.base import ProbeModel, Weights, conventions_of
 from probediff.noise import keyed_global_randomness, training_draws
 from probediff.schedule import NoiseSchedule, ScheduleName
@@ -62,8 +64,13 @@ class DiffusionModule(L.LightningModule):
                 f"loss 'hybrid' needs a network with {2 * network.in_channels} output channels (noise and variance), "
                 f"got {network.out_channels}; use loss 'simple' for a network without variance channels"
             )
-        if not learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive, got {learning_rate}")
+        if not 0 < learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be positive and finite, got {learning_rate}; 1e-4 is usual")
+        if not 0 <= weight_decay < math.inf:
+            raise ValueError(f"weight_decay must be 0 or more and finite, got {weight_decay}; 0 is usual")
+        size = sum(p.numel() * p.element_size() for p in network.parameters())
+        cure = "make the network smaller, or keep fewer averages"
+        check_memory("the network and its averages", f"{len(ema_rates)} averages", size * (1 + len(ema_rates)), cure)
         self.schedule_name = schedule
         self.schedule = NoiseSchedule.from_name(schedule, num_train_timesteps)
         self.loss: Callable[..., Tensor] = _LOSSES[loss]

@@ -95,7 +95,7 @@ def test_images_are_made_with_one_number_of_steps(command: str, tiny_run: Path) 
 def test_a_misspelt_option_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse("whitening", "--settings.nun_samples", "3")
-    assert "did you mean settings.num_samples?" in capsys.readouterr().err
+    assert "did you mean --settings.num_samples?" in capsys.readouterr().err
 
 
 def test_a_model_choice_is_all_that_names_a_model(tiny_run: Path) -> None:

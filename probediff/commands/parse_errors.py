@@ -1,0 +1,82 @@
+"""Errors of the parser in one line: the option, what was expected, what came, and what to type."""
+
+import ast
+import difflib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "list": "a list",
+    "tuple": "a list",
+    "dict": "a mapping",
+    "NoneType": "null",
+}
+_KEY = re.compile(r'Parser key "([\w.]+)"')
+_KEY_COLON = re.compile(r'Parser key "([\w.]+)":\s*')
+_EXPECTED = re.compile(r"Expected a (<class '[\w.]+'>|typing\.Literal\[[^\]]*\]|dot import path string)")
+_GOT = re.compile(r"(?:Got value|Given value): (.*?)(?:\n|$)")
+_NESTED = re.compile(r"NestedArg\(key=(.+), val=(.+)\)")
+
+
+def explain(message: str, keys: Sequence[str]) -> str:
+    """What jsonargparse says, as one line that names the option as it is typed.
+
+    Args:
+        message: its own, over several lines.
+        keys: of all options.
+    """
+    named, got = _KEY.findall(message), _GOT.findall(message)
+    if refused := re.search(r"Problem with given class_path '([\w.]+)':\s+Option '(\w+)' is not accepted", message):
+        return f"--{named[0]}.{refused[2]} must be an option of {refused[1]}, which has none of that name"
+    # The parser of the arguments of a class has explained its error already.
+    if inner := re.search(r"Problem with given class_path .*:\s+--([\w.]+ must .*)", message):
+        return f"--{named[0]}.{inner[1]}"
+    kinds = list(dict.fromkeys(filter(None, map(_kind, _EXPECTED.findall(message)))))
+    if not (named and got and kinds):
+        words = re.sub(r"Not of type \w+: ", "", _KEY_COLON.sub(r"--\1: ", " ".join(message.split())))
+        return words + _suggestion(message, keys)
+    key, value = ".".join(dict.fromkeys(named)), got[-1]
+    if nested := _NESTED.fullmatch(value):
+        value = _literal(nested[2])
+        if not key.endswith(f".{_literal(nested[1])}"):
+            key = f"{key}.{_literal(nested[1])}"
+    cure = f"; write '{_as_list(value)}'" if "a list" in kinds and _as_list(value) else ""
+    if "a class" in kinds:
+        cure = "; such as Digits, CIFAR10 or ImageFolder" if key == "data" else f"; see --{key}.help"
+    return f"--{key} must be {' or '.join(kinds)}, got {value!r}{cure}"
+
+
+def _kind(expected: str) -> str | None:
+    if expected.startswith("typing.Literal"):
+        return "one of " + ", ".join(map(str, _literal(expected.removeprefix("typing.Literal"))))
+    if expected.startswith("dot import"):
+        return "a class"
+    return _KINDS.get(expected.removeprefix("<class '").removesuffix("'>"))
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _as_list(text: str) -> str | None:
+    """``1,2``, ``1 2`` or ``(1,2)`` as the list that was meant; None for what is none."""
+    parts = re.split(r"[,\s]+", text.strip("()[]{} ,"))
+    return f"[{','.join(parts)}]" if all(re.fullmatch(r"[\w.=/+-]+", part) for part in parts) else None
+
+
+def _suggestion(message: str, keys: Sequence[str]) -> str:
+    group = re.search(r"Group '([\w.]+)'", message)
+    for word in re.findall(r"[\w.]*\w", message.split("Got value")[0]):
+        full = f"{group[1]}.{word}" if group and not word.startswith(group[1]) else word
+        close = difflib.get_close_matches(full, keys, n=1, cutoff=0.8)
+        if close and full not in keys:
+            return f" (did you mean --{close[0]}?)"
+    return ""
