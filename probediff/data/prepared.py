@@ -34,7 +34,16 @@ class PreparedShards(ImagePieces):
 
     def open_piece(self, number: int) -> npt.NDArray[Any]:
         """Memory map of one shard."""
-        shard: npt.NDArray[Any] = np.load(self.files[number], mmap_mode="r", allow_pickle=False)
+        wanted = (int(self.counts[number]), *self.shape[1:])
+        try:
+            shard: npt.NDArray[Any] = np.load(self.files[number], mmap_mode="r", allow_pickle=False)
+        except ValueError:
+            shard = np.empty(0)
+        if shard.dtype != np.uint8 or shard.shape != wanted:
+            raise ValueError(
+                f"{self.files[number]} must hold images {wanted}, got something else: remove it, and start the "
+                "same `probediff prepare` command again: it makes it anew"
+            )
         return shard
 
 

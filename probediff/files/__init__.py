@@ -1,6 +1,7 @@
 """Files: whole or not at all, with checksums, and read without running code."""
 
 from probediff.files.checksums import digest_tensors, verify_tensors
+from probediff.files.plain import open_regular, parse_json, parse_yaml, read_bytes, read_json, read_object, read_yaml
 from probediff.files.tensors import (
     PREFIXES,
     WRAPPERS,
@@ -33,8 +34,15 @@ __all__ = [
     "load_tensors",
     "load_whole",
     "lock_folder",
+    "open_regular",
+    "parse_json",
+    "parse_yaml",
+    "read_bytes",
     "read_checkpoint",
+    "read_json",
+    "read_object",
     "read_weights",
+    "read_yaml",
     "remove_partials",
     "save_tensors",
     "to_json",

@@ -1,6 +1,5 @@
 """From a source of image files to a folder of decoded shards, by several processes, restartable."""
 
-import json
 import multiprocessing
 import shutil
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -11,8 +10,17 @@ from pathlib import Path
 from tqdm import tqdm
 
 from probediff.exceptions import WorkerDiedError
-from probediff.files import explain_disk_errors, lock_folder, remove_partials, whole_file, write_json
-from probediff.prepare.manifest import MANIFEST, UNFINISHED, UNREADABLE, Identity, Manifest, Shard, read_manifest
+from probediff.files import explain_disk_errors, lock_folder, read_json, remove_partials, whole_file, write_json
+from probediff.prepare.manifest import (
+    MANIFEST,
+    UNFINISHED,
+    UNREADABLE,
+    Identity,
+    Manifest,
+    Shard,
+    identity_from,
+    read_manifest,
+)
 from probediff.prepare.shards import ShardTask, finished_shards, remove_records, start_worker, write_shard
 from probediff.prepare.sources import Entry, entries_digest, list_entries
 
@@ -81,7 +89,11 @@ def _begin(out: Path, identity: Identity) -> dict[int, Shard]:
         manifest = read_manifest(out)
         begun, shards = manifest.identity, dict(enumerate(manifest.shards))
     elif (out / UNFINISHED).exists():
-        begun = Identity(**json.loads((out / UNFINISHED).read_text(encoding="utf-8")))
+        try:
+            begun = identity_from(read_json(out / UNFINISHED))
+        except (OSError, TypeError, ValueError) as error:
+            damage = f"got {out} whose {UNFINISHED} is damaged ({error})"
+            raise ValueError(f"OUT must be begun by this command, {damage}; {CURE}") from error
     elif entry := next(out.iterdir(), None):
         raise ValueError(
             f"OUT must be new, empty or begun by this command, got {out}, which holds {entry.name}; name another"

@@ -2,18 +2,18 @@
 
 import hashlib
 import io
-import json
 import multiprocessing
 import os
 import signal
 import threading
 import warnings
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from probediff.files import whole_file, write_json
+from probediff.files import read_json, whole_file, write_json
 from probediff.prepare.decoding import failure_reason, square_pixels
 from probediff.prepare.manifest import HEADER_BYTES, Shard, shard_from
 from probediff.prepare.sources import Entry, read_entry
@@ -68,8 +68,11 @@ def write_shard(task: ShardTask) -> Shard:
 
 def finished_shards(folder: Path) -> dict[int, Shard]:
     """Shards by number, from the records that earlier runs wrote."""
-    paths = folder.glob("images-*.json")
-    return {int(path.stem.split("-")[1]): shard_from(json.loads(path.read_text(encoding="utf-8"))) for path in paths}
+    shards = {}
+    for path in folder.glob("images-*.json"):
+        with suppress(OSError, KeyError, TypeError, ValueError):  # damaged: that shard is made anew
+            shards[int(path.stem.split("-")[1])] = shard_from(read_json(path))
+    return shards
 
 
 def remove_records(folder: Path) -> None:

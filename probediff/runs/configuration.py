@@ -14,11 +14,13 @@ from typing import Any
 
 import yaml
 
-from probediff.files import whole_file
+from probediff.files import parse_yaml, read_bytes, whole_file
+from probediff.files.plain import MOST_YAML_BYTES
 from probediff.runs.provenance import header, provenance, read_header
 
 CONFIG, HISTORY = "config.yaml", "config.history.yaml"
 _CHECKSUM = "# sha256 of what follows: "
+_MOST_PARTS = 50
 
 
 def write_config(run: Path, text: str) -> None:
@@ -61,7 +63,7 @@ def read_provenance(run: Path) -> dict[str, str]:
 def has_checksum(path: Path) -> bool:
     """Whether a file begins with a checksum, as those of earlier versions do not."""
     with path.open(encoding="utf-8", errors="replace") as file:
-        return file.readline().startswith(_CHECKSUM)
+        return file.read(len(_CHECKSUM)) == _CHECKSUM
 
 
 def read_history(run: Path) -> list[dict[str, Any]]:
@@ -81,7 +83,7 @@ def read_history(run: Path) -> list[dict[str, Any]]:
 def _is_entry(entry: Any) -> bool:
     changed = entry.get("changed") if isinstance(entry, dict) else None
     return isinstance(changed, dict) and all(
-        isinstance(key, str) and isinstance(change, dict) and "to" in change for key, change in changed.items()
+        key.count(".") < _MOST_PARTS and isinstance(change, dict) and "to" in change for key, change in changed.items()
     )
 
 
@@ -132,14 +134,14 @@ def _read(path: Path) -> Any:
     if not path.is_file():
         return None
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bytes(path, MOST_YAML_BYTES).decode()
         first, _, rest = text.partition("\n")
         # Earlier versions wrote no checksum.
         if first.startswith(_CHECKSUM) and first.removeprefix(_CHECKSUM) != _digest(rest):
             raise ValueError("its checksum must be that of its content, got another: damaged, cut or changed")
-        return yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        return parse_yaml(text)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}; restore it from a copy") from error
 
 
 def _digest(text: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from probediff.files import write_json
+from probediff.files import read_json, write_json
 from probediff.sweep.expand import Values, expand, trial_command
 from probediff.sweep.file import SweepFile
 from probediff.sweep.lineage import trial_name
@@ -86,9 +86,10 @@ def settle_plan(sweep: SweepFile, folder: Path) -> Plan:
 
 def _read(path: Path) -> Plan:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         trials = [PlannedTrial(**trial) for trial in content["trials"]]
-        if not (trials and isinstance(content["made_from"], dict) and all(map(_is_whole, trials))):
+        is_known = isinstance(content["made_from"], dict) and isinstance(content["made_from"].get("files", {}), dict)
+        if not (trials and is_known and all(map(_is_whole, trials))):
             raise TypeError("it needs trials, each with a name, values and a command")
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ValueError(
