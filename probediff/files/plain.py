@@ -8,8 +8,9 @@ import math
 import os
 import re
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import yaml
 
@@ -23,7 +24,7 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _LARGEST = 2**1000
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a file to read; a pipe, which would be waited for, a folder or a device is refused.
 
     Raises:

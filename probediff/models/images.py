@@ -17,7 +17,7 @@ from torch import Tensor
 from probediff.data import ImageFolder, ImageTensors
 from probediff.data.base import ImageArray, fingerprint
 from probediff.models.base import ProbeModel
-from probediff.models.run import load_run_data, read_run_config
+from probediff.models.run import Diffusion, load_run_data, read_run_config
 from probediff.prepare.decoding import DECODING, square_pixels
 from probediff.prepare.sources import ImageFile, list_images
 
@@ -111,10 +111,10 @@ class RealImages:
         return self.codes(ImageTensors(self.array).__getitems__(rows))
 
 
-def run_images(run: Path) -> RealImages:
-    """The training images of a run; mirrored where it flips them."""
-    data = load_run_data(run)
-    return RealImages(data.images, type(data).__name__, bool(read_run_config(run)["model"].get("random_flip")))
+def run_images(run: Path, trust: bool = False) -> RealImages:
+    """The training images of a run; mirrored where it flips them. ``trust`` as for ``load_run_data``."""
+    data = load_run_data(run, trust)
+    return RealImages(data.images, type(data).__name__, Diffusion.of(run, read_run_config(run)).random_flip)
 
 
 def images_of_folder(path: Path, space: Space) -> RealImages:

@@ -105,7 +105,7 @@ def identity_from(record: dict[str, Any]) -> Identity:
     for field in fields(Identity):
         value = getattr(identity, field.name)
         if type(value) is not field.type or (isinstance(value, int) and not 0 <= value < _LARGEST):
-            raise TypeError(f"{field.name} must be {field.type.__name__}, got {str(value)[:40]!r}")
+            raise TypeError(f"{field.name} must be of another type or size, got {str(value)[:40]!r}")
     return identity
 
 

@@ -6,6 +6,8 @@ Both files begin with a checksum, because one that was cut short is often valid 
 import getpass
 import hashlib
 import math
+import os
+import re
 import socket
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -21,12 +23,36 @@ from probediff.runs.provenance import header, provenance, read_header
 CONFIG, HISTORY = "config.yaml", "config.history.yaml"
 _CHECKSUM = "# sha256 of what follows: "
 _MOST_PARTS = 50
+#: Variables of the environment whose values are secrets, as their names say.
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
+_SHORTEST_SECRET = 8
 
 
 def write_config(run: Path, text: str) -> None:
     """Write a configuration as it runs, with versions and git commit as comments at its head; no history yet."""
     (run / HISTORY).unlink(missing_ok=True)
     _write(run / CONFIG, header() + text)
+
+
+def refuse_secrets(text: str) -> None:
+    """Raise ValueError, without the value, where a configuration holds that of a secret variable of the environment.
+
+    ``${oc.env:WANDB_API_KEY}``, or a shell, puts it there; it would go into ``config.yaml`` and to W&B.
+    """
+    for name, value in os.environ.items():
+        if _SECRET.search(name) and len(value) >= _SHORTEST_SECRET and value in text:
+            raise ValueError(
+                f"the configuration must hold no secret, got the value of ${name}, which would be written into "
+                f"{CONFIG} and logged: take it out; W&B and the hub read it from the environment themselves"
+            )
+
+
+def hide_secrets(text: str) -> str:
+    """Words without the values of secret variables of the environment, by whose names they are replaced."""
+    for name, value in os.environ.items():
+        if _SECRET.search(name) and len(value) >= _SHORTEST_SECRET:
+            text = text.replace(value, f"${name}")
+    return text
 
 
 def read_first_config(run: Path) -> dict[str, Any]:
