@@ -132,9 +132,7 @@ def test_wrong_checkpoints(run: Path) -> None:
     with pytest.raises(ValueError, match=r"attention_resolutions must be among"):
         load_checkpoint_model(path)
     change_config(run, network={"channels": 8, "channel_mult": [1, 2], "heads": 2})
-    with pytest.raises(
-        ValueError, match=r"network of .*config.yaml must be arguments of UNet in this version, got 'heads'"
-    ):
+    with pytest.raises(ValueError, match=r"network of .*config.yaml must be arguments of UNet .*, got 'heads'"):
         load_checkpoint_model(path)
 
 
