@@ -5,6 +5,7 @@ from probediff.files.plain import open_regular, parse_json, parse_yaml, read_byt
 from probediff.files.tensors import (
     PREFIXES,
     WRAPPERS,
+    check_dense,
     load_strictly,
     load_tensors,
     load_whole,
@@ -28,6 +29,7 @@ __all__ = [
     "PARTIAL",
     "PREFIXES",
     "WRAPPERS",
+    "check_dense",
     "digest_tensors",
     "explain_disk_errors",
     "load_strictly",

@@ -12,13 +12,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from probediff.files.plain import open_regular
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 #: Key of the metadata of a safetensors file.
 CHECKSUM = "sha256"
 #: What an unpickler raises on bytes that are none of its own.
-UNREADABLE = (ValueError, EOFError, LookupError, TypeError, AttributeError, struct.error, pickle.UnpicklingError)
+UNREADABLE = (
+    *(ValueError, EOFError, LookupError, TypeError, AttributeError, RecursionError, struct.error),
+    pickle.UnpicklingError,
+)
 
 
 def verify_tensors(path: Path) -> None:
@@ -29,7 +34,7 @@ def verify_tensors(path: Path) -> None:
         ValueError: It is damaged.
     """
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             actual, stored = checksum(content)
     except FileNotFoundError:
         raise
@@ -54,10 +59,13 @@ def checksum(content: bytes | mmap.mmap) -> tuple[str, str | None]:
 
 def verify_zip(path: Path) -> None:
     """Raise ValueError where a part of a zip file, which is what torch writes, has not its checksum."""
-    with path.open("rb") as start:
+    with open_regular(path) as start:
         if start.read(2) != b"PK":
             return  # the format before torch 1.6, which has no checksums; or no checkpoint, as reading it will tell
     with zipfile.ZipFile(path) as file:
+        parts = file.infolist()
+        if sum(part.file_size for part in parts) > path.stat().st_size:
+            raise ValueError("it is damaged: its parts are larger than the file")  # torch does not compress
         damaged = file.testzip()
     if damaged is not None:
         raise ValueError(f"it is damaged: the checksum of {damaged} in it is wrong")

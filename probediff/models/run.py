@@ -13,7 +13,8 @@ import torch
 from probediff.data import ImageDataModule
 from probediff.data.base import check_same_images
 from probediff.denoisers import EpsModel, UNet
-from probediff.files import load_strictly, read_checkpoint
+from probediff.denoisers.architecture import describe_misfit
+from probediff.files import check_dense, load_strictly, read_checkpoint
 from probediff.models.arguments import build_data, typed_arguments
 from probediff.models.base import ProbeModel, Weights, conventions_of
 from probediff.runs.by_step import step_of
@@ -144,6 +145,7 @@ def run_of(path: Path) -> Path:
 #: Of a configuration of versions without checksums.
 _LAST_SECTION = "whitening"
 _MOST_PIXELS = 2**16
+_DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
 @dataclass(frozen=True)
@@ -185,18 +187,20 @@ class _Recipe:
         named = step_of(path)
         if step < 0 or named not in (None, step):
             raise ValueError(f"{path} must be of the step in its name, got {step}: it was renamed, or is damaged")
-        if foreign := [k for k, tensor in checkpoint["state_dict"].items() if not isinstance(tensor, torch.Tensor)]:
-            raise ValueError(f"{path} must hold tensors in its state_dict, got something else in {foreign[0]!r}")
+        check_dense(path, checkpoint["state_dict"])
         stored = {
             name.removeprefix(self.prefix): tensor
             for name, tensor in checkpoint["state_dict"].items()
             if name.startswith(self.prefix)
         }
+        if len(kinds := {tensor.dtype for tensor in stored.values()}) > 1 or not kinds <= _DTYPES:
+            raise ValueError(f"{path} must hold weights of one floating-point type, got {', '.join(map(str, kinds))}")
         is_thinned = any(tensor.dtype == torch.float16 for tensor in stored.values())
         # Copies, because the file may be thinned out while the model is in use.
         weights = {name: t.float() if t.dtype == torch.float16 else t.clone() for name, t in stored.items()}
         requirement = f"{path} must hold in {self.prefix}* the weights of the network in the config.yaml of its run"
-        load_strictly(self.skeleton, weights, requirement, assign=True)
+        networks = ({k.removeprefix("unet."): v for k, v in s.items()} for s in (stored, self.skeleton.state_dict()))
+        load_strictly(self.skeleton, weights, requirement, describe_misfit(*networks), assign=True)
         others = {"stored_dtype": "float16"} if is_thinned else {}
         conventions = conventions_of(
             self.skeleton, self.schedule_name, self.schedule, self.image_shape, self.ema_rate, **others
