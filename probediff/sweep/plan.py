@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from probediff.files import read_json, write_json
+from probediff.files import parse_json, read_json, write_json
 from probediff.sweep.expand import Values, expand, trial_command
 from probediff.sweep.file import SweepFile
 from probediff.sweep.lineage import trial_name
@@ -72,6 +72,10 @@ def settle_plan(sweep: SweepFile, folder: Path) -> Plan:
     # Earlier versions did not record the files.
     before = {"files": made_from["files"]} | kept.made_from
     differing = [key for key in made_from if made_from[key] != before.get(key)]
+    # A plan is data: what is started is what the sweep file says, and nothing that somebody wrote into the plan.
+    wanted = parse_json(json.dumps([asdict(trial) for trial in _trials(sweep)], default=str))
+    if not differing and wanted != [asdict(trial) for trial in kept.trials]:
+        differing = ["trials"]
     if "files" in differing:
         differing.remove("files")
         names = {**before["files"], **made_from["files"]}

@@ -148,7 +148,7 @@ def test_wrong_checkpoints(run: Path) -> None:
         ({"resblock_updown": True}, r"network.resblock_updown must be False for these tensors, got True"),
         (
             {},
-            r"network.in_channels \(channels of data\) must be 1 .*, got 3; network.out_channels .* must be 2 .*, got 6",
+            r"network.in_channels \(channels of data\) must be 1 .*, got 3; network.out_channels .* be 2 .*, got 6",
         ),
     ],
 )
