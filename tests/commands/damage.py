@@ -36,10 +36,10 @@ def damages(draw: st.DrawFn) -> tuple[str, Callable[[Path], None]]:
         place, value = draw(st.integers(0, 10**6)), draw(VALUES)
         return f"value {place} is {str(value)[:30]!r}", lambda path: replace_value(path, place, value)
     if kind == "truncate":
-        share = draw(st.floats(0, 1, exclude_max=True))
+        share = draw(st.integers(0, 999)) / 1000
         return f"cut at {share}", lambda path: os.truncate(path, int(path.stat().st_size * share))
     if kind == "flip":
-        place, bit = draw(st.floats(0, 1, exclude_max=True)), draw(st.integers(0, 7))
+        place, bit = draw(st.integers(0, 9999)) / 10000, draw(st.integers(0, 7))
         return f"bit {bit} at {place}", lambda path: flip(path, place, bit)
     if kind == "text":
         text = draw(st.sampled_from(_TEXTS))
