@@ -65,7 +65,7 @@ def verify_zip(path: Path) -> None:
     with zipfile.ZipFile(path) as file:
         parts = file.infolist()
         if sum(part.file_size for part in parts) > path.stat().st_size:
-            raise ValueError("it is damaged: its parts are larger than the file")  # torch does not compress
+            raise ValueError("its parts must not be larger than the file, got larger ones: it is damaged")
         damaged = file.testzip()
     if damaged is not None:
         raise ValueError(f"it is damaged: the checksum of {damaged} in it is wrong")

@@ -31,11 +31,12 @@ def open_regular(path: Path) -> BufferedReader:
         OSError: it cannot be opened.
         ValueError: it is no regular file.
     """
-    file = os.fdopen(_open(path), "rb")
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
+    # Without waiting for whoever writes into a pipe.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
         raise ValueError(f"{path} must be a regular file, got a folder, a pipe or a device; restore it, or remove it")
-    return file
+    return os.fdopen(descriptor, "rb")
 
 
 def read_bytes(path: Path, most: int = MOST_JSON_BYTES) -> bytes:
@@ -61,7 +62,7 @@ def parse_json(text: str | bytes) -> Any:
         if words.count("[") + words.count("{") > _MOST_DEPTH:
             _plain(content, [len(words)])
     except RecursionError:
-        raise ValueError(_TOO_DEEP) from None
+        raise _depth_error() from None
     return content
 
 
@@ -97,17 +98,14 @@ def parse_yaml(text: str) -> Any:
     try:
         return _plain(yaml.load(text, _PlainLoader), [_MOST_YAML_PARTS])
     except (yaml.YAMLError, LookupError, TypeError, AttributeError) as error:  # of words under tags such as !!int
-        raise ValueError(" ".join(str(error).split())) from None
+        raise ValueError(f"it must be YAML, got: {' '.join(str(error).split())}") from None
     except RecursionError:
-        raise ValueError(_TOO_DEEP) from None
+        raise _depth_error() from None
 
 
 def read_yaml(path: Path) -> Any:
     """Content of a YAML file; errors as of `open_regular` and `parse_yaml`."""
     return parse_yaml(read_bytes(path, MOST_YAML_BYTES).decode())
-
-
-_TOO_DEEP = f"it must have at most {_MOST_DEPTH} levels, got more"
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -124,7 +122,7 @@ def _plain(value: Any, budget: list[int], depth: int = 0) -> Any:
     if budget[0] < 0:
         raise ValueError(f"it must have at most {_MOST_YAML_PARTS:,} parts, got more: it repeats itself")
     if depth > _MOST_DEPTH:
-        raise ValueError(_TOO_DEEP)
+        raise _depth_error()
     if isinstance(value, dict):
         return {_key(key): _plain(part, budget, depth + 1) for key, part in value.items()}
     if isinstance(value, list):
@@ -136,6 +134,10 @@ def _plain(value: Any, budget: list[int], depth: int = 0) -> Any:
     raise ValueError(f"it must hold text, numbers, lists and mappings, got a {type(value).__name__} that is none")
 
 
+def _depth_error() -> ValueError:
+    return ValueError(f"it must have at most {_MOST_DEPTH} levels, got more")
+
+
 def _key(value: object) -> str:
     if not isinstance(value, str | int):
         raise ValueError(f"its keys must be text, got a {type(value).__name__}")
@@ -145,7 +147,3 @@ def _key(value: object) -> str:
 def _finite(text: str) -> float | None:
     number = float(text)
     return number if math.isfinite(number) else None
-
-
-def _open(path: Path) -> int:
-    return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

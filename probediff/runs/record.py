@@ -59,11 +59,15 @@ def read_records(path: Path) -> list[Record]:
     Raises:
         ValueError: a line is damaged, which is said with its number, or it is no file.
     """
-    records: list[Record] = []
-    if not path.exists():
-        return records
+    try:
+        file = open_regular(path)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error}; restore it, or remove it") from error
+    records = []
     # A line at a time: the file of a stranger may have no end.
-    with open_regular(path) as file:
+    with file:
         for number, line in enumerate(iter(partial(file.readline, _LONGEST_LINE), b""), 1):
             if not line.strip() or (not line.endswith(b"\n") and len(line) < _LONGEST_LINE):
                 continue
