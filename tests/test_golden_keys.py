@@ -60,6 +60,8 @@ ADDED = {
     # What the tensors of a state dict do not say.
     *(f"options: {command}: options: --num_head_channels" for command in (*RESPELT, "probe")),
     *(f"options: {command}: options: --image_size" for command in (*RESPELT, "probe") if command != "search-noise"),
+    # Classes of a stranger's run are imported where it is asked for.
+    *(f"options: {command}: options: --trust" for command in (*RESPELT, "probe")),
     *(f"options: {command}: options: --settings" for command in RESPELT),
     *(f"options: {command}: options: --settings.{name}" for command, names in RESPELT.items() for name in names),
 }

@@ -71,7 +71,8 @@ def build_parser() -> CommandParser:
     parser.add_argument("image", metavar="IMAGE", nargs="+", help="image files, or folders of them")
     parser.add_argument("--model", metavar="MODEL", required=True, help=MODEL_HELP)
     for options in (EditOptions, StatisticsSource, NoiseSearchSettings):
-        parser.add_class_arguments(options, as_group=True)
+        # --trust is an option of all models and runs.
+        parser.add_class_arguments(options, as_group=True, skip={"trust"} if options is StatisticsSource else set())
     parser.set_defaults(num_chains=4)
     add_sampling_options(parser, "RUN/probes/edit", takes_source_prompt=True)
     return parser

@@ -43,6 +43,7 @@ from probediff.data import ImageDataModule
 from probediff.denoisers import UNet
 from probediff.exceptions import StoppedBySignalError
 from probediff.files import whole_file
+from probediff.runs.configuration import refuse_secrets
 from probediff.runs.folder import ERROR, RunFolder
 from probediff.runs.grouping import group_of
 from probediff.runs.lock import WAIT_SEC, claim
@@ -149,7 +150,9 @@ class FitCLI(LightningCLI):
             self.run_dir = Path(self._owning.enter_context(TemporaryDirectory(prefix="probediff-")))
         else:
             self.run_dir = self._choose_run_dir()
-        self.start = Start(self.run_dir, None if self.is_trial_run else self.config.resume, self._config_text())
+        text = self._config_text()
+        refuse_secrets(text)
+        self.start = Start(self.run_dir, None if self.is_trial_run else self.config.resume, text)
         if getattr(rank_zero_only, "rank", 0) == 0:
             self._owning.enter_context(claim(self.run_dir, "--run_dir", WAIT_SEC))
             self.start.check(self.parser.get_defaults().as_dict())

@@ -23,6 +23,7 @@ from probediff.commands.parse_errors import explain
 from probediff.commands.runner import split_help
 from probediff.models.base import Weights
 from probediff.models.source import ModelChoice
+from probediff.runs.configuration import hide_secrets
 from probediff.schedule import Convention
 
 T = TypeVar("T")
@@ -119,7 +120,7 @@ class CommandParser(LightningArgumentParser):
         words = explain(message, [action.dest for action in self._actions])
         if "required: data" in message or 'Key "model" is required' in message:
             words = f"a configuration must be given, got none; {_example()}"
-        super().error(words, ex)
+        super().error(hide_secrets(words), ex)
 
     def add_model_options(self, out: str, settings: type = SampleSettings, skip: Set[str] = frozenset()) -> None:
         """Which weights MODEL stands for, how it samples, where it runs, and where results go.
@@ -129,7 +130,14 @@ class CommandParser(LightningArgumentParser):
             settings: class of the options ``--settings.*``.
             skip: settings that the command does not have.
         """
-        self.add_class_arguments(ModelChoice, as_group=True, skip={"model", "weights", "ema_rate", "among_others"})
+        elsewhere = {"model", "weights", "ema_rate", "trust", "among_others"}
+        self.add_class_arguments(ModelChoice, as_group=True, skip=elsewhere)
+        self.add_argument(
+            "--trust",
+            action="store_true",
+            help="import and run the class of a run's data where it is none of probediff; give it for runs of your own "
+            "or of people you trust",
+        )
         self.add_class_arguments(settings, "settings", skip=set(skip))
         self.add_argument("--device", type=str | None, help="cuda, cuda:1 or cpu; by default cuda where there is one")
         self.add_argument("--out", metavar="DIR", type=str | None, help=f"folder of the results; by default {out}")

@@ -11,7 +11,8 @@ Examples:
 """
 
 import os
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cache, partial
@@ -25,6 +26,7 @@ from probediff.commands.options import CommandParser, WholeNumbers, available_pr
 from probediff.commands.runner import STATUS_LOST, run_guarded
 from probediff.data import ImageDataModule
 from probediff.models import ProbeModel, fit_gaussian, load_run_data
+from probediff.models.arguments import typed_arguments
 from probediff.models.images import Space, images_of_folder
 from probediff.models.run import run_of
 from probediff.models.source import ModelChoice, Source, find_source, published_convention
@@ -32,6 +34,7 @@ from probediff.probing.afterwards import ProbeTask, probe_afterwards
 from probediff.probing.probe import Probe
 from probediff.probing.replay import compare_with_run
 from probediff.probing.settings import PassSettings
+from probediff.runs.configuration import CONFIG, refuse_secrets
 from probediff.runs.folder import RunFolder, probed_folder
 from probediff.runs.loggers import FailsafeWandbLogger
 from probediff.runs.summary import describe_failures, probe_tables
@@ -61,7 +64,8 @@ class ProbeOptions:
 
 def build_parser() -> CommandParser:
     """All options of the command."""
-    parser = CommandParser("probe", "MODEL", __doc__, parser_mode="omegaconf+", default_env=False)
+    # No resolver of ${...}: the configuration of a run, whose settings are the defaults, is data.
+    parser = CommandParser("probe", "MODEL", __doc__, default_env=False)
     parser.add_class_arguments(ProbeOptions, as_group=True)
     parser.add_model_options("RUN/probes/<what>", PassSettings, skip={"num_steps"})
     parser.add_class_arguments(WandbSettings, "wandb")
@@ -84,6 +88,7 @@ def _probe(arguments: list[str]) -> int | None:
     parser, options, source = parse(arguments)
     device = _join_processes(options)
     text = f"# probediff probe {' '.join(arguments)}\n" + parser.dump(options, skip_unset=False)
+    refuse_secrets(text)
     objects = parser.instantiate(options)
     tasks = [replace(task, config_text=text) for task in build_tasks(source, objects)]
     if source.run is not None and options.checkpoints == "all":
@@ -110,7 +115,8 @@ def parse(arguments: list[str]) -> tuple[CommandParser, Any, Source]:
         raise ValueError(f"MODEL must come first, got {model!r}: probediff probe MODEL [--KEY VALUE ...]")
     parser = build_parser()
     is_run = model.endswith(".ckpt") or RunFolder(model).config_path.is_file()
-    parser.set_defaults(_run_defaults(run_of(Path(model)) if model.endswith(".ckpt") else Path(model)))
+    run = run_of(Path(model)) if model.endswith(".ckpt") else Path(model)
+    parser.set_defaults(_run_defaults(run, {action.dest for action in parser._actions}))
     options = parser.parse_args(rest)
     # Of a run it is a setting with a default; of published weights there is no choice, so that none may be typed.
     is_typed = any(argument.partition("=")[0] in ("--settings.weights", "--weights") for argument in rest)
@@ -125,13 +131,24 @@ def parse(arguments: list[str]) -> tuple[CommandParser, Any, Source]:
     return parser, options, source
 
 
-def _run_defaults(run: Path) -> dict[str, Any]:
-    """What the run's own configuration says of its probes."""
+def _run_defaults(run: Path, options: Collection[str]) -> dict[str, Any]:
+    """What the run's own configuration says of its probes: values of these options, of their types."""
     config = RunFolder(run).config()
-    settings = dict((config.get("probing") or {}).get("settings") or {})
-    defaults = {"num_steps": WholeNumbers.read(settings.pop("num_steps"))} if "num_steps" in settings else {}
-    parts = {"settings": settings} | {name: config[name] for name in available_probes() if config.get(name)}
-    return defaults | {f"{part}.{key}": value for part, values in parts.items() for key, value in values.items()}
+    probing = config.get("probing")
+    sections = {"settings": probing.get("settings") if isinstance(probing, dict) else probing}
+    sections |= {name: config.get(name) for name in available_probes()}
+    classes: dict[str, type] = {"settings": PassSettings, **available_probes()}
+    defaults: dict[str, Any] = {}
+    for section, values in sections.items():
+        if isinstance(values, dict):
+            known = [key for key in values if f"{section}.{key}" in options or key == "num_steps"]
+            if unknown := [key for key in values if key not in known]:
+                warnings.warn(f"{run / CONFIG}: {section}.{unknown[0]} is left out: no option of today", stacklevel=2)
+            values = {key: values[key] for key in known}
+        typed = typed_arguments(classes[section], values or {}, f"{section} of {run / CONFIG}")
+        defaults |= {f"{section}.{key}": value for key, value in typed.items()}
+    num_steps = defaults.pop("settings.num_steps", None)
+    return defaults | ({} if num_steps is None else {"num_steps": WholeNumbers([num_steps])})
 
 
 def _model_defaults(model: ProbeModel) -> dict[str, Any]:
@@ -153,7 +170,7 @@ def build_tasks(source: Source, options: Any) -> list[ProbeTask]:
             raise ValueError("--denoiser gaussian needs the images of a run: give a run folder as MODEL")
         if options.checkpoints not in ("all", "last"):
             raise ValueError(f"--checkpoints must be left out for --denoiser gaussian, got {options.checkpoints}")
-        gaussian = fit_gaussian(source.run)
+        gaussian = fit_gaussian(source.run, trust=options.trust)
         kind, steps, load = "gaussian", [gaussian.step], lambda step: gaussian
     images, samples_of_step, num_samples = None, None, options.settings.num_samples
     if options.images is not None:
@@ -195,16 +212,16 @@ def _default_out(source: Source, kind: str) -> Path:
     return source.out.with_name(f"{source.out.name}-{kind}" if kind else source.out.name)
 
 
-def _real_images(source: Source, reference: str | None, model: ProbeModel) -> Callable[[int], torch.Tensor] | None:
+def _real_images(source: Source, options: Any, model: ProbeModel) -> Callable[[int], torch.Tensor] | None:
     """Real images of a folder that was named, or else of the run; found once, when they are needed."""
-    run = source.run
+    run, reference = source.run, options.reference
     if reference is None and run is None:
         return None
 
     @cache
     def data() -> ImageDataModule:
         if reference is None and run is not None:
-            return load_run_data(run)
+            return load_run_data(run, options.trust)
         folder = images_of_folder(Path(str(reference)), Space(model.pixel_shape, model.pixel_shape)).folder
         assert folder is not None  # those of a folder have one
         return folder

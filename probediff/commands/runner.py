@@ -1,6 +1,7 @@
 """How every command is run: what is printed on an error or on Ctrl-C, and the exit status."""
 
 import argparse
+import io
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -61,6 +62,9 @@ def run_guarded(name: str, work: Callable[[], int | None], stopped: str = "") ->
         from probediff.commands.cpu import set_up_cpu
 
         set_up_cpu()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a folder holds may be no text of the terminal's
+            stream.reconfigure(errors="backslashreplace")
     warnings.formatwarning = lambda message, *_: f"{name}: warning: {message}\n"
     try:
         return work() or 0

@@ -61,7 +61,8 @@ def build_parser() -> CommandParser:
     parser = CommandParser("search-noise", "IMAGE ...", __doc__)
     parser.add_argument("image", metavar="IMAGE", nargs="+", help="image files, or folders of them")
     for options in (SearchOptions, StatisticsSource, NoiseSearchSettings):
-        parser.add_class_arguments(options, as_group=True)
+        # --trust is an option of all models and runs.
+        parser.add_class_arguments(options, as_group=True, skip={"trust"} if options is StatisticsSource else set())
     parser.set_defaults(num_chains=4)
     parser.add_model_options("probes/search_noise", skip={"num_samples", "convention", "noise_seed", "batch_size"})
     return parser

@@ -192,7 +192,7 @@ def _images(options: Any, source: Source, model: ProbeModel) -> tuple[RealImages
     if options.reference is not None:
         statistics = images_of_folder(Path(options.reference), Space.of(model))
     elif source.run is not None:
-        statistics = run_images(source.run)
+        statistics = run_images(source.run, options.trust)
     elif images is not None:
         statistics = images
     else:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from probediff.data.base import ImageDataModule
@@ -34,7 +35,14 @@ class PreparedShards(ImagePieces):
 
     def open_piece(self, number: int) -> npt.NDArray[Any]:
         """Memory map of one shard."""
-        return map_array(self.files[number])
+        wanted = (int(self.counts[number]), *self.shape[1:])
+        shard = map_array(self.files[number])
+        if shard.dtype != np.uint8 or shard.shape != wanted:
+            raise ValueError(
+                f"{self.files[number]} must hold images {wanted}, got something else: remove it, and start the "
+                "same `probediff prepare` command again: it makes it anew"
+            )
+        return shard
 
 
 class PreparedImages(ImageDataModule):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,47 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from probediff.denoisers.architecture import Architecture, infer_architecture, tensor_shape
 from probediff.denoisers.blocks import ResidualBlock
 from probediff.denoisers.predictions import EpsModel
 from probediff.denoisers.unet import UNet
 from probediff.files import load_strictly, read_weights
 from probediff.schedule import NoiseSchedule, ScheduleName
-
-_UPSAMPLING = re.compile(r"output_blocks\.(\d+)\.[12]\.(conv|in_layers\.2)\.weight")
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What the tensors of a network determine.
-
-    Attributes:
-        channels: of the first level.
-        channel_mult: channels of each level as a multiple of them.
-        num_res_blocks: residual blocks a level.
-        attention_rates: downsampling rates of the levels that have attention; the middle block always has it.
-        use_scale_shift_norm: whether the timestep scales and shifts, or is added.
-        resblock_updown: whether the resolution changes inside residual blocks, as in guided-diffusion.
-    """
-
-    channels: int
-    channel_mult: tuple[int, ...]
-    num_res_blocks: int
-    attention_rates: tuple[int, ...]
-    use_scale_shift_norm: bool = True
-    resblock_updown: bool = False
-
-    @property
-    def size_divisor(self) -> int:
-        """What sizes of images must divide by."""
-        return int(2 ** (len(self.channel_mult) - 1))
-
-    def __str__(self) -> str:
-        """For people."""
-        rates = ", ".join(f"1/{rate}" for rate in self.attention_rates) or "no level's"
-        mult = ",".join(map(str, self.channel_mult))
-        return (
-            f"{self.channels} channels times {mult}, {self.num_res_blocks} residual blocks, attention at {rates} size"
-        )
 
 
 @dataclass(frozen=True)
@@ -133,8 +97,8 @@ class OpenAICheckpoint:
     def architecture(self) -> Architecture:
         """What the tensors determine; raises ValueError where they are those of another kind of network."""
         try:
-            return _infer_architecture(self.state)
-        except ValueError as error:
+            return infer_architecture(self.state)
+        except (ValueError, ArithmeticError) as error:
             raise self._no_network(error) from error
 
     @property
@@ -173,8 +137,8 @@ class OpenAICheckpoint:
             with torch.device("meta"):
                 network = UNet(
                     image_size=size,
-                    in_channels=_shape(self.state, "input_blocks.0.0.weight")[1],
-                    out_channels=_shape(self.state, "out.2.weight")[0],
+                    in_channels=tensor_shape(self.state, "input_blocks.0.0.weight")[1],
+                    out_channels=tensor_shape(self.state, "out.2.weight")[0],
                     channels=architecture.channels,
                     channel_mult=architecture.channel_mult,
                     num_res_blocks=architecture.num_res_blocks,
@@ -185,7 +149,8 @@ class OpenAICheckpoint:
                     use_scale_shift_norm=architecture.use_scale_shift_norm,
                 )
         except ValueError as error:
-            raise self._no_network(error) from error
+            told = f"{error} (with --image_size {size}, --num_heads {untold.num_heads}, --num_head_channels "
+            raise self._no_network(f"{told}{untold.num_head_channels})") from error
         requirement = f"{self.path} must match the network inferred from it"
         cure = "Use an unchanged improved-diffusion or guided-diffusion checkpoint"
         weights = {name: tensor.float() for name, tensor in self.state.items()}
@@ -198,7 +163,7 @@ class OpenAICheckpoint:
             return Untold(size, num_head_channels=64)
         return Untold(size, num_heads=4 if self.architecture.use_scale_shift_norm else 1)
 
-    def _no_network(self, error: ValueError) -> ValueError:
+    def _no_network(self, error: object) -> ValueError:
         return ValueError(f"{self.path} must be a network of improved-diffusion or guided-diffusion: {error}")
 
 
@@ -255,35 +220,3 @@ def openai_eps_model(network: UNet, num_train_timesteps: int) -> EpsModel:
     """
     is_guided = any(block.resampling != "none" for block in network.modules() if isinstance(block, ResidualBlock))
     return EpsModel(network, num_train_timesteps, rescale_timesteps=not is_guided).eval()
-
-
-def _infer_architecture(state: dict[str, Tensor]) -> Architecture:
-    """Return the architecture that gives these tensors."""
-    channels = _shape(state, "time_embed.0.weight")[1]
-    num_stages = max(1, len({name.split(".")[1] for name in state if name.startswith("output_blocks.")}))
-    upsampling = {int(match[1]): match[2] for match in map(_UPSAMPLING.fullmatch, state) if match}
-    # The upward half ends each level but the last with an upsampling, after num_res_blocks + 1 stages.
-    stages_a_level = min(upsampling, default=num_stages - 1) + 1
-    first_stages = [f"output_blocks.{index}" for index in reversed(range(0, num_stages, stages_a_level))]
-    widths = [_shape(state, f"{stage}.0.out_layers.3.weight")[0] for stage in first_stages]
-    if any(width % channels for width in widths):
-        raise ValueError(f"the widths of its levels must be multiples of {channels} channels, got {widths}")
-    use_scale_shift_norm = (
-        _shape(state, "middle_block.0.emb_layers.1.weight")[0]
-        == 2 * _shape(state, "middle_block.0.out_layers.3.weight")[0]
-    )
-    return Architecture(
-        channels,
-        channel_mult=tuple(width // channels for width in widths),
-        num_res_blocks=stages_a_level - 1,
-        attention_rates=tuple(2**level for level, s in enumerate(first_stages) if f"{s}.1.qkv.weight" in state),
-        use_scale_shift_norm=use_scale_shift_norm,
-        resblock_updown="in_layers.2" in upsampling.values(),
-    )
-
-
-def _shape(state: dict[str, Tensor], name: str) -> torch.Size:
-    if name not in state or state[name].dim() < 2:
-        got = "no such tensor" if name not in state else f"shape {tuple(state[name].shape)}"
-        raise ValueError(f"{name} must be a tensor of two or more dimensions, got {got}: check that the file is whole")
-    return state[name].shape

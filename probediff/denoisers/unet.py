@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from probediff.denoisers.blocks import BlockFactory, Stage, group_norm, timestep_embedding, zero_parameters
 from probediff.files.capacity import check_memory
 
+_MOST_BLOCKS = 100
+
 
 class UNet(nn.Module):
     """Network that predicts the noise and, with twice the output channels, the variance of a noised image.
@@ -64,6 +66,8 @@ class UNet(nn.Module):
             num_heads=num_heads,
             num_head_channels=1 if num_head_channels is None else num_head_channels,
         )
+        if num_res_blocks > _MOST_BLOCKS:
+            raise ValueError(f"num_res_blocks must be at most {_MOST_BLOCKS}, got {num_res_blocks}: 3 are usual")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {dropout}: give a probability such as 0.3")
         _check_memory(channels, channel_mult, num_res_blocks)

@@ -141,7 +141,7 @@ def load_editable(choice: ModelChoice, prompts: Prompts) -> EditableModel:
     if choice.model.startswith(GAUSSIAN):
         choice.refuse([*OF_RUNS, *OF_STATE_DICTS], "which has no network")
         run = Path(choice.model.removeprefix(GAUSSIAN))
-        name, probe, out = "gaussian", fit_gaussian(run), run / PROBED
+        name, probe, out = "gaussian", fit_gaussian(run, trust=choice.trust), run / PROBED
     else:
         source = find_source(choice)
         probe, out = source.load_only(), source.out

@@ -2,9 +2,11 @@
 
 from probediff.files.checksums import digest_tensors, verify_tensors
 from probediff.files.plain import check_plain_file, map_array, open_plain_file
+from probediff.files.plain_data import parse_json, parse_yaml, read_bytes, read_json, read_object, read_yaml
 from probediff.files.tensors import (
     PREFIXES,
     WRAPPERS,
+    check_dense,
     load_strictly,
     load_tensors,
     load_whole,
@@ -28,6 +30,7 @@ __all__ = [
     "PARTIAL",
     "PREFIXES",
     "WRAPPERS",
+    "check_dense",
     "check_plain_file",
     "digest_tensors",
     "explain_disk_errors",
@@ -37,8 +40,14 @@ __all__ = [
     "lock_folder",
     "map_array",
     "open_plain_file",
+    "parse_json",
+    "parse_yaml",
+    "read_bytes",
     "read_checkpoint",
+    "read_json",
+    "read_object",
     "read_weights",
+    "read_yaml",
     "remove_partials",
     "save_tensors",
     "to_json",

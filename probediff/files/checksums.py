@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 #: Key of the metadata of a safetensors file.
 CHECKSUM = "sha256"
 #: What an unpickler raises on bytes that are none of its own.
-UNREADABLE = (ValueError, EOFError, LookupError, TypeError, AttributeError, struct.error, pickle.UnpicklingError)
+UNREADABLE = (
+    *(ValueError, EOFError, LookupError, TypeError, AttributeError, RecursionError, struct.error),
+    pickle.UnpicklingError,
+)
 
 
 def verify_tensors(path: Path) -> None:
@@ -32,7 +35,7 @@ def verify_tensors(path: Path) -> None:
     """
     check_plain_file(path)
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        with open_plain_file(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             actual, stored = checksum(content)
     except (OSError, *UNREADABLE) as error:
         raise ValueError(f"{path} cannot be read ({error})") from error
@@ -59,6 +62,9 @@ def verify_zip(path: Path) -> None:
         if start.read(2) != b"PK":
             return  # the format before torch 1.6, which has no checksums; or no checkpoint, as reading it will tell
     with zipfile.ZipFile(path) as file:
+        parts = file.infolist()
+        if sum(part.file_size for part in parts) > path.stat().st_size:
+            raise ValueError("its parts must not be larger than the file, got larger ones: it is damaged")
         damaged = file.testzip()
     if damaged is not None:
         raise ValueError(f"it is damaged: the checksum of {damaged} in it is wrong")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -27,7 +28,7 @@ def check_plain_file(path: Path) -> None:
         raise ValueError(f"{path} must be a plain file, got a {kind}; name a file")
 
 
-def open_plain_file(path: Path) -> IO[bytes]:
+def open_plain_file(path: Path) -> BufferedReader:
     """Open a file to read its bytes; raises as `check_plain_file`, and OSError where it cannot be read."""
     check_plain_file(path)
     # What takes its place in between cannot keep us waiting either: without a writer a pipe ends at once.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ WRAPPERS = ("state_dict", "ema", "teacher", "model")
 #: What DistributedDataParallel, torch.compile and DINO put before the names of a network's tensors.
 PREFIXES = ("module.", "_orig_mod.", "backbone.")
 _DIFFERENCES_SHOWN = 5
+_ADVICE = re.compile(r"weights.only|safe.globals|trust|allow_pickle|unsafe", re.IGNORECASE)
 
 
 def save_tensors(target: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -101,11 +103,13 @@ def read_checkpoint(path: Path, mmap: bool = False) -> Any:
             verify_tensors(path)
             return load_file(path)
         verify_zip(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice on how to read files of others
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # damaged files raise classes of zipfile, zlib, pickle, torch and safetensors
         reason = (str(error).splitlines() or ["it is empty"])[0]
         # torch recommends what would run the code of a stranger's file.
-        if "weights_only" in str(error):
+        if _ADVICE.search(str(error)):
             reason = "it is damaged, or holds Python objects, which may run code and are not read"
         raise ValueError(f"{path} cannot be read ({type(error).__name__}: {reason})") from None
 
@@ -142,9 +146,26 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"{path} must hold a state dict of tensors, got {type(content[foreign[0]]).__name__} in {foreign[0]!r}: "
             "save model.state_dict() alone, without optimiser or settings"
         )
+    check_dense(path, content)
     while prefix := next((start for start in PREFIXES if any(name.startswith(start) for name in content)), None):
         content = {name.removeprefix(prefix): value for name, value in content.items() if name.startswith(prefix)}
     return content
+
+
+def check_dense(path: Path, tensors: Mapping[Any, Any]) -> None:
+    """Make sure that what a stranger's file holds are tensors of numbers that the file really has.
+
+    Raises:
+        ValueError: something else is among them, such as a sparse tensor, or one that repeats a few numbers endlessly.
+    """
+    import torch
+
+    for name, tensor in tensors.items():
+        is_dense = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided and tensor.device.type == "cpu"
+        if not (isinstance(name, str) and is_dense) or tensor.is_quantized or tensor.is_complex():
+            raise ValueError(f"{path} must hold dense tensors of real numbers by name, got something else in {name!r}")
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise ValueError(f"{path} must hold whole tensors, got {name!r}, which repeats itself: it is damaged")
 
 
 def load_strictly(

@@ -9,12 +9,12 @@ from torch import Tensor
 from probediff.data.base import ImageArray
 from probediff.denoisers import GaussianDenoiser
 from probediff.models.base import ProbeModel, conventions_of
-from probediff.models.run import load_run_data, read_run_config, schedule_of
+from probediff.models.run import Diffusion, load_run_data, read_run_config
 
 _CHUNK_SIZE = 1024
 
 
-def fit_gaussian(run: Path, num_images: int | None = None) -> ProbeModel:
+def fit_gaussian(run: Path, num_images: int | None = None, trust: bool = False) -> ProbeModel:
     """The exact denoiser of a Gaussian with the moments of the run's training images, under the run's schedule.
 
     Where the run flips its images, each counts with its mirror image. Memory for D = C H W dimensions: some six
@@ -23,6 +23,7 @@ def fit_gaussian(run: Path, num_images: int | None = None) -> ProbeModel:
     Args:
         run: folder of the run.
         num_images: take so many images, spread evenly over the set; all by default.
+        trust: import and run the class of the run's data, also if it is none of this package.
 
     Returns:
         The denoiser in float32; its step is 0.
@@ -31,18 +32,18 @@ def fit_gaussian(run: Path, num_images: int | None = None) -> ProbeModel:
         FileNotFoundError: no run there, or its data are gone.
         ValueError: ``num_images`` outside 2 .. the number of images, or a configuration that cannot be read.
     """
-    config = read_run_config(run)
-    data = load_run_data(run)
+    diffusion = Diffusion.of(run, read_run_config(run))
+    data = load_run_data(run, trust)
     total = len(data.images)
     count = total if num_images is None else num_images
     if not 2 <= count <= total:
         raise ValueError(f"num_images must lie in 2..{total}, the training images of {run}, got {count}")
     indices = np.arange(count, dtype=np.int64) * total // count
-    mean, covariance = image_moments(data.images, indices, mirrored=bool(config["model"].get("random_flip")))
-    name, schedule = schedule_of(config)
+    mean, covariance = image_moments(data.images, indices, mirrored=diffusion.random_flip)
+    schedule = diffusion.noise_schedule()
     denoiser = GaussianDenoiser(mean, covariance, schedule).float().eval()
     shape = (data.channels, data.image_size, data.image_size)
-    conventions = conventions_of(denoiser, name, schedule, shape, denoiser="gaussian", fitted_to=count)
+    conventions = conventions_of(denoiser, diffusion.schedule, schedule, shape, denoiser="gaussian", fitted_to=count)
     return ProbeModel(denoiser, schedule, shape, 0, conventions)
 
 

@@ -18,7 +18,7 @@ from probediff.data import ImageFolder, ImageTensors
 from probediff.data.base import ImageArray, fingerprint
 from probediff.files import check_plain_file
 from probediff.models.base import ProbeModel
-from probediff.models.run import load_run_data, read_run_config
+from probediff.models.run import Diffusion, load_run_data, read_run_config
 from probediff.prepare.decoding import DECODING, failure_reason, quiet_pillow, square_pixels
 from probediff.prepare.sources import list_images
 from probediff.prepare.walking import ImageFile, LeftOut
@@ -117,10 +117,10 @@ class RealImages:
         return self.codes(ImageTensors(self.array).__getitems__(rows))
 
 
-def run_images(run: Path) -> RealImages:
-    """The training images of a run; mirrored where it flips them."""
-    data = load_run_data(run)
-    mirrored = bool(read_run_config(run)["model"].get("random_flip"))
+def run_images(run: Path, trust: bool = False) -> RealImages:
+    """The training images of a run; mirrored where it flips them. ``trust`` as for ``load_run_data``."""
+    data = load_run_data(run, trust)
+    mirrored = Diffusion.of(run, read_run_config(run)).random_flip
     return RealImages(data.images, type(data).__name__, mirrored, decoding=data.describe().get("decoding"))
 
 

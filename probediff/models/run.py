@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,22 @@ import torch
 from probediff.data import ImageDataModule
 from probediff.data.base import check_same_images
 from probediff.denoisers import EpsModel, UNet
-from probediff.files import load_strictly, read_checkpoint
+from probediff.denoisers.architecture import describe_misfit
+from probediff.files import check_dense, load_strictly, read_checkpoint
+from probediff.models.arguments import build_data, typed_arguments
 from probediff.models.base import ProbeModel, Weights, conventions_of
 from probediff.runs.by_step import step_of
 from probediff.runs.configuration import CONFIG, has_checksum
 from probediff.runs.folder import CHECKPOINTS, RunFolder
-from probediff.schedule import NoiseSchedule
+from probediff.schedule import NoiseSchedule, ScheduleName
 
 
 def load_checkpoint_model(
-    path_or_run: str | Path, step: int | None = None, weights: Weights = "ema", ema_rate: float | None = None
+    path_or_run: str | Path,
+    step: int | None = None,
+    weights: Weights = "ema",
+    ema_rate: float | None = None,
+    trust: bool = False,
 ) -> ProbeModel:
     """The model of a checkpoint of ``probediff fit``, as the run's own probes saw it.
 
@@ -32,6 +37,8 @@ def load_checkpoint_model(
         step: which checkpoint of the run; by default the newest one that loads.
         weights: averaged (``ema``) or ``raw`` weights.
         ema_rate: which average; the first of ``model.ema_rates`` by default.
+        trust: where neither records nor ``data.json`` say the shape of the images, import and run the class of its
+            data, also if it is none of this package.
 
     Returns:
         The model in the precision of the checkpoint. From a checkpoint that was thinned out to float16 the weights are
@@ -43,7 +50,7 @@ def load_checkpoint_model(
     """
     path = Path(path_or_run).expanduser()
     run = run_of(path)
-    recipe = _Recipe.of(run, weights, ema_rate)
+    recipe = _Recipe.of(run, weights, ema_rate, trust)
     if not path.is_dir():
         if step is not None:
             raise ValueError(f"step must be left out for a checkpoint file, got {step} for {path}; or name the run")
@@ -58,15 +65,19 @@ def load_checkpoint_model(
     return recipe.load(checkpoints[step])
 
 
-def load_run_data(run: Path) -> ImageDataModule:
+def load_run_data(run: Path, trust: bool = False) -> ImageDataModule:
     """The run's data module from its configuration, set up: ``images`` and ``train_dataloader`` are ready.
+
+    Args:
+        run: folder of the run.
+        trust: import and run the class that the configuration names, also if it is none of this package.
 
     Raises:
         FileNotFoundError: no run there, or its data are gone.
-        ValueError: the configuration names no data module, or arguments that it does not take; or the images are others
-            than those that the run began with.
+        ValueError: the configuration names no data module, one that needs ``trust``, or arguments that it does not
+            take; or the images are others than those that the run began with.
     """
-    data = _data_module(Path(run), read_run_config(run))
+    data = build_data(Path(run), read_run_config(run)["data"], trust)
     data.prepare_data()
     data.setup("fit")
     check_same_images(run, RunFolder(run).data_fingerprint(), data)
@@ -84,7 +95,7 @@ def read_run_config(run: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{run} must be the folder of a run of `probediff fit`, got no {CONFIG} in it")
     config = RunFolder(run).config()
-    if missing := [key for key in ("model", "network", "data") if key not in config]:
+    if missing := [key for key in ("model", "network", "data") if not isinstance(config.get(key), dict)]:
         raise ValueError(f"{path} must be written by `probediff fit`, got a file without {', '.join(missing)}")
     # Earlier versions wrote no checksum, but always all sections.
     if "trainer" in config and not has_checksum(path) and _LAST_SECTION not in config:
@@ -92,10 +103,28 @@ def read_run_config(run: str | Path) -> dict[str, Any]:
     return config
 
 
-def schedule_of(config: dict[str, Any]) -> tuple[str, NoiseSchedule]:
-    """Name and schedule of a run's configuration."""
-    model = config["model"]
-    return model["schedule"], NoiseSchedule.from_name(model["schedule"], model["num_train_timesteps"])
+@dataclass(frozen=True)
+class Diffusion:
+    """What readers of a run need of the section ``model`` of its configuration."""
+
+    schedule: ScheduleName
+    num_train_timesteps: int
+    ema_rates: list[float]
+    rescale_timesteps: bool
+    random_flip: bool = False
+
+    @classmethod
+    def of(cls, run: Path, config: dict[str, Any]) -> Diffusion:
+        """That of a run; raises ValueError where the section lacks something, or holds something else."""
+        place, names = f"model of {run / CONFIG}", [field.name for field in fields(cls)]
+        typed = typed_arguments(cls, {k: v for k, v in config["model"].items() if k in names}, place)
+        if missing := [name for name in names if name not in typed and name != "random_flip"]:
+            raise ValueError(f"{place} must be written by `probediff fit`, got one without {', '.join(missing)}")
+        return cls(**typed)
+
+    def noise_schedule(self) -> NoiseSchedule:
+        """The schedule."""
+        return NoiseSchedule.from_name(self.schedule, self.num_train_timesteps)
 
 
 def run_of(path: Path) -> Path:
@@ -115,6 +144,8 @@ def run_of(path: Path) -> Path:
 
 #: Of a configuration of versions without checksums.
 _LAST_SECTION = "whitening"
+_MOST_PIXELS = 2**16
+_DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
 @dataclass(frozen=True)
@@ -129,19 +160,21 @@ class _Recipe:
     image_shape: tuple[int, int, int]
 
     @classmethod
-    def of(cls, run: Path, weights: Weights, ema_rate: float | None) -> _Recipe:
+    def of(cls, run: Path, weights: Weights, ema_rate: float | None, trust: bool) -> _Recipe:
         config = read_run_config(run)
-        name, schedule = schedule_of(config)
-        shape = _image_shape(run, config)
-        prefix, rate = _select(run, config["model"]["ema_rates"], weights, ema_rate)
-        try:
-            # On the meta device nothing is initialised, so the global random state stays as it is.
-            with torch.device("meta"):
-                network = UNet(shape[1], in_channels=shape[0], out_channels=2 * shape[0], **config["network"])
-        except TypeError as error:
-            raise ValueError(f"{run / CONFIG} must describe a network of this version, got: {error}") from error
-        skeleton = EpsModel(network, len(schedule), config["model"]["rescale_timesteps"])
-        return cls(prefix, rate, name, schedule, skeleton.requires_grad_(False).eval(), shape)
+        diffusion = Diffusion.of(run, config)
+        shape = _image_shape(run, config, trust)
+        prefix, rate = _select(run, diffusion.ema_rates, weights, ema_rate)
+        place = f"network of {run / CONFIG}"
+        sizes = {"image_size": shape[1], "in_channels": shape[0], "out_channels": 2 * shape[0]}
+        arguments = typed_arguments(UNet, config["network"] | sizes, place)
+        # On the meta device nothing is initialised, so the global random state stays as it is.
+        with torch.device("meta"):
+            network = UNet(**arguments)
+        schedule = diffusion.noise_schedule()
+        skeleton = EpsModel(network, len(schedule), diffusion.rescale_timesteps)
+        skeleton.requires_grad_(False).eval()
+        return cls(prefix, rate, diffusion.schedule, schedule, skeleton, shape)
 
     def load(self, path: Path) -> ProbeModel:
         """The model with the weights of one checkpoint, full or thinned out."""
@@ -154,18 +187,20 @@ class _Recipe:
         named = step_of(path)
         if step < 0 or named not in (None, step):
             raise ValueError(f"{path} must be of the step in its name, got {step}: it was renamed, or is damaged")
-        if foreign := [k for k, tensor in checkpoint["state_dict"].items() if not isinstance(tensor, torch.Tensor)]:
-            raise ValueError(f"{path} must hold tensors in its state_dict, got something else in {foreign[0]!r}")
+        check_dense(path, checkpoint["state_dict"])
         stored = {
             name.removeprefix(self.prefix): tensor
             for name, tensor in checkpoint["state_dict"].items()
             if name.startswith(self.prefix)
         }
+        if len(kinds := {tensor.dtype for tensor in stored.values()}) > 1 or not kinds <= _DTYPES:
+            raise ValueError(f"{path} must hold weights of one floating-point type, got {', '.join(map(str, kinds))}")
         is_thinned = any(tensor.dtype == torch.float16 for tensor in stored.values())
         # Copies, because the file may be thinned out while the model is in use.
         weights = {name: t.float() if t.dtype == torch.float16 else t.clone() for name, t in stored.items()}
         requirement = f"{path} must hold in {self.prefix}* the weights of the network in the config.yaml of its run"
-        load_strictly(self.skeleton, weights, requirement, assign=True)
+        networks = ({k.removeprefix("unet."): v for k, v in s.items()} for s in (stored, self.skeleton.state_dict()))
+        load_strictly(self.skeleton, weights, requirement, describe_misfit(*networks), assign=True)
         others = {"stored_dtype": "float16"} if is_thinned else {}
         conventions = conventions_of(
             self.skeleton, self.schedule_name, self.schedule, self.image_shape, self.ema_rate, **others
@@ -199,25 +234,14 @@ def _select(run: Path, rates: list[float], weights: Weights, ema_rate: float | N
     return f"ema.models.{index}.", rates[index]
 
 
-def _image_shape(run: Path, config: dict[str, Any]) -> tuple[int, int, int]:
+def _image_shape(run: Path, config: dict[str, Any], trust: bool) -> tuple[int, int, int]:
     """(C, H, W) as recorded, so that a run can be probed where its data are not; else from its data module."""
-    for record in RunFolder(run).records():
-        if "image_shape" in record.get("conventions", {}):
-            channels, height, width = record["conventions"]["image_shape"]
-            return channels, height, width
-    data = _data_module(run, config)
+    folder = RunFolder(run)
+    shapes = [record["conventions"].get("image_shape") for record in folder.records()]
+    images = folder.data_fingerprint().get("shape")
+    shapes.append(images[1:] if isinstance(images, list) else None)
+    for shape in filter(None, shapes):
+        if len(shape) == 3 and all(isinstance(size, int) and 0 < size < _MOST_PIXELS for size in shape):
+            return shape[0], shape[1], shape[2]
+    data = build_data(run, config["data"], trust)
     return data.channels, data.image_size, data.image_size
-
-
-def _data_module(run: Path, config: dict[str, Any]) -> ImageDataModule:
-    class_path, arguments = config["data"].get("class_path", ""), config["data"].get("init_args", {})
-    module, _, name = class_path.rpartition(".")
-    try:
-        cls = getattr(importlib.import_module(module), name)
-        if not issubclass(cls, ImageDataModule):
-            raise TypeError(f"{class_path} is no ImageDataModule")
-        data: ImageDataModule = cls(**arguments)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        # ValueError: an empty module name, or arguments that the class refuses.
-        raise ValueError(f"data of {run / CONFIG} must be a data module and its arguments, got: {error}") from error
-    return data

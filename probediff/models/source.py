@@ -29,6 +29,7 @@ class ModelChoice:
         num_heads: of a state dict: attention heads; likewise.
         image_size: of a state dict: pixels; likewise.
         num_head_channels: of a state dict: channels a head, instead of num_heads.
+        trust: whether a class of the run's data that is none of this package may be imported and run.
         among_others: whether the options are for other models too, so that each takes what it has a use for.
     """
 
@@ -41,6 +42,7 @@ class ModelChoice:
     num_heads: int | None = None
     image_size: int | None = None
     num_head_channels: int | None = None
+    trust: bool = False
     among_others: bool = False
 
     def refuse(self, names: Iterable[str], reason: str) -> None:
@@ -100,7 +102,7 @@ def _own_source(choice: ModelChoice, path: Path) -> Source:
     weights = choice.weights or "ema"
 
     def load(step: int | None = None) -> ProbeModel:
-        model = load_checkpoint_model(path, step, weights, choice.ema_rate)
+        model = load_checkpoint_model(path, step, weights, choice.ema_rate, choice.trust)
         return replace(model, conventions=model.conventions | {"weights": weights})
 
     if path.is_dir():

@@ -1,6 +1,5 @@
 """From a source of image files to a folder of decoded shards, by several processes, restartable."""
 
-import json
 import multiprocessing
 import shutil
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -9,9 +8,18 @@ from dataclasses import asdict
 from pathlib import Path
 
 from probediff.exceptions import WorkerDiedError
-from probediff.files import check_plain_file, explain_disk_errors, lock_folder, remove_partials, whole_file, write_json
+from probediff.files import explain_disk_errors, lock_folder, read_json, remove_partials, whole_file, write_json
 from probediff.files.capacity import WORKER_BYTES, check_memory
-from probediff.prepare.manifest import MANIFEST, UNFINISHED, UNREADABLE, Identity, Manifest, Shard, read_manifest
+from probediff.prepare.manifest import (
+    MANIFEST,
+    UNFINISHED,
+    UNREADABLE,
+    Identity,
+    Manifest,
+    Shard,
+    identity_from,
+    read_manifest,
+)
 from probediff.prepare.shards import ShardTask, finished_shards, remove_records, start_worker, write_shard
 from probediff.prepare.sources import Entry, entries_digest, list_entries
 from probediff.prepare.walking import LeftOut
@@ -103,9 +111,8 @@ def _begin(out: Path, identity: Identity) -> dict[int, Shard]:
 
 def _read_unfinished(path: Path) -> Identity:
     try:
-        check_plain_file(path)
-        return Identity(**json.loads(path.read_text(encoding="utf-8")))
-    except (TypeError, ValueError) as error:
+        return identity_from(read_json(path))
+    except (OSError, TypeError, ValueError) as error:
         raise ValueError(
             f"OUT must be begun by this command, got {path}, which is damaged ({error}); {CURE}"
         ) from error

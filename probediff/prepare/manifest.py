@@ -1,14 +1,14 @@
 """What a prepared folder says about itself: manifest.json, written last."""
 
 import hashlib
-import json
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from probediff.files import check_plain_file, write_json
+from probediff.files import read_json, write_json
 from probediff.prepare.decoding import DECODING_VERSION
 from probediff.progress import progress_bar
 
@@ -16,6 +16,8 @@ MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"
 UNREADABLE = "unreadable.tsv"
 FORMAT = "probediff images 1"
+_LARGEST = 2**40
+_SHARD = re.compile(r"images-\d+\.npy")
 # An .npy header of one array of images; NumPy leaves room for the count to grow.
 HEADER_BYTES = 128
 
@@ -95,9 +97,22 @@ class Manifest:
 
 
 def shard_from(record: dict[str, Any]) -> Shard:
-    """A shard from its JSON record; raises KeyError or TypeError where it is none."""
+    """A shard from its JSON record; raises KeyError, TypeError or ValueError where it is none."""
     lines = tuple((str(name), str(reason)) for name, reason in record["unreadable"])
-    return Shard(str(record["file"]), int(record["count"]), str(record["sha256"]), lines)
+    file, count = str(record["file"]), int(record["count"])
+    if not _SHARD.fullmatch(file) or not 0 <= count < _LARGEST:
+        raise ValueError(f"a shard must be a file in the folder, with its number of images, got {file[:80]!r}, {count}")
+    return Shard(file, count, str(record["sha256"]), lines)
+
+
+def identity_from(record: dict[str, Any]) -> Identity:
+    """An identity from its JSON record; raises TypeError where it is none."""
+    identity = Identity(**record)
+    for part in fields(Identity):
+        value = getattr(identity, part.name)
+        if type(value) is not part.type or (isinstance(value, int) and not 0 <= value < _LARGEST):
+            raise TypeError(f"{part.name} must be of another type or size, got {str(value)[:40]!r}")
+    return identity
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -108,20 +123,19 @@ def read_manifest(folder: Path) -> Manifest:
         ValueError: It is damaged, or of another version of this program.
     """
     try:
-        check_plain_file(folder / MANIFEST)
-        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        content = read_json(folder / MANIFEST)
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ValueError(f"its format is not {FORMAT!r}")
         left_out = {str(reason): int(count) for reason, count in content.get("left_out", {}).items()}
         shards = tuple(shard_from(record) for record in content["shards"])
-        return Manifest(Identity(**content["identity"]), shards, left_out)
+        return Manifest(identity_from(content["identity"]), shards, left_out)
     except (FileNotFoundError, NotADirectoryError):
         if (folder / UNFINISHED).exists():
             cure = "its preparation has not ended: start the same `probediff prepare` command again"
         else:
             cure = "make one with `probediff prepare imagenet64 SOURCE OUT`"
         raise FileNotFoundError(f"path must be a prepared folder, got {folder} without {MANIFEST}; {cure}") from None
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise ValueError(
             f"path must be a prepared folder, got {folder} whose {MANIFEST} cannot be used ({reason}); delete the "

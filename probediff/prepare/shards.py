@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import multiprocessing
 import os
 import signal
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from probediff.files import check_plain_file, whole_file, write_json
+from probediff.files import read_json, whole_file, write_json
 from probediff.prepare.decoding import failure_reason, square_pixels
 from probediff.prepare.manifest import HEADER_BYTES, Shard, shard_from
 from probediff.prepare.sources import Entry, read_entry
@@ -71,9 +70,8 @@ def finished_shards(folder: Path) -> dict[int, Shard]:
     """Shards by number, from the records that earlier runs wrote; one that is damaged is as good as none."""
     shards = {}
     for path in folder.glob("images-*.json"):
-        with suppress(KeyError, TypeError, ValueError):
-            check_plain_file(path)
-            shards[int(path.stem.split("-")[1])] = shard_from(json.loads(path.read_text(encoding="utf-8")))
+        with suppress(OSError, KeyError, TypeError, ValueError):
+            shards[int(path.stem.split("-")[1])] = shard_from(read_json(path))
     return shards
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from probediff.files import open_plain_file
 from probediff.pictures import draw_heat_map, draw_triangle
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def draw_picture(pixels: np.ndarray, row_labels: Sequence[str] = ()) -> Drawing:
 def read_picture(path: Path) -> np.ndarray | None:
     """(H, W, 3) uint8, or None for a file that is just being written or is damaged."""
     try:
-        with Image.open(path) as picture:
+        with open_plain_file(path) as file, Image.open(file) as picture:
             return np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None

@@ -1,6 +1,5 @@
 """Reading run folders, and the folders of ``probediff probe`` below them, for a report."""
 
-import json
 import warnings
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -8,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from probediff import files
 from probediff.runs.catalogue import Description
 from probediff.runs.folder import FINISHED, PROBED, RECORDS, SET_ASIDE, RunFolder, probed_folders
 from probediff.runs.grouping import config_value, max_steps_of
@@ -193,10 +193,10 @@ def read_runs(paths: list[Path]) -> list[Run]:
 def read_json(path: Path, kind: type[T]) -> T | None:
     """Content of a JSON file; None where there is none or, with a warning, where it is damaged."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = files.read_json(path)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         warnings.warn(f"{path} is left out, for it cannot be read: {error}", stacklevel=2)
         return None
     if isinstance(content, kind):

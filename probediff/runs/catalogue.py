@@ -7,9 +7,11 @@ is not among them is described in its run's own folder, or by its names alone. P
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args
+
+T = TypeVar("T")
 
 #: What is under a key.
 Kind = Literal["number", "picture", "histogram"]
@@ -94,8 +96,18 @@ class Description:
 
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> Description:
-        """The description that ``to_json`` gave."""
-        return cls(**entry | {"columns": tuple(Column(**column) for column in entry["columns"])})
+        """The description that ``to_json`` gave; raises some error of types, names or values for anything else."""
+        return _of_types(cls(**entry | {"columns": tuple(_of_types(Column(**column)) for column in entry["columns"])}))
+
+
+def _of_types(entry: T) -> T:
+    """The same, or a TypeError for a part of another type than its default has."""
+    for field in fields(entry):  # type: ignore[arg-type]
+        value, kind = getattr(entry, field.name), str if field.default is MISSING else type(field.default)
+        allowed = {"kind": value in get_args(Kind), "null_factor": isinstance(value, int | float)}
+        if not allowed.get(field.name, isinstance(value, kind)):
+            raise TypeError(f"{field.name} must be a {kind.__name__}, got {str(value)[:40]!r}")
+    return entry
 
 
 def _quantities(keys: str, panel: str = "", **shared: Any) -> tuple[Column, ...]:

@@ -6,6 +6,8 @@ Both files begin with a checksum, because one that was cut short is often valid 
 import getpass
 import hashlib
 import math
+import os
+import re
 import socket
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -14,17 +16,43 @@ from typing import Any
 
 import yaml
 
-from probediff.files import whole_file
+from probediff.files import parse_yaml, read_bytes, whole_file
+from probediff.files.plain_data import MOST_YAML_BYTES
 from probediff.runs.provenance import header, provenance, read_header
 
 CONFIG, HISTORY = "config.yaml", "config.history.yaml"
 _CHECKSUM = "# sha256 of what follows: "
+_MOST_PARTS = 50
+#: Variables of the environment whose values are secrets, as their names say.
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
+_SHORTEST_SECRET = 8
 
 
 def write_config(run: Path, text: str) -> None:
     """Write a configuration as it runs, with versions and git commit as comments at its head; no history yet."""
     (run / HISTORY).unlink(missing_ok=True)
     _write(run / CONFIG, header() + text)
+
+
+def refuse_secrets(text: str) -> None:
+    """Raise ValueError, without the value, where a configuration holds that of a secret variable of the environment.
+
+    ``${oc.env:WANDB_API_KEY}``, or a shell, puts it there; it would go into ``config.yaml`` and to W&B.
+    """
+    for name, value in os.environ.items():
+        if _SECRET.search(name) and len(value) >= _SHORTEST_SECRET and value in text:
+            raise ValueError(
+                f"the configuration must hold no secret, got the value of ${name}, which would be written into "
+                f"{CONFIG} and logged: take it out; W&B and the hub read it from the environment themselves"
+            )
+
+
+def hide_secrets(text: str) -> str:
+    """Words without the values of secret variables of the environment, by whose names they are replaced."""
+    for name, value in os.environ.items():
+        if _SECRET.search(name) and len(value) >= _SHORTEST_SECRET:
+            text = text.replace(value, f"${name}")
+    return text
 
 
 def read_first_config(run: Path) -> dict[str, Any]:
@@ -61,7 +89,7 @@ def read_provenance(run: Path) -> dict[str, str]:
 def has_checksum(path: Path) -> bool:
     """Whether a file begins with a checksum, as those of earlier versions do not."""
     with path.open(encoding="utf-8", errors="replace") as file:
-        return file.readline().startswith(_CHECKSUM)
+        return file.read(len(_CHECKSUM)) == _CHECKSUM
 
 
 def read_history(run: Path) -> list[dict[str, Any]]:
@@ -81,7 +109,7 @@ def read_history(run: Path) -> list[dict[str, Any]]:
 def _is_entry(entry: Any) -> bool:
     changed = entry.get("changed") if isinstance(entry, dict) else None
     return isinstance(changed, dict) and all(
-        isinstance(key, str) and isinstance(change, dict) and "to" in change for key, change in changed.items()
+        key.count(".") < _MOST_PARTS and isinstance(change, dict) and "to" in change for key, change in changed.items()
     )
 
 
@@ -132,14 +160,14 @@ def _read(path: Path) -> Any:
     if not path.is_file():
         return None
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bytes(path, MOST_YAML_BYTES).decode()
         first, _, rest = text.partition("\n")
         # Earlier versions wrote no checksum.
         if first.startswith(_CHECKSUM) and first.removeprefix(_CHECKSUM) != _digest(rest):
             raise ValueError("its checksum must be that of its content, got another: damaged, cut or changed")
-        return yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        return parse_yaml(text)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}; restore it from a copy") from error
 
 
 def _digest(text: str) -> str:

@@ -12,11 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from probediff.files import load_whole, save_tensors, to_json, whole_file, write_json
+from probediff.files import load_whole, open_plain_file, read_object, save_tensors, to_json, whole_file, write_json
 from probediff.runs.by_step import files_by_step, name_step, read_arrays, read_first_rows
 from probediff.runs.catalogue import PROBES, Description
 from probediff.runs.configuration import CONFIG, append_history, read_config, read_provenance, write_config
-from probediff.runs.record import Record, read_record
+from probediff.runs.record import Record, read_record, read_records
 
 if TYPE_CHECKING:
     import numpy as np
@@ -140,14 +140,7 @@ class RunFolder:
 
     def records(self) -> list[Record]:
         """All records in the order of writing; an incomplete last line, left by a kill, does not count."""
-        if not self.records_path.exists():
-            return []
-        try:
-            *lines, _ = self.records_path.read_text(encoding="utf-8").split("\n")
-            records = [read_record(line) for line in lines if line.strip()]
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{self.records_path} cannot be read: {error}; is it a run of probediff?") from error
-        return records
+        return read_records(self.records_path)
 
     def is_cut_short(self) -> bool:
         """Whether the last line of the records is incomplete."""
@@ -159,12 +152,12 @@ class RunFolder:
         """Step of the last whole record, found without reading them all; 0 before there is one."""
         if not self.records_path.exists():
             return 0
-        with self.records_path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
-            lines = file.read().split(b"\n")[:-1]
         try:
-            return int(json.loads(lines[-1])["step"]) if lines else 0
-        except (ValueError, KeyError):
+            with open_plain_file(self.records_path) as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+                lines = file.read().split(b"\n")[:-1]
+            return int(read_record(lines[-1].decode())["step"]) if lines else 0
+        except ValueError:
             return 0
 
     def last_change(self) -> float:
@@ -222,18 +215,20 @@ class RunFolder:
 
     def save_catalogue(self, descriptions: Iterable[Description]) -> None:
         """Say what probes record here, beside what the catalogue of the folder says already."""
-        entries = _read_mapping(self.path / CATALOGUE)
+        entries = read_object(self.path / CATALOGUE)
         described = entries | {description.key: description.to_json() for description in descriptions}
         if described != entries:
             write_json(self.path / CATALOGUE, described)
 
     def catalogue(self) -> dict[str, Description]:
         """What is known of every probe: the catalogue of this version, then that of the folder."""
-        others = {key: e for key, e in _read_mapping(self.path / CATALOGUE).items() if key not in PROBES}
+        others = {key: e for key, e in read_object(self.path / CATALOGUE).items() if key not in PROBES}
         try:
             return PROBES | {key: Description.from_json(entry) for key, entry in others.items()}
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{self.path / CATALOGUE} is of another version ({error}); remove it") from error
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(
+                f"{self.path / CATALOGUE} is of another version, or damaged ({error}); remove it"
+            ) from None
 
     def save_config(self, text: str) -> None:
         """Write the configuration as it runs, at once; see ``probediff.runs.configuration``."""
@@ -253,15 +248,17 @@ class RunFolder:
 
     def data_fingerprint(self) -> dict[str, Any]:
         """Which images the run began with; empty where that is not known."""
-        known = _read_mapping(self.path / DATA)
+        known = read_object(self.path / DATA)
         if not known and (self.path / DATA).exists():
             raise ValueError(f"{self.path / DATA} must say what the images are, got nothing; restore it, or remove it")
         return known
 
     def lineage(self) -> dict[str, Any]:
         """Sweep, trial and the starts that it goes on from; empty for a run outside of sweeps."""
-        lineage = _read_mapping(self.path / LINEAGE)
-        if lineage and not (isinstance(lineage.get("trial"), str) and isinstance(lineage.get("continues"), list)):
+        lineage = read_object(self.path / LINEAGE)
+        earlier = lineage.get("continues")
+        starts = [lineage.get("trial"), *(earlier if isinstance(earlier, list) else [earlier])]
+        if lineage and not all(isinstance(start, str) for start in starts):
             raise ValueError(
                 f"{self.path / LINEAGE} must say the starts of a trial, got none; restore it, or remove it"
             )
@@ -281,16 +278,3 @@ def probed_folder(folder: Path, num_steps: int) -> Path:
 def probed_folders(folder: Path) -> list[Path]:
     """The folders of that kind that hold records, by their number of steps as they are written."""
     return sorted(path.parent for path in folder.glob(f"num_steps=*/{RECORDS}"))
-
-
-def _read_mapping(path: Path) -> dict[str, Any]:
-    """A JSON file; empty where there is none."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {str(content)[:40]}: damaged; restore it, or remove it")
-    return content

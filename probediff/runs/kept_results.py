@@ -1,14 +1,13 @@
 """Results of an analysis that are there already: compared with what is asked for, and never overwritten."""
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
-from probediff.files import explain_disk_errors, write_json
+from probediff.files import explain_disk_errors, open_plain_file, read_json, write_json
 from probediff.runs.conditions import CONDITIONS, NAMES, WEIGHTS, as_json
 from probediff.runs.lock import lock_writes
 
@@ -28,10 +27,10 @@ def read_result(path: Path, kind: type[T]) -> T | None:
         ValueError: it is damaged, or holds something else than a ``kind``.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise _damage_error(path, error) from error
     if not isinstance(content, kind):
         raise _damage_error(path, f"a {kind.__name__} was expected, got a {type(content).__name__}")
@@ -113,12 +112,12 @@ def show_result(
 
 def _check_files(path: Path, result: dict[str, Any]) -> None:
     with explain_damage(path):
-        files = dict(result.get(FILES, {}))
+        files = {Path(name).name: str(digest) for name, digest in result.get(FILES, {}).items()}
     for name, digest in files.items():
         try:
             actual = _digest(path.with_name(name))
-        except OSError as error:
-            raise _damage_error(path.with_name(name), error.strerror, remove=path) from error
+        except (OSError, ValueError) as error:
+            raise _damage_error(path.with_name(name), getattr(error, "strerror", error), remove=path) from error
         if actual != digest:
             reason = f"it is not the one that was written with {path.name}"
             raise _damage_error(path.with_name(name), reason, remove=path)
@@ -130,7 +129,7 @@ def write_result(path: Path, result: dict[str, Any], beside: Sequence[str]) -> N
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_plain_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

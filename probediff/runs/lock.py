@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from probediff.files import read_json
 from probediff.runs.folder import LOCK, WRITING
 
 #: How long a new process waits for what is left of an earlier one: its data workers notice its death late.
@@ -175,7 +176,7 @@ def holder(folder: Path) -> dict[str, Any] | None:
     if not is_held(folder):
         return None
     try:
-        content = json.loads((folder / LOCK).read_text(encoding="utf-8"))
+        content = read_json(folder / LOCK)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import DummyExperiment
 from lightning.pytorch.utilities import rank_zero_only
 
-from probediff.files import whole_file
+from probediff.files import read_bytes, whole_file
 from probediff.runs.folder import WANDB, WANDB_ID
 from probediff.runs.results import Event, ProbeResult
 from probediff.runs.stored_results import read_picture
@@ -200,7 +200,7 @@ def _read_id(folder: Path) -> tuple[str | None, list[str]]:
     Earlier versions wrote the id alone.
     """
     try:
-        *lines, rest = (folder / WANDB_ID).read_text(encoding="utf-8").split("\n")
+        *lines, rest = read_bytes(folder / WANDB_ID).decode().split("\n")
     except (OSError, ValueError):
         return None, []
     if rest or not lines or not all(re.fullmatch(r"[\w-]+", line, re.ASCII) for line in lines):

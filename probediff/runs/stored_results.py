@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from probediff.files import load_whole
+from probediff.files import load_whole, open_plain_file
 from probediff.runs.by_step import name_step
 from probediff.runs.folder import PICTURES, SAMPLES, RunFolder
 from probediff.runs.results import ProbeResult
@@ -49,7 +49,7 @@ def _read_pictures(folder: Path, prefix: str) -> dict[str, Tensor]:
     for path in sorted(path for path in folder.glob("step=*.png") if path.name.startswith(prefix)):
         try:
             pictures[path.stem.removeprefix(prefix)] = read_picture(path)
-        except (OSError, ValueError, SyntaxError) as error:  # Pillow's reader of PNG raises all three
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # as Pillow's reader raises
             warnings.warn(f"a picture is left out: {path} cannot be read ({error})", stacklevel=3)
     return pictures
 
@@ -60,5 +60,5 @@ def read_picture(path: Path) -> Tensor:
     Raises:
         OSError, ValueError, SyntaxError: it is missing or damaged.
     """
-    with Image.open(path) as image:
+    with open_plain_file(path) as file, Image.open(file) as image:
         return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from probediff.files import open_plain_file
 from probediff.runs.folder import WANDB
 from probediff.runs.results import Event
 
@@ -55,7 +56,7 @@ def read_logged_results(run_folder: Path, run_id: str, starts: Sequence[str] = (
             for record in read_records(path):
                 if record.WhichOneof("record_type") == "history":
                     _collect(history_row(record), path.parent / "files", results)
-    except OSError:
+    except (OSError, ValueError):
         return None
     return results
 
@@ -91,7 +92,9 @@ def read_records(path: Path) -> Iterator[Any]:
     from google.protobuf.message import DecodeError
     from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
-    for message in read_messages(path.read_bytes()):
+    with open_plain_file(path) as file:
+        content = file.read()
+    for message in read_messages(content):
         try:
             yield Record.FromString(message)
         except DecodeError:

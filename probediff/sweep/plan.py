@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from probediff.files import write_json
+from probediff.files import parse_json, read_json, write_json
 from probediff.sweep.expand import Values, expand, trial_command
 from probediff.sweep.file import SweepFile
 from probediff.sweep.lineage import trial_name
@@ -72,6 +72,10 @@ def settle_plan(sweep: SweepFile, folder: Path) -> Plan:
     # Earlier versions did not record the files.
     before = {"files": made_from["files"]} | kept.made_from
     differing = [key for key in made_from if made_from[key] != before.get(key)]
+    # A plan is data: what is started is what the sweep file says, and nothing that somebody wrote into the plan.
+    wanted = parse_json(json.dumps([asdict(trial) for trial in _trials(sweep)], default=str))
+    if not differing and wanted != [asdict(trial) for trial in kept.trials]:
+        differing = ["trials"]
     if "files" in differing:
         differing.remove("files")
         names = {**before["files"], **made_from["files"]}
@@ -86,9 +90,10 @@ def settle_plan(sweep: SweepFile, folder: Path) -> Plan:
 
 def _read(path: Path) -> Plan:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         trials = [PlannedTrial(**trial) for trial in content["trials"]]
-        if not (trials and isinstance(content["made_from"], dict) and all(map(_is_whole, trials))):
+        is_known = isinstance(content["made_from"], dict) and isinstance(content["made_from"].get("files", {}), dict)
+        if not (trials and is_known and all(map(_is_whole, trials))):
             raise TypeError("it needs trials, each with a name, values and a command")
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ValueError(

@@ -11,6 +11,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from packaging.version import Version
 
+from probediff.denoisers.architecture import describe_misfit
 from probediff.files import read_checkpoint, remove_partials, whole_file
 from probediff.runs.by_step import step_of
 from probediff.runs.folder import checkpoints_in
@@ -20,6 +21,8 @@ _NEEDED = {
     **{"state_dict": dict, "loops": dict, "callbacks": dict, "optimizer_states": list, "lr_schedulers": list},
     **{"global_step": int, "epoch": int, "pytorch-lightning_version": str},
 }
+#: Where the state dict of a training module has the network.
+_UNET = "eps_model.unet."
 
 
 class _WholeFileIO(TorchCheckpointIO):
@@ -92,11 +95,14 @@ def load_checkpoint(path: Path, trainer: L.Trainer, module: L.LightningModule) -
 
 
 def _check_weights(there: Mapping[str, Any], wanted: Mapping[str, torch.Tensor]) -> None:
+    misfit = describe_misfit(*({k.removeprefix(_UNET): v for k, v in state.items()} for state in (there, wanted)))
+    cure = f": {misfit}" if misfit else ""
     if differing := sorted(set(there) ^ set(wanted)):
-        raise ValueError(f"it is of another model: {len(differing)} tensors differ, {differing[0]} first")
+        raise ValueError(f"it is of another model: {len(differing)} tensors differ, {differing[0]} first{cure}")
     for name, tensor in wanted.items():
         if there[name].shape != tensor.shape or there[name].is_floating_point() != tensor.is_floating_point():
-            raise ValueError(f"it is of another model: {name} is {tuple(there[name].shape)}, not {tuple(tensor.shape)}")
+            shapes = f"{name} is {tuple(there[name].shape)}, not {tuple(tensor.shape)}"
+            raise ValueError(f"it is of another model: {shapes}{cure}")
 
 
 def _check_optimizer(checkpoint: Mapping[str, Any], shapes: list[torch.Size]) -> None:

@@ -75,6 +75,7 @@ class StatisticsSource:
         save_statistics: write them to this file (.safetensors) for the next time; other ones in it are left alone.
         num_images: images for them, evenly chosen; all by default.
         ridge: share of the mean variance that is added to every value's.
+        trust: import and run the class of the run's data, also if it is none of this package.
     """
 
     run: str | None = None
@@ -83,6 +84,7 @@ class StatisticsSource:
     save_statistics: str | None = None
     num_images: int | None = None
     ridge: float = 0.0
+    trust: bool = False
 
     def check(self) -> None:
         """Raise ValueError unless exactly one source is named."""
@@ -112,7 +114,7 @@ class StatisticsSource:
                 owner = "--run" if self.run is not None else "--statistics"
                 raise ValueError(f"--{name} must be left out for {owner}, which has its own, got {value}")
         if self.run is not None:
-            _, channels, height, width = run_images(Path(self.run)).array.shape
+            _, channels, height, width = run_images(Path(self.run), self.trust).array.shape
             shape = channels, height, width
         elif self.statistics is not None:
             shape = _square(len(load_whitening(self.statistics).mean))
@@ -157,7 +159,7 @@ class StatisticsSource:
     def _images(self, space: Space) -> RealImages:
         if self.run is None:
             return images_of_folder(Path(str(self.images)), space)
-        images = run_images(Path(self.run))
+        images = run_images(Path(self.run), self.trust)
         if images.array.shape[1:] != space.pixel_shape:
             raise ValueError(
                 f"the images of --run must be {space.pixel_shape} for this model, got {images.array.shape[1:]}; "

@@ -109,7 +109,7 @@ def test_the_first_samples_are_read_without_the_others_or_not_at_all(tmp_path: P
 def test_damaged_records_are_refused_with_their_path(line: str, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.records_path.write_text(line + "\n")
-    with pytest.raises(ValueError, match=r"records\.jsonl cannot be read: .*; is it a run of probediff\?"):
+    with pytest.raises(ValueError, match=r"records\.jsonl cannot be read: .* \(line 1\); restore the file, or"):
         folder.records()
 
 

@@ -34,6 +34,16 @@ def test_another_sweep_or_configuration_needs_a_new_folder(tmp_path: Path) -> No
         settle_plan(sweep_of([1], config), tmp_path)
 
 
+def test_what_is_started_is_what_the_sweep_file_says(tmp_path: Path) -> None:
+    """Not what somebody wrote into the plan of a folder that was downloaded."""
+    settle_plan(sweep_of([1]), tmp_path).keep()
+    plan = tmp_path / "plan.json"
+    before, _, after = plan.read_text().rpartition('"fit"')
+    plan.write_text(f'{before}"rm"{after}')
+    with pytest.raises(ValueError, match=r"plan.json was made from .* \(trials differ\); put it back, or give"):
+        settle_plan(sweep_of([1]), tmp_path)
+
+
 @pytest.mark.parametrize(
     "text",
     [
