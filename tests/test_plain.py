@@ -68,7 +68,7 @@ def test_nobody_waits_for_what_is_no_file(kind: str, tmp_path: Path) -> None:
     if kind == "nowhere":
         assert RunFolder(tmp_path).records() == []
     else:
-        with pytest.raises(ValueError, match=r"cannot be read|regular file"):
+        with pytest.raises(ValueError, match=r"cannot be read|plain file"):
             RunFolder(tmp_path).records()
     assert RunFolder(tmp_path).last_recorded_step() == 0
 

@@ -186,7 +186,7 @@ def build_tasks(source: Source, options: Any) -> list[ProbeTask]:
     if options.reference is not None:
         reference = images_of_folder(Path(options.reference), Space.of(model)).conventions
         extra |= {key.replace("images", "reference"): value for key, value in reference.items()}
-    real_images = _real_images(source, options.reference, model)
+    real_images = _real_images(source, options.reference, model, options.trust)
     tasks = [
         ProbeTask(
             RunFolder(probed_folder(out, num_steps)),
@@ -212,16 +212,18 @@ def _default_out(source: Source, kind: str) -> Path:
     return source.out.with_name(f"{source.out.name}-{kind}" if kind else source.out.name)
 
 
-def _real_images(source: Source, options: Any, model: ProbeModel) -> Callable[[int], torch.Tensor] | None:
+def _real_images(
+    source: Source, reference: str | None, model: ProbeModel, trust: bool = False
+) -> Callable[[int], torch.Tensor] | None:
     """Real images of a folder that was named, or else of the run; found once, when they are needed."""
-    run, reference = source.run, options.reference
+    run = source.run
     if reference is None and run is None:
         return None
 
     @cache
     def data() -> ImageDataModule:
         if reference is None and run is not None:
-            return load_run_data(run, options.trust)
+            return load_run_data(run, trust)
         folder = images_of_folder(Path(str(reference)), Space(model.pixel_shape, model.pixel_shape)).folder
         assert folder is not None  # those of a folder have one
         return folder
