@@ -169,6 +169,7 @@ def test_a_misfit_names_the_key_of_the_configuration(run: Path, changes: dict[st
 
 def test_a_checkpoint_that_repeats_itself_is_no_bomb(run: Path) -> None:
     """A file of some kB whose tensors would fill any memory."""
+    config = RunFolder(run).config()
     content = torch.load(checkpoint(run), weights_only=True)
     state = content["state_dict"]
     content["state_dict"] = {name: torch.zeros(1).expand(2**20, *tensor.shape) for name, tensor in state.items()}
