@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probediff.text import escape, printable, shorten
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
@@ -21,6 +23,28 @@ _BLUE = "#0072B2"
 
 #: Corners of a triangle: (x, y) of noise, sample and latent.
 Corners = tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
+
+
+def font_path() -> str:
+    """The file of the font that pictures are lettered with."""
+    from matplotlib.font_manager import FontProperties, findfont
+
+    return findfont(FontProperties())
+
+
+def lettering(text: str, most: int = 60) -> str:
+    """Text of a user or a file in one line of a picture; letters that the font lacks are spelt out, not drawn alike."""
+    from matplotlib.font_manager import get_font
+
+    font = get_font(font_path())
+    known = (c if font.get_char_index(ord(c)) else escape(c) for c in printable(text))
+    return shorten("".join(known), most)
+
+
+def label(text: str, most: int = 60) -> str:
+    """`lettering` for matplotlib, where ``$`` begins a formula and a name that begins with ``_`` is in no legend."""
+    shown = lettering(text, most).replace("$", r"\$")
+    return f"\N{HAIR SPACE}{shown}" if shown.startswith("_") else shown
 
 
 def to_uint8(images: Tensor, value_range: tuple[float, float] = (-1.0, 1.0)) -> Tensor:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from probediff.pictures import draw_heat_map, draw_triangle
+from probediff.pictures import draw_heat_map, draw_triangle, label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -51,7 +51,7 @@ def draw_triangles(triangles: dict[str, tuple[float, float, float]]) -> Drawing:
     figure, axes = draw_axes(len(triangles), (3.6, 2.9))
     for axis, (title, angles) in zip(axes, triangles.items(), strict=True):
         draw_triangle(axis, angles)
-        axis.set_title(title, fontsize=10)
+        axis.set_title(label(title, 45), fontsize=10)
     return figure
 
 
@@ -60,7 +60,7 @@ def draw_heat_maps(maps: dict[str, HeatMap]) -> Drawing:
     figure, axes = draw_axes(len(maps), (4.4, 3.5), legend_inches=0.4)
     for axis, (title, arrays) in zip(axes, maps.items(), strict=True):
         draw_heat_map(axis, *arrays)
-        axis.set_title(title, fontsize=10)
+        axis.set_title(label(title, 45), fontsize=10)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", fontsize=8.5, frameon=False)
     return figure
 
@@ -86,7 +86,7 @@ def draw_picture(pixels: np.ndarray, row_labels: Sequence[str] = ()) -> Drawing:
     axis.set_axis_off()
     for k, text in enumerate(row_labels):
         middle = 1 - (k + 0.5) / len(row_labels)
-        figure.text((margin - 8) / (width + margin), middle, text, ha="right", va="center", fontsize=9)
+        figure.text((margin - 8) / (width + margin), middle, label(text, 18), ha="right", va="center", fontsize=9)
     return figure
 
 
