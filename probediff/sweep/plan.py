@@ -86,6 +86,8 @@ def settle_plan(sweep: SweepFile, folder: Path) -> Plan:
 
 def _read(path: Path) -> Plan:
     try:
+        if not path.is_file():
+            raise TypeError("it is no file")
         content = json.loads(path.read_text(encoding="utf-8"))
         trials = [PlannedTrial(**trial) for trial in content["trials"]]
         if not (trials and isinstance(content["made_from"], dict) and all(map(_is_whole, trials))):
