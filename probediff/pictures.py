@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _SMALLEST_TILE_PX = 64
 _CONTRAST_STDS = 3.0
+_MOST_OFF_DEG = 0.5
 _BLUE = "#0072B2"
 
 #: Corners of a triangle: (x, y) of noise, sample and latent.
@@ -98,13 +99,18 @@ def draw_triangle(axis: Any, angles_deg: tuple[float, float, float]) -> None:
     axis.set_axis_off()
 
 
+def is_triangle(angles_deg: tuple[float, float, float]) -> bool:
+    """Whether the angles, which may be rounded, sum to 180 degrees."""
+    return abs(sum(angles_deg) - 180) <= _MOST_OFF_DEG
+
+
 def triangle_corners(at_noise_deg: float, at_image_deg: float, at_latent_deg: float) -> Corners:
     """Noise at (0, 0), sample at (1, 0), and where the latent then lies.
 
     Raises:
         ValueError: the angles do not sum to 180 degrees.
     """
-    if abs(at_noise_deg + at_image_deg + at_latent_deg - 180) > 0.5:
+    if not is_triangle((at_noise_deg, at_image_deg, at_latent_deg)):
         raise ValueError(f"angles must sum to 180, got {at_noise_deg}, {at_image_deg}, {at_latent_deg}")
     side = math.sin(math.radians(at_image_deg)) / max(math.sin(math.radians(at_latent_deg)), 1e-6)
     direction = math.radians(at_noise_deg)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _NULL_COLOUR = "#6B6B6B"
+_LARGEST_DRAWN, _LARGEST_STEP = 1e100, 2**53
 _PANEL_INCHES = (3.5, 2.75)
 _LEGEND_INCHES, _MOST_LEGEND_LETTERS, _MOST_LEGEND_ROWS = 2.1, 40, 40
 
@@ -175,7 +176,7 @@ def _baseline_lines(comparison: Comparison, baseline: Select) -> list[Line]:
 
 def draw(panels: Sequence[Panel]) -> Drawing:
     """All panels that hold anything, with one legend below them."""
-    shown = [panel for panel in panels if panel.lines]
+    shown = [_drawable(panel) for panel in panels if panel.lines]
     figure, axes = draw_axes(len(shown), _PANEL_INCHES, legend_inches=0.45, most_columns=2 if len(shown) == 4 else 3)
     engine: Any = figure.get_layout_engine()
     engine.set(h_pad=0.09, w_pad=0.06)
@@ -193,6 +194,19 @@ def draw(panels: Sequence[Panel]) -> Drawing:
     if handles:
         _add_legend(figure, handles)
     return figure
+
+
+def _drawable(panel: Panel) -> Panel:
+    """The panel without points that no axis holds, which its title then counts."""
+    lines = []
+    for line in panel.lines:
+        points = {s: v for s, v in line.points.items() if abs(v) < _LARGEST_DRAWN and s < _LARGEST_STEP}
+        lines.append(replace(line, points=points))
+    count = sum(len(line.points) for line in panel.lines) - sum(len(line.points) for line in lines)
+    if not count:
+        return panel
+    title = f"{panel.title}, {count} too large"
+    return Panel(title, panel.y_label, tuple(line for line in lines if line.points))
 
 
 def _add_legend(figure: Drawing, handles: dict[str, Any]) -> None:

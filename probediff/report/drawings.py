@@ -92,6 +92,8 @@ def draw_picture(pixels: np.ndarray, row_labels: Sequence[str] = ()) -> Drawing:
 
 def read_picture(path: Path) -> np.ndarray | None:
     """(H, W, 3) uint8, or None for a file that is just being written or is damaged."""
+    if not path.is_file():
+        return None
     try:
         with Image.open(path) as picture:
             return np.asarray(picture.convert("RGB"))
