@@ -11,16 +11,41 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probediff.text import escape, printable, shorten
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
 _SMALLEST_TILE_PX = 64
 _CONTRAST_STDS = 3.0
+_MOST_OFF_DEG = 0.5
 _BLUE = "#0072B2"
 
 #: Corners of a triangle: (x, y) of noise, sample and latent.
 Corners = tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
+
+
+def font_path() -> str:
+    """The file of the font that pictures are lettered with."""
+    from matplotlib.font_manager import FontProperties, findfont
+
+    return findfont(FontProperties())
+
+
+def lettering(text: str, most: int = 60) -> str:
+    """Text of a user or a file in one line of a picture; letters that the font lacks are spelt out, not drawn alike."""
+    from matplotlib.font_manager import get_font
+
+    font = get_font(font_path())
+    known = (c if font.get_char_index(ord(c)) else escape(c) for c in printable(text))
+    return shorten("".join(known), most)
+
+
+def label(text: str, most: int = 60) -> str:
+    """`lettering` for matplotlib, where ``$`` begins a formula and a name that begins with ``_`` is in no legend."""
+    shown = lettering(text, most).replace("$", r"\$")
+    return f"\N{HAIR SPACE}{shown}" if shown.startswith("_") else shown
 
 
 def to_uint8(images: Tensor, value_range: tuple[float, float] = (-1.0, 1.0)) -> Tensor:
@@ -74,13 +99,18 @@ def draw_triangle(axis: Any, angles_deg: tuple[float, float, float]) -> None:
     axis.set_axis_off()
 
 
+def is_triangle(angles_deg: tuple[float, float, float]) -> bool:
+    """Whether the angles, which may be rounded, sum to 180 degrees."""
+    return abs(sum(angles_deg) - 180) <= _MOST_OFF_DEG
+
+
 def triangle_corners(at_noise_deg: float, at_image_deg: float, at_latent_deg: float) -> Corners:
     """Noise at (0, 0), sample at (1, 0), and where the latent then lies.
 
     Raises:
         ValueError: the angles do not sum to 180 degrees.
     """
-    if abs(at_noise_deg + at_image_deg + at_latent_deg - 180) > 0.5:
+    if not is_triangle((at_noise_deg, at_image_deg, at_latent_deg)):
         raise ValueError(f"angles must sum to 180, got {at_noise_deg}, {at_image_deg}, {at_latent_deg}")
     side = math.sin(math.radians(at_image_deg)) / max(math.sin(math.radians(at_latent_deg)), 1e-6)
     direction = math.radians(at_noise_deg)

@@ -16,9 +16,13 @@ import importlib.util
 from pathlib import Path
 
 from probediff.commands.runner import light_parser, run_command
+from probediff.runs.folder import CHECKPOINTS, PICTURES, PROBED, SAMPLES
+from probediff.runs.listing import has_records
 from probediff.runs.lock import claim
 
 _DEFAULT_WATCH_SEC = 30
+#: Parts of a run that are no place for a page.
+_TAKEN = (CHECKPOINTS, PICTURES, PROBED, SAMPLES)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -53,8 +57,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _seconds(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of seconds, at least 1, got {text!r}")
+    if not text.isdecimal() or len(text) > 6 or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of seconds, 1..999999, got {text!r}")
     return int(text)
 
 
@@ -67,6 +71,8 @@ def _report(options: argparse.Namespace) -> None:
     if importlib.util.find_spec("matplotlib") is None:
         raise ImportError("figures need matplotlib: pip install matplotlib")
     paths, out = [path.expanduser() for path in options.runs], options.out.expanduser()
+    if has_records(out) or (has_records(out.parent) and out.name in _TAKEN):
+        raise ValueError(f"--out must be a folder of its own, got {out}, which is a run's; try {out}-report")
     with claim(out, "--out"):
         _write(options, paths, out)
 

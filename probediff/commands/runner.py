@@ -10,6 +10,7 @@ from typing import Any
 from probediff.commands.signals import INTERRUPTED
 from probediff.exceptions import FeatureLoadError, NonFiniteLossError, PassFailedError, WorkerDiedError
 from probediff.files import NO_SPACE
+from probediff.text import printable
 
 #: Errors that the user can cure; all others are faults of the program.
 _CURABLE = (ValueError, OSError, ImportError, FeatureLoadError, NonFiniteLossError, PassFailedError, WorkerDiedError)
@@ -62,10 +63,10 @@ def run_guarded(name: str, work: Callable[[], int | None], stopped: str = "") ->
         from probediff.commands.cpu import set_up_cpu
 
         set_up_cpu()
+    warnings.formatwarning = lambda message, *_: printable(f"{name}: warning: {message}\n", keep="\n")
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # what a folder holds may be no text of the terminal's
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show is no reason to fail
             stream.reconfigure(errors="backslashreplace")
-    warnings.formatwarning = lambda message, *_: f"{name}: warning: {message}\n"
     try:
         return work() or 0
     except KeyboardInterrupt:
@@ -75,7 +76,8 @@ def run_guarded(name: str, work: Callable[[], int | None], stopped: str = "") ->
         words = describe_error(error)
         if words is None:
             raise
-        print("\n".join([f"{name}: error: {words}", *getattr(error, "__notes__", ())]), file=sys.stderr)
+        text = "\n".join([f"{name}: error: {words}", *getattr(error, "__notes__", ())])
+        print(printable(text, keep="\n"), file=sys.stderr)
         return 1
 
 

@@ -26,6 +26,7 @@ from probediff.commands.runner import light_parser, run_command
 from probediff.runs.folder import RunFolder
 from probediff.runs.listing import RunInfo, find_runs, read_run
 from probediff.runs.summary import format_table
+from probediff.text import printable
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -73,7 +74,7 @@ def format_runs(infos: Sequence[RunInfo], folder: Path, now: float) -> str:
         "changed": [_ago(now - run.changed_at) for run in infos],
     }
     table = format_table(list(columns), [list(row) for row in zip(*columns.values(), strict=True)], num_left=2)
-    notes = [f"{name}: {note}" for name, run in zip(names, infos, strict=True) for note in _notes(run)]
+    notes = [printable(f"{name}: {note}") for name, run in zip(names, infos, strict=True) for note in _notes(run)]
     return "\n".join([table, *(["", *notes] if notes else [])])
 
 

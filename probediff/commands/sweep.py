@@ -14,15 +14,16 @@ Compare the trials: probediff report runs/sweep-seeds
 
 import argparse
 import os
+import shlex
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from probediff.commands.runner import light_parser, run_command
-from probediff.sweep.expand import expand
+from probediff.sweep.expand import count_trials
 from probediff.sweep.file import read_sweep
 
-_THROUGH_WANDB = """{path} has {trials}. Through W&B:
+_THROUGH_WANDB = """{name} has {trials}. Through W&B:
 
   wandb sweep --project probediff {path}
   wandb agent --forward-signals --term-timeout 600 ENTITY/PROJECT/SWEEP_ID
@@ -53,13 +54,12 @@ def sweep(arguments: Sequence[str]) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    description = read_sweep(options.file)
+    description = read_sweep(options.file, options.local)
     if not options.local:
-        is_grid = description.method == "grid"
-        count = len(expand(description)) if is_grid else description.run_cap
+        count = count_trials(description)
         trials = "1 trial" if count == 1 else f"{count or 'no fixed number of'} trials"
-        text = _THROUGH_WANDB + (_WITHOUT_WANDB if is_grid else "")
-        print(text.format(path=options.file, trials=trials))
+        text = _THROUGH_WANDB + (_WITHOUT_WANDB if description.method == "grid" else "")
+        print(text.format(name=options.file, path=shlex.quote(str(options.file)), trials=trials))
         return 0
     from probediff.sweep.plan import settle_plan
     from probediff.sweep.progress import summary

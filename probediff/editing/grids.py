@@ -9,12 +9,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from probediff.pictures import to_uint8
+from probediff.pictures import font_path, label, lettering, to_uint8
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SMALLEST_TILE_PX, _LARGEST_TILE_PX, _GAP_PX, _FONT_PX = 72, 256, 3, 13
+_SMALLEST_TILE_PX, _LARGEST_TILE_PX, _GAP_PX, _FONT_PX = 72, 256, 3, 12
+_LABEL_LETTERS = 30
 
 
 def noise_picture(noise: Tensor) -> Tensor:
@@ -29,17 +30,18 @@ def labelled_grid(rows: Sequence[Sequence[Tensor]], columns: Sequence[str], labe
     Images smaller than 72 pixels are enlarged by a whole factor, larger than 256 reduced, all to one size.
     """
     size = _tile_size(rows[0][0].shape[-1])
-    font = ImageFont.load_default(_FONT_PX)
-    words = [_wrap(word, size, font) for word in columns]
-    margin = max(int(font.getlength(label)) for label in labels) + 2 * _GAP_PX
+    font = ImageFont.truetype(font_path(), _FONT_PX)
+    words = [_wrap(lettering(word), size, font) for word in columns]
+    names = [lettering(word, _LABEL_LETTERS) for word in labels]
+    margin = max(int(font.getlength(name)) for name in names) + 2 * _GAP_PX
     height = (_FONT_PX + 3) * max(word.count("\n") + 1 for word in words) + _GAP_PX
     step = size + _GAP_PX
     canvas = Image.new("RGB", (margin + step * len(columns), height + step * len(rows)), "white")
     draw = ImageDraw.Draw(canvas)
     for k, word in enumerate(words):
         draw.multiline_text((margin + k * step + size / 2, 0), word, "black", font, "ma", align="center")
-    for r, (row, label) in enumerate(zip(rows, labels, strict=True)):
-        draw.text((margin - _GAP_PX, height + r * step + size / 2), label, "black", font, "rm")
+    for r, (row, name) in enumerate(zip(rows, names, strict=True)):
+        draw.text((margin - _GAP_PX, height + r * step + size / 2), name, "black", font, "rm")
         for k, image in enumerate(row):
             canvas.paste(_tile(image, size), (margin + k * step, height + r * step))
     return canvas
@@ -55,7 +57,7 @@ def _tile(image: Tensor, size: int) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels)).resize((size, size), kind)
 
 
-def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+def _wrap(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
     """The text with line breaks, so that its lines fit into a column; a long word is cut."""
     lines: list[str] = []
     for word in text.split():
@@ -78,7 +80,7 @@ def loss_curves(iterations: Tensor, curve: Tensor, names: Sequence[str], loss: s
     colours = colormaps["viridis"](np.linspace(0, 0.92, len(names)))
     for k, (name, colour) in enumerate(zip(names, colours, strict=True)):
         lines = axis.plot(iterations, curve[:, k], color=colour, linewidth=0.9, alpha=0.8)
-        lines[0].set_label(name)
+        lines[0].set_label(label(name))
     axis.set_xlabel("proposals")
     axis.set_ylabel(f"{loss} loss")
     axis.set_yscale("log")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from probediff.pictures import label
 from probediff.report.drawings import draw_axes, plain_axes
 from probediff.report.groups import (
     Comparison,
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _NULL_COLOUR = "#6B6B6B"
+_LARGEST_DRAWN, _LARGEST_STEP = 1e100, 2**53
 _PANEL_INCHES = (3.5, 2.75)
+_LEGEND_INCHES, _MOST_LEGEND_LETTERS, _MOST_LEGEND_ROWS = 2.1, 40, 40
 
 Role = Literal["run", "mean", "single", "null", "baseline", "published"]
 
@@ -173,7 +176,7 @@ def _baseline_lines(comparison: Comparison, baseline: Select) -> list[Line]:
 
 def draw(panels: Sequence[Panel]) -> Drawing:
     """All panels that hold anything, with one legend below them."""
-    shown = [panel for panel in panels if panel.lines]
+    shown = [_drawable(panel) for panel in panels if panel.lines]
     figure, axes = draw_axes(len(shown), _PANEL_INCHES, legend_inches=0.45, most_columns=2 if len(shown) == 4 else 3)
     engine: Any = figure.get_layout_engine()
     engine.set(h_pad=0.09, w_pad=0.06)
@@ -183,16 +186,39 @@ def draw(panels: Sequence[Panel]) -> Drawing:
             handle = _draw_line(axis, line)
             if line.label:
                 handles.setdefault(line.label, handle)
-        axis.set_title(panel.title, fontsize=10)
-        axis.set_ylabel(panel.y_label, fontsize=9)
+        axis.set_title(label(panel.title, 45), fontsize=10)
+        axis.set_ylabel(label(panel.y_label, 45), fontsize=9)
         if panel.y_range is not None:
             axis.set_ylim(*panel.y_range)
         _step_axis(axis, panel)
     if handles:
-        columns = max(1, min(len(handles), int(figure.get_figwidth() / 2.1)))
-        labels = {"handles": list(handles.values()), "labels": list(handles)}
-        figure.legend(**labels, loc="outside lower center", ncols=columns, fontsize=8.5, frameon=False)
+        _add_legend(figure, handles)
     return figure
+
+
+def _drawable(panel: Panel) -> Panel:
+    """The panel without points that no axis holds, which its title then counts."""
+    lines = []
+    for line in panel.lines:
+        points = {s: v for s, v in line.points.items() if abs(v) < _LARGEST_DRAWN and s < _LARGEST_STEP}
+        lines.append(replace(line, points=points))
+    count = sum(len(line.points) for line in panel.lines) - sum(len(line.points) for line in lines)
+    if not count:
+        return panel
+    title = f"{panel.title}, {count} too large"
+    return Panel(title, panel.y_label, tuple(line for line in lines if line.points))
+
+
+def _add_legend(figure: Drawing, handles: dict[str, Any]) -> None:
+    """Words below the panels in as many columns as they leave room for, and room for all rows but the first two."""
+    words = [label(text, _MOST_LEGEND_LETTERS) for text in list(handles)[:_MOST_LEGEND_ROWS]]
+    if len(handles) > len(words):
+        words[-1] = f"… and {len(handles) - len(words) + 1} more"
+    widest = max(_LEGEND_INCHES, 0.6 + 0.07 * max(map(len, words)))
+    columns = max(1, min(len(words), int(figure.get_figwidth() / widest)))
+    figure.set_figheight(figure.get_figheight() + 0.2 * max(0, -(-len(words) // columns) - 2))
+    named = {"handles": list(handles.values())[: len(words)], "labels": words}
+    figure.legend(**named, loc="outside lower center", ncols=columns, fontsize=8.5, frameon=False)
 
 
 def _draw_line(axis: Any, line: Line) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from probediff.files import open_plain_file
-from probediff.pictures import draw_heat_map, draw_triangle
+from probediff.pictures import draw_heat_map, draw_triangle, label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -52,7 +52,7 @@ def draw_triangles(triangles: dict[str, tuple[float, float, float]]) -> Drawing:
     figure, axes = draw_axes(len(triangles), (3.6, 2.9))
     for axis, (title, angles) in zip(axes, triangles.items(), strict=True):
         draw_triangle(axis, angles)
-        axis.set_title(title, fontsize=10)
+        axis.set_title(label(title, 45), fontsize=10)
     return figure
 
 
@@ -61,7 +61,7 @@ def draw_heat_maps(maps: dict[str, HeatMap]) -> Drawing:
     figure, axes = draw_axes(len(maps), (4.4, 3.5), legend_inches=0.4)
     for axis, (title, arrays) in zip(axes, maps.items(), strict=True):
         draw_heat_map(axis, *arrays)
-        axis.set_title(title, fontsize=10)
+        axis.set_title(label(title, 45), fontsize=10)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", fontsize=8.5, frameon=False)
     return figure
 
@@ -87,12 +87,14 @@ def draw_picture(pixels: np.ndarray, row_labels: Sequence[str] = ()) -> Drawing:
     axis.set_axis_off()
     for k, text in enumerate(row_labels):
         middle = 1 - (k + 0.5) / len(row_labels)
-        figure.text((margin - 8) / (width + margin), middle, text, ha="right", va="center", fontsize=9)
+        figure.text((margin - 8) / (width + margin), middle, label(text, 18), ha="right", va="center", fontsize=9)
     return figure
 
 
 def read_picture(path: Path) -> np.ndarray | None:
     """(H, W, 3) uint8, or None for a file that is just being written or is damaged."""
+    if not path.is_file():
+        return None
     try:
         with open_plain_file(path) as file, Image.open(file) as picture:
             return np.asarray(picture.convert("RGB"))

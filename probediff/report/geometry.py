@@ -5,6 +5,7 @@ F1 to F4 are figures of P1, *There and Back Again*.
 
 import numpy as np
 
+from probediff.pictures import is_triangle
 from probediff.report.curves import Quantity
 from probediff.report.drawings import HeatMap, draw_heat_maps, draw_triangles
 from probediff.report.groups import Comparison, last_estimate, of_kind
@@ -64,7 +65,11 @@ def triangle(comparison: Comparison) -> Section:
         keys = (f"at_{vertex}_most_probable_deg" for vertex, _ in _VERTICES)
         at_noise, at_sample, at_latent = (last_estimate(group, of_kind(kind, _ANGLES, key)) for key in keys)
         if at_noise and at_sample and at_latent:
-            triangles[label] = (at_noise.mean, at_sample.mean, at_latent.mean)
+            angles = (at_noise.mean, at_sample.mean, at_latent.mean)
+            if is_triangle(angles):
+                triangles[label] = angles
+            else:
+                missing += (f"{label}: no triangle has the most probable angles {angles}.",)
     if not triangles:
         return Section("triangle", title, missing=missing)
     words = "; ".join(
@@ -144,7 +149,8 @@ def _stored_map(run: Run) -> HeatMap | None:
     if not {"mean_distance", "step_fraction", "lambdas"} <= set(arrays):
         return None
     distance, share, lambdas = arrays["mean_distance"], arrays["step_fraction"], arrays["lambdas"]
-    fits = distance.shape == (len(share), len(lambdas)) and distance.size > 0
+    fits = distance.size > 0 and distance.shape == share.shape + lambdas.shape and share.ndim == lambdas.ndim == 1
+    fits = fits and bool(np.isfinite(share).all() and np.isfinite(lambdas).all())
     return (distance, share, lambdas) if fits else None
 
 

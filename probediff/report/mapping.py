@@ -146,9 +146,9 @@ def _rows_over_training(index: int, run: Run) -> Figure | None:
 def _sample_row(run: Run, step: int) -> np.ndarray | None:
     """The first samples of a step side by side, (H, W, 3) uint8; None for codes of a latent model."""
     x_0 = run.own.folder.first_samples(step, _SAMPLES_A_ROW)
-    if x_0 is None or x_0.ndim != 4 or x_0.shape[1] not in (1, 3):
+    if x_0 is None or x_0.ndim != 4 or x_0.shape[1] not in (1, 3) or x_0.size == 0:
         return None
-    grey = np.clip((x_0 + 1) * 127.5, 0, 255).round().astype(np.uint8)
+    grey = np.nan_to_num(np.clip((x_0 + 1) * 127.5, 0, 255)).round().astype(np.uint8)
     colour = grey.repeat(3, axis=1) if grey.shape[1] == 1 else grey
     factor = max(1, -(-_TILE_PX // x_0.shape[-1]))
     tiles = colour.transpose(0, 2, 3, 1).repeat(factor, axis=1).repeat(factor, axis=2)

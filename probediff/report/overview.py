@@ -1,5 +1,6 @@
 """Which runs a report is about, how their training went, and what other probes recorded."""
 
+import hashlib
 import re
 from typing import Any
 
@@ -16,6 +17,7 @@ _TRAINING = (
     Quantity("training", "loss_mean", "mean loss since the last checkpoint", "loss"),
     Quantity("training", "steps_per_second", "speed", "training steps per second"),
 )
+_LONGEST_STEM = 100
 _CONVENTIONS = ("num_samples", "num_steps", "convention", "clip", "clip_inversion", "weights", "noise_seed")
 
 
@@ -91,6 +93,12 @@ def training(comparison: Comparison) -> Section:
     return Section("training", "Training", (), (figure,), (table,), missing)
 
 
+def _stem(words: str) -> str:
+    """A file name of its own for any words: a digest follows where they had to be changed or cut."""
+    stem = re.sub(r"[^\w-]", "_", words, flags=re.ASCII)[:_LONGEST_STEM]
+    return stem if stem == words else f"{stem}-{hashlib.sha256(words.encode(errors='replace')).hexdigest()[:8]}"
+
+
 def all_values(comparison: Comparison) -> Section:
     """Every value of every probe by training step, those that the report knows nothing else about included."""
     tables, errors = [], []
@@ -99,7 +107,7 @@ def all_values(comparison: Comparison) -> Section:
         for probe in dict.fromkeys(probe for _, records in folders for probe in records.probe_names()):
             if comparison.describe(probe).is_bookkeeping or (kind == "own" and probe in MEASURED):
                 continue
-            tables.append(values_by_step(comparison, probe, re.sub(r"[^\w-]", "_", f"steps_{kind}_{probe}"), kind))
+            tables.append(values_by_step(comparison, probe, _stem(f"steps_{kind}_{probe}"), kind))
             for name, records in folders:
                 lines = records.errors(probe).items()
                 errors += [f"{name}: {probe} had no result at step {step}: {reason}" for step, reason in lines]

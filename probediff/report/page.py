@@ -1,7 +1,6 @@
 """Writing a report: tables, figures and one page that holds them all."""
 
 import base64
-import html
 import io
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from probediff import __version__
 from probediff.files import whole_file
 from probediff.report.groups import Comparison
 from probediff.report.parts import Figure, Section, escaped
+from probediff.report.tables import html_text
 
 _MADE_BY = "Made by probediff"
 _DPI = 140
@@ -115,7 +115,7 @@ def page(
     if refresh_sec:
         origin += f" This page reloads itself every {refresh_sec} seconds."
     return Template(_resource("page.html")).substitute(
-        title=html.escape(title),
+        title=html_text(title),
         refresh=f'<meta http-equiv="refresh" content="{refresh_sec}">\n' if refresh_sec else "",
         style=_resource("page.css"),
         script=_resource("page.js"),
@@ -131,21 +131,20 @@ def _resource(name: str) -> str:
 
 
 def _contents_entry(section: Section) -> str:
-    link = f'<a href="#{section.name}">{html.escape(section.title)}</a>'
+    link = f'<a href="#{section.name}">{html_text(section.title)}</a>'
     return f'<li class="empty">{link} (not recorded)</li>' if section.is_empty else f"<li>{link}</li>"
 
 
 def _section(section: Section, embedded: dict[str, str]) -> str:
     parts = [f'<section id="{section.name}" aria-labelledby="{section.name}-title">']
-    parts.append(f'<h2 id="{section.name}-title">{html.escape(section.title)}</h2>')
+    parts.append(f'<h2 id="{section.name}-title">{html_text(section.title)}</h2>')
     parts += [f"<p>{escaped(text)}</p>" for text in section.text]
     if section.missing:
         parts.append('<ul class="missing">' + "".join(f"<li>{escaped(t)}</li>" for t in section.missing) + "</ul>")
     parts += [_figure(figure, embedded[figure.name]) for figure in section.figures]
     parts += [table.html() for table in section.tables]
     parts += [
-        f"<details><summary>{html.escape(table.caption)}</summary>\n{table.html()}</details>"
-        for table in section.details
+        f"<details><summary>{html_text(table.caption)}</summary>\n{table.html()}</details>" for table in section.details
     ]
     return "\n".join([*parts, "</section>"])
 
@@ -159,7 +158,7 @@ def _figure(figure: Figure, source: str) -> str:
     size = f'width="{round(width)}" height="{round(height)}"'
     return (
         f'<figure><div class="card"><img class="{kind}" {size} src="{source}" '
-        f'alt="{html.escape(figure.alt, quote=True)}"></div>\n'
+        f'alt="{html_text(figure.alt)}"></div>\n'
         f'<figcaption>{escaped(figure.caption)} <span class="files">figures/{figure.name}.png, .pdf</span></figcaption>'
         f"</figure>"
     )

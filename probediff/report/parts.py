@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from probediff.report.groups import Comparison
-from probediff.report.tables import Table
+from probediff.report.tables import Table, html_text
 from probediff.runs.conditions import CONDITIONS
 from probediff.runs.definitions import DEFINITIONS, definitions_of, redefined
 
@@ -171,7 +170,7 @@ def missing_from(comparison: Comparison, probe: str, kind: str = "own") -> tuple
 
 def escaped(text: str) -> str:
     """Text for HTML, with `code` between backquotes."""
-    pieces = html.escape(text, quote=True).split("`")
+    pieces = html_text(text).split("`")
     if len(pieces) % 2 == 0:
         return "`".join(pieces)
     return "".join(f"<code>{piece}</code>" if k % 2 else piece for k, piece in enumerate(pieces))

@@ -8,6 +8,8 @@ from __future__ import annotations
 from itertools import combinations
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from probediff.report.curves import Line, Panel, Role, draw
 from probediff.report.groups import Comparison, estimate
 from probediff.report.measured import evenly
@@ -45,8 +47,10 @@ def reproducibility(comparison: Comparison) -> Section:
     rows: list[tuple[Cell, ...]] = []
     panels = []
     for runs in sharing:
-        steps = _common_steps(runs)
-        by_step = {step: _compare_all(runs, step) for step in steps}
+        by_step = {step: pairs for step in _common_steps(runs) if (pairs := _compare_all(runs, step))}
+        if not by_step:
+            continue
+        steps = list(by_step)
         last = by_step[steps[-1]]
         rows += [_row(f"{names} (step {steps[-1]})", [pair]) for names, pair in last.items()]
         if len(last) > 1:
@@ -54,6 +58,9 @@ def reproducibility(comparison: Comparison) -> Section:
         if len(steps) > 1:
             others = f": {runs[0].name} and others" if len(sharing) > 1 else ""
             panels += _panels(by_step, {k: v.format(same=SAME_IMAGE_SSIM) + others for k, v in _LIKENESS.items()})
+    if not rows:
+        words = f"The samples of {', '.join(run.name for runs in sharing for run in runs)} are not finite images alike."
+        return Section(name, title, missing=(words,))
     same = f"share with SSIM > {SAME_IMAGE_SSIM}"
     header = ("pair of runs", "SSIM", "SSIM, null", same, "share, null", "correlation", "correlation, null")
     caption = (
@@ -79,7 +86,7 @@ def _sharing_runs(comparison: Comparison) -> list[list[Run]]:
     members: dict[str, list[Run]] = {}
     for run in comparison.runs:
         shared = [run.own.convention(key) for key in _KEYS]
-        if None in shared or shared[1] < _FEWEST_SAMPLES or len(shared[2]) != 3:
+        if None in shared or shared[1] < _FEWEST_SAMPLES or [type(size) for size in shared[2]] != [int] * 3:
             continue
         if min(shared[2][1:]) >= _SMALLEST_PX and run.own.folder.sample_steps():
             members.setdefault(str(shared), []).append(run)
@@ -96,8 +103,16 @@ def _compare_all(runs: list[Run], step: int) -> dict[str, Likeness]:
     import torch
 
     stored = {run.name: run.own.folder.first_samples(step, _MOST_SAMPLES) for run in runs}
-    samples = {name: torch.from_numpy(x_0).clamp(-1, 1) for name, x_0 in stored.items() if x_0 is not None}
+    images = {name: x_0 for name, x_0 in stored.items() if x_0 is not None and _is_comparable(x_0)}
+    shapes = {x_0.shape for x_0 in images.values()}
+    samples = {name: torch.from_numpy(x_0).clamp(-1, 1) for name, x_0 in images.items() if len(shapes) == 1}
     return {f"{a} / {b}": _compare(samples[a], samples[b]) for a, b in combinations(samples, 2)}
+
+
+def _is_comparable(x_0: np.ndarray) -> bool:
+    """Whether SSIM and mismatched pairs exist: a training that diverged leaves samples that are not finite."""
+    fits = x_0.ndim == 4 and len(x_0) >= _FEWEST_SAMPLES and min(x_0.shape[2:]) >= _SMALLEST_PX
+    return fits and bool(np.isfinite(x_0).all())
 
 
 def _compare(x: Tensor, y: Tensor) -> Likeness:

@@ -20,6 +20,8 @@ T = TypeVar("T")
 KINDS = ("replay", "final_samples", "gaussian", "images")
 #: What a report looks at first where a model was probed with several numbers of steps, as in *There and Back Again*.
 _USUAL_NUM_STEPS = 100
+#: Of conventions that are computed with.
+_TYPES = {"num_steps": int, "num_samples": int, "image_shape": list}
 #: Data sets that published figures exist for, by what their names have in common.
 _PUBLISHED = {"cifar10": "CIFAR-10", "imagenet64": "ImageNet-64", "celeba": "LDM-CelebA"}
 
@@ -85,8 +87,9 @@ class ProbeRecords:
         return different
 
     def convention(self, key: str) -> Any:
-        """One convention of the newest record that names it, None where no record does."""
-        return next((c[key] for c in reversed(self.conventions()) if key in c), None)
+        """One convention of the newest record that names it in its type, None where no record does."""
+        kind = _TYPES.get(key, object)
+        return next((c[key] for c in reversed(self.conventions()) if key in c and isinstance(c[key], kind)), None)
 
     @property
     def last_step(self) -> int | None:
@@ -192,10 +195,10 @@ def read_runs(paths: list[Path]) -> list[Run]:
 
 def read_json(path: Path, kind: type[T]) -> T | None:
     """Content of a JSON file; None where there is none or, with a warning, where it is damaged."""
+    if not path.is_file():
+        return None
     try:
         content = files.read_json(path)
-    except FileNotFoundError:
-        return None
     except (OSError, ValueError) as error:
         warnings.warn(f"{path} is left out, for it cannot be read: {error}", stacklevel=2)
         return None

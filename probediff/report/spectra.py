@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probediff.pictures import label
 from probediff.report.curves import PALETTE
 from probediff.report.drawings import draw_axes, plain_axes
 
@@ -37,14 +38,14 @@ def draw_slopes(panels: dict[str, dict[str, Curve]]) -> Drawing:
     axes = figure.subplots(2, len(panels), squeeze=False, sharex="col", sharey="row")
     for column, (title, curves) in enumerate(panels.items()):
         upper, lower = axes[:, column]
-        for colour, (label, curve) in zip(("#0072B2", "#000000"), curves.items(), strict=False):
-            style: dict[str, Any] = {"color": colour, "marker": "o", "markersize": 4, "linewidth": 1.8, "label": label}
+        for colour, (name, curve) in zip(("#0072B2", "#000000"), curves.items(), strict=False):
+            style: dict[str, Any] = {"color": colour, "marker": "o", "markersize": 4, "linewidth": 1.8, "label": name}
             upper.plot(curve.counts, np.array(curve.slopes, dtype=float), **style)
             lower.plot(curve.counts, np.array(curve.r2_scaled, dtype=float), **style)
             lower.plot(curve.counts, np.array(curve.r2, dtype=float), **style | {"linestyle": ":", "label": ""})
-        for level, name in ((-0.5, "ZCA: -1/2"), (-1.0, "limit: -1")):
+        for level, words in ((-0.5, "ZCA: -1/2"), (-1.0, "limit: -1")):
             upper.axhline(level, color="#6B6B6B", linestyle=(0, (5, 3)), linewidth=1.2)
-            upper.annotate(name, (0.02, level - 0.02), xycoords=("axes fraction", "data"), va="top", fontsize=8)
+            upper.annotate(words, (0.02, level - 0.02), xycoords=("axes fraction", "data"), va="top", fontsize=8)
         upper.set_ylim(min(-1.2, upper.get_ylim()[0]), max(0.05, upper.get_ylim()[1]))
         upper.set_title(title, fontsize=10)
         lower.set_xscale("log")
@@ -64,7 +65,7 @@ def draw_fit(r2: dict[str, float], residuals: dict[str, np.ndarray]) -> Drawing:
     edges, counts = (residuals.get(f"residual_histogram_{part}") for part in ("edges", "counts"))
     known = edges is not None and counts is not None
     figure, axes = draw_axes(2 if known else 1, (4.6, 3.2))
-    axes[0].barh(list(r2), [float(value) for value in r2.values()], color=PALETTE[0])
+    axes[0].barh([label(name, 40) for name in r2], [float(value) for value in r2.values()], color=PALETTE[0])
     axes[0].invert_yaxis()
     axes[0].set_xlabel("R², best scale", fontsize=9)
     if edges is not None and counts is not None:

@@ -3,9 +3,11 @@
 import csv
 import html
 import io
+import re
 from dataclasses import dataclass
 
 from probediff.report.groups import Estimate
+from probediff.text import escape, printable, spreadsheet_cell
 
 Cell = str | int | float | Estimate | None
 
@@ -30,7 +32,10 @@ _LATEX = {
     "×": r"$\times$",
     "λ": r"$\lambda$",
     "²": "$^2$",
+    "|": "$|$",
 }
+#: What Markdown would take for a mark, a tag, a formula or the end of a cell; inside a word ``_`` is a letter.
+_MARKS = re.compile(r"[\\`*|<$~]|&(?=#?\w+;)|(?<=])\(|(?<![^\W_])_|_(?![^\W_])")
 
 
 @dataclass(frozen=True)
@@ -55,13 +60,16 @@ class Table:
 
     def markdown(self) -> str:
         """GitHub's pipe table."""
-        lines = [self.header, tuple(["---"] + ["---:"] * (len(self.header) - 1)), *self._texts()]
-        body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-        return f"{self.caption}\n\n{body}\n"
+        header, *rows = [" | ".join(map(_markdown, line)) for line in (self.header, *self._texts())]
+        rule = " | ".join(["---"] + ["---:"] * (len(self.header) - 1))
+        body = "\n".join(f"| {line} |" for line in (header, rule, *rows))
+        return f"{_markdown(self.caption)}\n\n{body}\n"
 
     def latex(self) -> str:
         """A table environment that needs no package."""
-        header, *rows = [" & ".join(map(_latex, line)) + r" \\" for line in (self.header, *self._texts())]
+        lines = [" & ".join(map(_latex, line)) + r" \\" for line in (self.header, *self._texts())]
+        # What follows the end of a row in brackets, or a star, would belong to that end.
+        header, *rows = [f"{{}}{line}" if line.startswith(("[", "*")) else line for line in lines]
         columns = "l" + "r" * (len(self.header) - 1)
         lines = [r"\begin{table}", r"\centering", rf"\caption{{{_latex(self.caption)}}}"]
         lines += [rf"\begin{{tabular}}{{{columns}}}", r"\hline", header, r"\hline", *rows, r"\hline"]
@@ -79,14 +87,14 @@ class Table:
 
     def html(self) -> str:
         """A table that scrolls sideways where it is wider than the screen."""
-        head = "".join(f'<th scope="col">{html.escape(text)}</th>' for text in self.header)
+        head = "".join(f'<th scope="col">{html_text(text)}</th>' for text in self.header)
         body = "".join(
-            f'<tr><th scope="row">{html.escape(first)}</th>{"".join(f"<td>{html.escape(c)}</td>" for c in rest)}</tr>\n'
+            f'<tr><th scope="row">{html_text(first)}</th>{"".join(f"<td>{html_text(c)}</td>" for c in rest)}</tr>\n'
             for first, *rest in self._texts()
         )
         return (
-            f'<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(self.caption, quote=True)}">'
-            f"<table><caption>{html.escape(self.caption)}</caption>\n"
+            f'<div class="scroll" tabindex="0" role="region" aria-label="{html_text(self.caption)}">'
+            f"<table><caption>{html_text(self.caption)}</caption>\n"
             f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n"
             f'<p class="files">tables/{self.name}.csv, .md, .tex</p>\n'
         )
@@ -104,17 +112,26 @@ def cell_text(cell: Cell) -> str:
     return str(cell)
 
 
+def html_text(text: str) -> str:
+    """Text for HTML, also between quotation marks; control characters, which HTML does not have, are spelt out."""
+    return html.escape(printable(text, keep="\n"), quote=True)
+
+
 def _names(text: str, wide: bool) -> list[str]:
-    return [text, f"{text}, std", f"{text}, n"] if wide else [text]
+    shown = spreadsheet_cell(text)
+    return [shown, f"{shown}, std", f"{shown}, n"] if wide else [shown]
 
 
 def _parts(cell: Cell, wide: bool) -> list[str]:
     if isinstance(cell, Estimate):
         return [repr(cell.mean), "" if cell.std is None else repr(cell.std), "" if cell.n is None else str(cell.n)]
-    text = "" if cell is None else repr(cell) if isinstance(cell, float) else str(cell)
+    text = "" if cell is None else repr(cell) if isinstance(cell, float) else spreadsheet_cell(str(cell))
     return [text, "", ""] if wide else [text]
 
 
+def _markdown(text: str) -> str:
+    return _MARKS.sub(r"\\\g<0>", printable(text))
+
+
 def _latex(text: str) -> str:
-    escaped = "".join(_LATEX.get(letter, letter) for letter in text)
-    return escaped.encode("ascii", "replace").decode()
+    return "".join(_LATEX.get(c, c if c.isascii() else _latex(escape(c))) for c in printable(text))

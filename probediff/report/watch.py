@@ -2,12 +2,15 @@
 
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from probediff.report.groups import group_runs
+from probediff.exceptions import describe_failure
+from probediff.report.groups import Comparison, group_runs
 from probediff.report.page import Written, write_report
+from probediff.report.parts import Section
 from probediff.report.sections import SECTIONS
 from probediff.report.sources import read_runs
 from probediff.runs.folder import INVERSION_METHODS, RECORDS
@@ -30,9 +33,20 @@ def build(paths: list[Path], out: Path, group_by: str | None, refresh_sec: int |
     # A sweep holds runs that have not begun; they have nothing to show yet.
     comparison = group_runs([run for run in runs if run.own.records], group_by)
     finished = all(run.is_finished for run in runs)
-    sections = [section(comparison) for section in SECTIONS]
+    sections = [_make(section, comparison) for section in SECTIONS]
     written = write_report(comparison, sections, out, None if finished else refresh_sec)
     return written, finished
+
+
+def _make(section: Callable[[Comparison], Section], comparison: Comparison) -> Section:
+    """A section, or, where records are of a kind that it was not made for, why there is none: the others stay."""
+    try:
+        return section(comparison)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        name = section.__name__.replace("_", "-")
+        words = f"{name} is left out, for these records do not fit it: {describe_failure(error)}"
+        warnings.warn(words, stacklevel=2)
+        return Section(name, (section.__doc__ or name).splitlines()[0].rstrip("."), missing=(words,))
 
 
 def watch(

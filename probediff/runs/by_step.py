@@ -27,7 +27,8 @@ def step_of(path: Path) -> int | None:
 def files_by_step(folder: Path, ending: str) -> dict[int, Path]:
     """Files ``step=<step><ending>`` by step, ascending."""
     matches = ((re.fullmatch(r"step=(\d+)(\..+)", path.name), path) for path in folder.glob(f"step=*{ending}"))
-    return dict(sorted((int(match[1]), path) for match, path in matches if match and match[2] == ending))
+    found = sorted((int(match[1]), path) for match, path in matches if match and match[2] == ending)
+    return {step: path for step, path in found if path.is_file()}
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -35,12 +36,12 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
+    if not path.is_file():
+        return {}
     try:
         verify_tensors(path)
         return load_file(path)
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
         warnings.warn(f"arrays are left out: {error}", stacklevel=2)
         return {}
 

@@ -1,6 +1,7 @@
 """Local runs at a glance: which of them train, ended or failed, how far they are, and what they measured last."""
 
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,16 +69,18 @@ def has_records(folder: Path) -> bool:
 
 def folders_below(folder: Path, is_wanted: Callable[[Path], bool]) -> Iterator[Path]:
     """The folder itself or else the nearest wanted ones below it, by name; no links, and nothing inside of runs."""
-    if is_wanted(folder):
-        yield folder
-        return
-    try:
-        parts = sorted(part for part in folder.iterdir() if part.is_dir() and not part.is_symlink())
-    except PermissionError:
-        return
-    for part in parts:
-        if part.name not in PARTS and not part.name.startswith("."):
-            yield from folders_below(part, is_wanted)
+    waiting = [folder]
+    while waiting:
+        current = waiting.pop()
+        try:
+            if is_wanted(current):
+                yield current
+                continue
+            parts = sorted(part for part in current.iterdir() if part.is_dir() and not part.is_symlink())
+        except OSError as error:
+            warnings.warn(f"{current} is left out, for it cannot be read: {error.strerror}", stacklevel=2)
+            continue
+        waiting += (part for part in reversed(parts) if part.name not in PARTS and not part.name.startswith("."))
 
 
 def read_run(path: Path, now: float) -> RunInfo:

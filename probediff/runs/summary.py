@@ -6,6 +6,7 @@ from typing import Any
 from probediff.runs.catalogue import Description
 from probediff.runs.definitions import redefined
 from probediff.runs.folder import CHECKPOINTS, PICTURES, WANDB, RunFolder
+from probediff.text import printable
 
 #: Of probes whose description chooses none.
 _MOST_COLUMNS = 8
@@ -16,12 +17,12 @@ def _cell(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.0f}" if value.is_integer() and abs(value) >= 10 else f"{value:.4g}"
-    return str(value)
+    return printable(str(value))
 
 
 def format_table(header: list[str], rows: list[list[Any]], num_left: int = 0) -> str:
     """Columns under a header: the first ``num_left`` to the left, the others to the right."""
-    cells = [header, *([_cell(value) for value in row] for row in rows)]
+    cells = [[_cell(word) for word in header], *([_cell(value) for value in row] for row in rows)]
     widths = [max(len(line[k]) for line in cells) for k in range(len(header))]
     lines = ["  ".join(f"{c:{'<' if k < num_left else '>'}{widths[k]}}" for k, c in enumerate(line)) for line in cells]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
@@ -43,7 +44,7 @@ def probe_tables(folder: RunFolder) -> str:
             columns = list(dict.fromkeys(name for values in by_step.values() for name in values))[:_MOST_COLUMNS]
         rows = [[step, *(values.get(name) for name in columns)] for step, values in sorted(by_step.items())]
         if columns or not description.is_bookkeeping:
-            parts.append(f"{probe}\n{format_table(['step', *columns], rows)}")
+            parts.append(f"{printable(probe)}\n{format_table(['step', *columns], rows)}")
             parts[-1] += "".join(f"\n{line}" for line in earlier[probe])
     return "\n\n".join(parts)
 
@@ -67,10 +68,11 @@ def describe_failures(folder: RunFolder) -> list[str]:
     for record in folder.records():
         if record.get("error"):
             failed.setdefault(record["probe"], {})[record["step"]] = record["error"]
-    return [
+    lines = [
         f"{probe} has no result, or only a part, at step {', '.join(map(str, sorted(errors)))}: {errors[max(errors)]}"
         for probe, errors in failed.items()
     ]
+    return [printable(line, keep="\n") for line in lines]
 
 
 def run_summary(folder: RunFolder) -> str:

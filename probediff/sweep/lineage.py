@@ -54,10 +54,11 @@ def trial_name(values: Mapping[str, Any]) -> str:
     """
     words = ",".join(f"{key}={values[key]}" for key in sorted(values))
     name = re.sub(r"[^\w.,=+-]", "_", words)[:_LONGEST_NAME]
-    if name == words:
+    # File systems count bytes: a letter may have four, and a log has a longer name than its trial.
+    if name == words and len(name.encode()) <= 2 * _LONGEST_NAME:
         return name
     text = json.dumps(values, sort_keys=True, default=str)
-    return f"{name[:60]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return f"{name.encode()[:60].decode(errors='ignore')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def claim_trial_folder(owning: ExitStack, parent: Path = Path("runs")) -> Path | None:

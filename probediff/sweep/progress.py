@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from probediff.runs.folder import RunFolder
 from probediff.runs.grouping import max_steps_of
+from probediff.text import printable
 
 State = Literal["waiting", "running", "finished", "failed", "stopped"]
 
@@ -62,9 +63,9 @@ class SweepDisplay:
     def say(self, text: str) -> None:
         """One line, above the bar where there is one."""
         if self._bar.disable:
-            print(text, flush=True)
+            print(printable(text), flush=True)
         else:
-            self._bar.write(text)
+            self._bar.write(printable(text))
 
     def update(self) -> None:
         """Read how far the trials are; nothing is read where no bar is shown."""
@@ -79,7 +80,7 @@ class SweepDisplay:
 def summary(standings: Sequence[Standing]) -> str:
     """A table of all trials: state, step, and the run folder, or why it failed."""
     rows = [("trial", "state", "step", "")]
-    rows += [(s.name, s.state, str(s.step()), s.reason or str(s.folder)) for s in standings]
+    rows += [(s.name, s.state, str(s.step()), printable(s.reason or str(s.folder))) for s in standings]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = [
         f"{name:<{widths[0]}}  {state:<{widths[1]}}  {step:>{widths[2]}}  {last}".rstrip()

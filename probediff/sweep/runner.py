@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from probediff.files import explain_disk_errors
 from probediff.runs.conditions import as_json
 from probediff.runs.folder import RunFolder
 from probediff.runs.lock import hold, holder
@@ -26,6 +27,9 @@ from probediff.sweep.progress import Standing, SweepDisplay
 STATUS_STOPPED = 75
 STATUS_INTERRUPTED = 130
 _POLL_SEC = 0.2
+_MOST_ERROR_LINES = 4
+#: What a trial says whose command line has a key that the configuration does not have.
+_REFUSED = "unrecognized arguments"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -78,6 +82,7 @@ class LocalSweep:
         self._free_gpus = list(self.gpus)
         self._jobs: list[_Job] = []
         self._signals: list[int] = []
+        self._is_refused = False
 
     def run(self) -> int:
         """Run until all trials have ended; returns the exit status.
@@ -88,9 +93,10 @@ class LocalSweep:
             ValueError: another command is running this plan.
             OSError: the folder cannot be written to.
         """
-        if not hold(self.plan.folder):
-            raise ValueError(f"{self.plan.folder} is being run by {holder(self.plan.folder)}; wait for its end")
-        self.plan.keep()
+        with explain_disk_errors(self.plan.folder, "--folder"):
+            if not hold(self.plan.folder):
+                raise ValueError(f"{self.plan.folder} is being run by {holder(self.plan.folder)}; wait for its end")
+            self.plan.keep()
         # Handlers can be set in the main thread only.
         own = _SIGNALS if threading.current_thread() is threading.main_thread() else ()
         previous = {number: signal.signal(number, self._remember) for number in own}
@@ -111,7 +117,9 @@ class LocalSweep:
 
     def _run_all(self, display: SweepDisplay) -> None:
         waiting = list(zip(self.plan.trials, self.standings, strict=True))
-        while (waiting and not self._signals) or self._jobs:
+        while waiting or self._jobs:
+            if self._signals or self._is_refused:
+                waiting.clear()
             while waiting and len(self._jobs) < self.num_parallel and not self._signals:
                 self._begin(*waiting.pop(0), display)
             for job in list(self._jobs):
@@ -184,6 +192,9 @@ class LocalSweep:
         else:
             standing.state, standing.reason = "failed", _reason(code, job.log)
         display.say(f"{standing.name}: {standing.state}{f': {standing.reason}' if standing.reason else ''}")
+        if _REFUSED in standing.reason and not self._is_refused:
+            self._is_refused = True
+            display.say("no other trial is started, for all have the same keys; name those of the configuration")
 
     def _status(self) -> int:
         if self._signals:
@@ -201,10 +212,13 @@ def _end_group(process: subprocess.Popen[bytes] | None) -> None:
 
 
 def _reason(code: int | None, log: Path | None) -> str:
-    """The exit status and the last line of the log that says something."""
+    """The exit status and the last error of the log, or its last line that says something."""
     status = "its process ended" if code is None else f"exit status {code}" if code >= 0 else signal.Signals(-code).name
     if log is None:
         return status
     lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
     messages = [line for line in lines if line.strip() and not line.startswith("The traceback is in")]
-    return f"{status}: {messages[-1].strip()}" if messages else status
+    errors = [k for k, line in enumerate(messages) if line.startswith("error: ")]
+    # Before the error may lie the log of earlier starts, behind it only the rest of its words.
+    words = messages[errors[-1] :] if errors and len(messages) - errors[-1] <= _MOST_ERROR_LINES else messages[-1:]
+    return ": ".join([status, *([" ".join(" ".join(words).split())] if words else [])])

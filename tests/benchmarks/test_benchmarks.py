@@ -4,11 +4,15 @@ import json
 import math
 import re
 import time
+from typing import Any
 
 import lightning as L
 import pytest
 import torch
+import yaml
 
+from probediff.measures import null_top_k_correlation
+from tests.benchmarks.bench_costs import totals
 from tests.benchmarks.contenders import NETWORKS, diffusers, probediff
 from tests.benchmarks.growth import exponent
 from tests.benchmarks.harness import in_own_process, paired, peak_gib
@@ -106,3 +110,60 @@ def test_the_page_on_speed_quotes_measured_ratios(result: dict[str, list[dict[st
     for text in quoted:
         decimals = len(text.partition(".")[2])
         assert any(round(ratio, decimals) == float(text) for ratio in ratios), text
+
+
+def test_the_page_on_speed_quotes_measured_shares(result: dict[str, list[dict[str, Any]]]) -> None:
+    text = (ROOT / "docs" / "speed.md").read_text()
+    measured = [figure["value"] for figure in result["figures"] if figure["unit"] == "per cent"]
+    quoted = re.findall(r"([\d.]+) %", text)
+    assert quoted and set(quoted) <= {f"{value:.1f}" for value in measured}
+    notes = " ".join(figure["note"] for figure in result["figures"])
+    assert set(re.findall(r"([\d,]+) training steps", text)) <= set(re.findall(r"([\d,]+) training steps", notes))
+
+
+def test_the_page_on_training_quotes_measured_shares(result: dict[str, list[dict[str, Any]]]) -> None:
+    figures = {figure["case"]: figure for figure in result["figures"]}
+    per_step = re.match(r"[\d.]+", figures["configs/cifar10_small.yaml, all beside the network"]["note"])
+    share = figures["configs/cifar10_small.yaml: the passes' share of the whole run"]["value"]
+    assert per_step
+    said = f"5,000 steps of {float(per_step[0]) / 1000:.2f} s and the ten probe events, which are {share:.0f} %"
+    assert said in (ROOT / "docs" / "train.md").read_text()
+    assert yaml.safe_load((ROOT / "configs" / "cifar10_small.yaml").read_text())["trainer"]["max_steps"] == 5000
+
+
+def test_the_page_on_costs_multiplies_its_unit_costs() -> None:
+    text = (ROOT / "docs" / "cost.md").read_text()
+    config = yaml.safe_load((ROOT / "configs" / "imagenet64.yaml").read_text())
+    units = {
+        "forward_gflop_per_image": r"forward pass of one image \| ([\d.]+) GFLOP",
+        "full_checkpoint_bytes": r"\| ([\d.]+) GB / ",
+        "weights_checkpoint_bytes": r" / ([\d.]+) GB \|",
+        "samples_bytes": r"samples of one event \| ([\d.]+) MB",
+        "training_step_seconds_per_image": r"; ([\d.]+) s on the two cores \| 3 forward",
+        "evaluation_seconds_per_image": r"; ([\d.]+) s on the two cores \| counted",
+    }
+    scale = {"full_checkpoint_bytes": 1e9, "weights_checkpoint_bytes": 1e9, "samples_bytes": 1e6}
+    costs = {key: number(pattern, text) * scale.get(key, 1.0) for key, pattern in units.items()}
+    run = totals(config, costs)
+    said = {
+        "events": r"(\d+) probe events",
+        "training_exaflop": r"run is ([\d.]+) EFLOP of training",
+        "probing_exaflop": r"and ([\d.]+) EFLOP of probing",
+        "full_checkpoints_gb": r"checkpoints \(193\) \| (\d+) GB",
+        "thinned_checkpoints_gb": r"checkpoints \(193\) \| \d+ GB \| (\d+) GB",
+        "samples_gb": r"\| samples \| ([\d.]+) GB",
+    }
+    for key, pattern in said.items():
+        assert number(pattern, text) == pytest.approx(run[key], rel=0.015), key
+    fast, slow = 0.4 * 800e12 * 3600, 60e12 * 3600
+    assert number(r"\| training \| (\d+) h", text) == round(run["training_exaflop"] * 1e18 / fast)
+    assert number(r"\| probing \| (\d+) h", text) == round(run["probing_exaflop"] * 1e18 / slow)
+    assert (
+        f"null of {null_top_k_correlation(250, 12288):.2f} instead of {null_top_k_correlation(1000, 12288):.2f}" in text
+    )
+
+
+def number(pattern: str, text: str) -> float:
+    match = re.search(pattern, text)
+    assert match, pattern
+    return float(match[1])

@@ -1,6 +1,7 @@
 """A trial without training: takes its folder, counts steps at a given speed, saves and stops on SIGTERM.
 
-Arguments: ``--KEY=VALUE`` with ``steps``, ``seconds`` a step, ``fail_at`` a step and ``deaf`` to SIGTERM. After a step
+Arguments: ``--KEY=VALUE`` with ``steps``, ``seconds`` a step, ``fail_at`` a step, ``refuse`` a ``key`` or a
+``value``, and ``deaf`` to SIGTERM. After a step
 it waits as long as the sweep's folder holds a file ``gate``.
 """
 
@@ -19,6 +20,13 @@ from probediff.sweep.lineage import claim_trial_folder, record_trial
 
 def main() -> int:
     options = dict(argument.removeprefix("--").split("=", 1) for argument in sys.argv[1:])
+    if "refuse" in options:  # before anything is made, as `probediff fit` does
+        of_key, of_value = (
+            "unrecognized arguments: --refuse=key (did you mean a?)",
+            'Parser key "refuse":\n  Expected an int',
+        )
+        print(f"usage: ...\nerror: {of_key if options['refuse'] == 'key' else of_value}", flush=True)
+        return 2
     owning = ExitStack()
     folder = claim_trial_folder(owning)
     assert folder is not None

@@ -134,23 +134,30 @@ def test_a_grid_in_wandbs_order() -> None:
     assert expand(description({"a": {"distribution": "int_uniform", "min": 1, "max": 2}})) == [{"a": 1}, {"a": 2}]
 
 
+METRIC = "metric: {name: train/loss, goal: minimize}\n"
+HYPERBAND = "early_terminate: {type: hyperband, min_iter: 3}\n"
 GOOD = "method: grid\ncommand: [x, '${args}']\nparameters: {a: {values: [1]}}\n"
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (GOOD.replace("grid", "bayes"), "method must be grid to run here, got 'bayes'; .* wandb sweep"),
+        (GOOD.replace("grid", "bayes") + METRIC, "method must be grid to run here, got 'bayes'; .* wandb sweep"),
         (GOOD.replace("grid", "random"), "method must be grid to run here, got 'random'; .* wandb sweep"),
         (GOOD.replace("grid", "best"), "method must be one of grid, random, bayes, got 'best'"),
         (GOOD + "run_cap: 0\n", "run_cap must be at least 1, got 0"),
-        (GOOD + "early_terminate: {type: hyperband}\n", "early_terminate cannot be had without W&B"),
+        (GOOD + "early_terminate: {type: hyperband}\n", "early_terminate needs W&B"),
         (GOOD.replace("{values: [1]}", "{parameters: {b: {value: 1}}}"), "write dotted keys, such as a.b"),
         (GOOD.replace("{values: [1]}", "3"), "parameters.a must hold value, values or a distribution, got 3"),
         (GOOD.replace("{values: [1]}", "{min: 0.0, max: 1.0}"), "parameters.a must have value, values, or whole min"),
         (GOOD.replace("{a: {values: [1]}}", "{}"), "must name at least one key"),
         (GOOD.replace("[x, '${args}']", "x"), "command must be a list such as"),
         (GOOD.replace("${args}", "${args_no_hyphens}"), r"\$\{args_no_hyphens\} must be one of .*; use \$\{args\}"),
+        (
+            GOOD.replace("values: [1]", "min: 1, max: 200000000"),
+            "at most 10000 trials to run here, got 200000000; .*run_cap",
+        ),
+        (GOOD.replace("values: [1]", "min: 0, max: 1" + 40 * "0"), "at most 10000 trials to run here"),
         ("[1, 2]", "must be a sweep file with method, command and parameters, got list"),
         ("{", "must be a sweep file in YAML"),
     ],
@@ -172,20 +179,26 @@ def test_a_file_that_cannot_run_here_is_one_line(
         (GOOD, "has 1 trial. Through"),
         (GOOD.replace("[1]", "[1, 2]"), "has 2 trials. Through"),
         (GOOD.replace("grid", "random") + "run_cap: 20\n", "has 20 trials. Through"),
-        (GOOD.replace("grid", "bayes"), "has no fixed number of trials. Through"),
+        (GOOD.replace("grid", "bayes") + METRIC, "has no fixed number of trials. Through"),
+        (GOOD.replace("grid", "bayes") + METRIC + HYPERBAND, "has no fixed number of trials. Through"),
+        (GOOD.replace("grid", "random") + METRIC + HYPERBAND + "run_cap: 1\n", "has 1 trial. Through"),
+        (GOOD + METRIC + HYPERBAND + "controller: {type: local}\n", "has 1 trial. Through"),
+        (GOOD.replace("values: [1]", "min: 1, max: 200000000"), "has 200000000 trials. Through"),
+        (GOOD.replace("values: [1]", "min: 1, max: 200000000") + "run_cap: 20\n", "has 20 trials. Through"),
+        (GOOD.replace("values: [1]", "distribution: q_uniform, min: 0, max: 4, q: 2"), "has no fixed number of"),
     ],
 )
 def test_without_local_the_two_commands_are_printed(
     text: str, beginning: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "s.yaml"
+    path = tmp_path / "of $HOME.yaml"
     path.write_text(text)
     assert sweep([str(path)]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith(f"{path} {beginning}")
-    assert f"wandb sweep --project probediff {path}" in printed
+    assert f"wandb sweep --project probediff '{path}'" in printed
     assert "wandb agent --forward-signals --term-timeout" in printed
-    assert (f"probediff sweep {path} --local" in printed) == ("grid" in text)
+    assert (f"probediff sweep '{path}' --local" in printed) == ("grid" in text)
 
 
 def test_help_and_reading_need_nothing_heavy() -> None:
