@@ -19,13 +19,13 @@ from probediff.callbacks.interval import TrainingInterval
 from probediff.callbacks.stopping import StopRequest
 from probediff.callbacks.waiting import on_first_process
 from probediff.data import ImageDataModule
+from probediff.display.progress import progress_bar
 from probediff.exceptions import PassFailedError, StoppedBySignalError, describe_failure
 from probediff.models.base import undisturbed
 from probediff.probing.probe import ProbeContext, least_work
 from probediff.probing.recorder import Recorder, conventions_for, pass_request
 from probediff.probing.settings import PassSettings
 from probediff.probing.shared_pass import PASS, Advance, run_pass
-from probediff.progress import progress_bar
 from probediff.runs.folder import RunFolder
 from probediff.runs.gaps import tell_gaps, tell_redefined
 from probediff.runs.tracking import Tracker

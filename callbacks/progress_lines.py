@@ -9,7 +9,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from torch import Tensor
 
-from probediff.progress import LINE_EVERY_SEC
+from probediff.display.progress import LINE_EVERY_SEC
 from probediff.training.module import DiffusionModule
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probediff.text import escape, printable, shorten
+from probediff.display.text import escape, printable, shorten
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from probediff.commands.signals import INTERRUPTED
+from probediff.display.text import printable
 from probediff.exceptions import FeatureLoadError, NonFiniteLossError, PassFailedError, WorkerDiedError
 from probediff.files import NO_SPACE
-from probediff.text import printable
 
 #: Errors that the user can cure; all others are faults of the program.
 _CURABLE = (ValueError, OSError, ImportError, FeatureLoadError, NonFiniteLossError, PassFailedError, WorkerDiedError)

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from probediff.commands.runner import light_parser, run_command
+from probediff.display.text import printable
 from probediff.runs.folder import RunFolder
 from probediff.runs.listing import RunInfo, find_runs, read_run
 from probediff.runs.summary import format_table
-from probediff.text import printable
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -22,6 +22,7 @@ from PIL import Image
 
 from probediff.commands.options import CommandParser, WholeNumbers, check_at_least, device_of, pick
 from probediff.commands.runner import run_command
+from probediff.display.progress import progress_bar
 from probediff.files import save_tensors
 from probediff.files.capacity import EVALUATION_SEC, check_memory, check_time
 from probediff.measures.covariance import moments
@@ -30,7 +31,6 @@ from probediff.models import ProbeModel
 from probediff.models.base import conditions_of, undisturbed
 from probediff.models.images import RealImages, Space, images_of_folder, run_images
 from probediff.models.source import ModelChoice, Source, find_source, published_convention
-from probediff.progress import progress_bar
 from probediff.runs.batches import PartialPass
 from probediff.runs.folder import WHITENING, WHITENING_ARRAYS
 from probediff.runs.kept_results import lock_results, show_result, write_result

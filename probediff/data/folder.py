@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from probediff.data.base import ImageArray, ImageDataModule, cache_folder, check_image_shape
+from probediff.display.progress import progress_bar
 from probediff.files import map_array, whole_file, write_json
 from probediff.prepare.decoding import DECODING, DECODING_VERSION, failure_reason, quiet_pillow, square_pixels
 from probediff.prepare.manifest import HEADER_BYTES
 from probediff.prepare.shards import array_header
 from probediff.prepare.sources import list_images
 from probediff.prepare.walking import ImageFile, LeftOut
-from probediff.progress import progress_bar
 
 FILES_PER_TASK = 64
 ERRORS_SHOWN = 10

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from probediff.display.progress import progress_bar
 from probediff.editing.noise_search import NoiseSearch, NoiseSearchSettings, search_noise
 from probediff.files import digest_tensors, load_tensors, save_tensors
 from probediff.measures.in_distribution import in_distribution
 from probediff.measures.whitening import WhiteningTransform
-from probediff.progress import progress_bar
 from probediff.runs.summary import format_table
 
 _SEARCH = tuple(field.name for field in fields(NoiseSearch))

@@ -7,6 +7,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
 
+from probediff.display.progress import progress_bar
 from probediff.exceptions import WorkerDiedError
 from probediff.files import explain_disk_errors, lock_folder, read_json, remove_partials, whole_file, write_json
 from probediff.files.capacity import WORKER_BYTES, check_memory
@@ -23,7 +24,6 @@ from probediff.prepare.manifest import (
 from probediff.prepare.shards import ShardTask, finished_shards, remove_records, start_worker, write_shard
 from probediff.prepare.sources import Entry, entries_digest, list_entries
 from probediff.prepare.walking import LeftOut
-from probediff.progress import progress_bar
 
 # 25 MB at 64 x 64: little to do again after a kill, few files for 1.3 million images.
 IMAGES_PER_SHARD = 2048

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from probediff.display.progress import progress_bar
 from probediff.files import read_json, write_json
 from probediff.prepare.decoding import DECODING_VERSION
-from probediff.progress import progress_bar
 
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
+from probediff.display.progress import progress_bar
 from probediff.files import open_plain_file
 from probediff.prepare.decoding import EXTENSIONS
 from probediff.prepare.walking import (
@@ -20,7 +21,6 @@ from probediff.prepare.walking import (
     is_image,
     walk_images,
 )
-from probediff.progress import progress_bar
 
 ACCEPTED = (
     f"a folder of images ({', '.join(EXTENSIONS)}; one folder a class, as ImageNet is unpacked), a tar file of images "

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from probediff.display.progress import progress_bar
 from probediff.files import PARTIAL, explain_disk_errors, map_array
 from probediff.prepare.manifest import Manifest, read_manifest
-from probediff.progress import progress_bar
 
 MISSING_LITDATA = "litdata is not installed; install it with pip install 'probediff[stream]'"
 

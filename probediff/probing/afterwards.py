@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from probediff.display.progress import progress_bar
 from probediff.models.base import ProbeModel, undisturbed
 from probediff.probing.probe import Probe, ProbeContext
 from probediff.probing.recorder import Recorder, conventions_for, pass_request
 from probediff.probing.settings import PassSettings
 from probediff.probing.shared_pass import Advance, PassRequest, run_pass
-from probediff.progress import progress_bar
 from probediff.runs.batches import PartialPass
 from probediff.runs.conditions import OPTIONS, PROBES, WEIGHTS, all_differing_settings, as_json, settings_in
 from probediff.runs.definitions import DEFINITIONS, redefined

@@ -11,9 +11,9 @@ from typing import Any, ClassVar, cast
 
 from torch import Tensor
 
+from probediff.display.progress import progress_bar
 from probediff.probing.settings import PassSettings
 from probediff.probing.shared_pass import ProbePass
-from probediff.progress import progress_bar
 from probediff.runs.folder import END_OF_EVENT, FINISHED, RunFolder
 from probediff.runs.results import ProbeResult
 from probediff.schedule import NoiseSchedule

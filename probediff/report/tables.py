@@ -6,8 +6,8 @@ import io
 import re
 from dataclasses import dataclass
 
+from probediff.display.text import escape, printable, spreadsheet_cell
 from probediff.report.groups import Estimate
-from probediff.text import escape, printable, spreadsheet_cell
 
 Cell = str | int | float | Estimate | None
 

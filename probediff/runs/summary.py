@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+from probediff.display.text import printable
 from probediff.runs.catalogue import Description
 from probediff.runs.definitions import redefined
 from probediff.runs.folder import CHECKPOINTS, PICTURES, WANDB, RunFolder
-from probediff.text import printable
 
 #: Of probes whose description chooses none.
 _MOST_COLUMNS = 8

@@ -9,9 +9,9 @@ from typing import Literal
 
 from tqdm.auto import tqdm
 
+from probediff.display.text import printable
 from probediff.runs.folder import RunFolder
 from probediff.runs.grouping import max_steps_of
-from probediff.text import printable
 
 State = Literal["waiting", "running", "finished", "failed", "stopped"]
 

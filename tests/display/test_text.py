@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from probediff.commands.report import report
 from probediff.commands.runs import runs
+from probediff.display.text import printable, shorten, spreadsheet_cell
 from probediff.editing.grids import labelled_grid, loss_curves
 from probediff.pictures import label, lettering
 from probediff.report.curves import Line, Panel, draw
@@ -27,7 +28,6 @@ from probediff.report.drawings import draw_heat_maps, draw_picture, draw_triangl
 from probediff.report.parts import escaped
 from probediff.report.spectra import draw_fit
 from probediff.report.tables import Table
-from probediff.text import printable, shorten, spreadsheet_cell
 from tests.report.synthetic import config, write_run
 
 NAMES = [

@@ -9,8 +9,8 @@ import sys
 import pytest
 from tqdm.std import tqdm
 
-from probediff import progress
-from probediff.progress import progress_bar
+from probediff.display import progress
+from probediff.display.progress import progress_bar
 
 
 class Clock:
