@@ -142,3 +142,8 @@ def _key(value: Any) -> Any:
     if not isinstance(value, str | int):
         raise ValueError(f"its keys must be text, got a {type(value).__name__}")
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+
+
+def _finite(text: str) -> float | None:
+    number = float(text)
+    return number if math.isfinite(number) else None
