@@ -43,7 +43,7 @@ RECORDED_NOW = {
     *("exif_orientation", "alpha", "resize", "version", "shape", "pixel_shape", "statistics_images"),
     *("weights", "prompt", "negative_prompt", "guidance_scale", "centred", "drawn_on", "strengths", "noises"),
     *("noise_seed", "num_targets", "num_samples", "state_dtype", "origin", "sha256 of what follows", "options"),
-    *("image_size", "num_head_channels"),
+    *("image_size", "num_head_channels", "trust"),
     # Of the training, whose speed counts these; of the checks of found noises.
     *("optimizer_steps", "p_value", "p_value_of_one_noise"),
 }

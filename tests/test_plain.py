@@ -37,7 +37,7 @@ def test_yaml_of_other_types_is_refused(text: str) -> None:
 def test_plain_yaml() -> None:
     text = "a: &x [1, 2.5, null, true, é]\nb: *x\n1: ${oc.env:HOME}\n"
     part = [1, 2.5, None, True, "é"]
-    assert parse_yaml(text) == {"a": part, "b": part, "1": "${oc.env:HOME}"}
+    assert parse_yaml(text) == {"a": part, "b": part, 1: "${oc.env:HOME}"}
 
 
 def test_json_has_no_infinities_halves_of_characters_or_depths() -> None:

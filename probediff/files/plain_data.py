@@ -123,10 +123,10 @@ def _depth_error() -> ValueError:
     return ValueError(f"it must have at most {_MOST_DEPTH} levels, got more")
 
 
-def _key(value: object) -> str:
+def _key(value: Any) -> Any:
     if not isinstance(value, str | int):
         raise ValueError(f"its keys must be text, got a {type(value).__name__}")
-    return str(value).encode("utf-8", "replace").decode()
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def _finite(text: str) -> float | None:

@@ -109,7 +109,8 @@ def read_history(run: Path) -> list[dict[str, Any]]:
 def _is_entry(entry: Any) -> bool:
     changed = entry.get("changed") if isinstance(entry, dict) else None
     return isinstance(changed, dict) and all(
-        key.count(".") < _MOST_PARTS and isinstance(change, dict) and "to" in change for key, change in changed.items()
+        isinstance(key, str) and key.count(".") < _MOST_PARTS and isinstance(change, dict) and "to" in change
+        for key, change in changed.items()
     )
 
 

@@ -87,8 +87,10 @@ def check(name: str, run: Path, folder: Path, target: str, damage: tuple[str, Ca
         assert len(errors[0].partition("error: ")[2]) > 10, err
 
 
-def fuzz(names: Sequence[str], num_examples: int, run: Path) -> None:
-    @settings(max_examples=num_examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+def fuzz(names: Sequence[str], num_examples: int, run: Path, seeded: bool) -> None:
+    checks = list(HealthCheck)
+
+    @settings(max_examples=num_examples, deadline=None, database=None, suppress_health_check=checks, derandomize=seeded)
     @given(st.sampled_from(names), st.sampled_from((*_TEXT, *_TEXT, *_OTHER, *_OF_PROBES)), damages())
     def examples(name: str, target: str, damage: tuple[str, Callable[[Path], None]]) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -102,7 +104,7 @@ def fuzz(names: Sequence[str], num_examples: int, run: Path) -> None:
 
 
 def test_lists_of_damaged_runs(tiny_run: Path) -> None:
-    fuzz(list(LIGHT), 60, tiny_run)
+    fuzz(list(LIGHT), 60, tiny_run, seeded=True)
 
 
 @pytest.fixture
@@ -114,11 +116,11 @@ def without_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("without_drawing")
 @pytest.mark.parametrize("name", HEAVY)
 def test_work_on_a_damaged_run(name: str, tiny_run: Path) -> None:
-    fuzz([name], 5, tiny_run)
+    fuzz([name], 5, tiny_run, seeded=True)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_drawing")
 @pytest.mark.parametrize("name", [*LIGHT, *HEAVY])
 def test_many_damaged_runs(name: str, tiny_run: Path) -> None:
-    fuzz([name], 400 if name in LIGHT else 80, tiny_run)
+    fuzz([name], 400 if name in LIGHT else 80, tiny_run, seeded=False)
