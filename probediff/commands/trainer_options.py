@@ -1,6 +1,5 @@
 """The options ``--trainer.*``: what Lightning would refuse with a traceback, late, or not at all."""
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -36,7 +35,7 @@ def check_trainer_options(chosen: Mapping[str, Any]) -> None:
     """
     for name, least in _LEAST.items():
         value = chosen[name]
-        if value is not None and not least <= value < math.inf:
+        if value is not None and not least <= value:  # what is no number is not at least anything
             raise ValueError(f"--trainer.{name} must be at least {least}, got {value}")
     if chosen["limit_train_batches"] is not None and not chosen["limit_train_batches"] > 0:
         raise ValueError(
@@ -65,7 +64,7 @@ def _check_accelerator(accelerator: Any) -> None:
     if not any(_is_there(name) for name in _ACCELERATORS.get(accelerator, (accelerator,))):
         raise ValueError(
             f"--trainer.accelerator must be one that this machine has, got {accelerator!r}; leave it out, or give "
-            f"--trainer.accelerator cpu"
+            f"--trainer.accelerator cpu; see the options --trainer.*"
         )
 
 

@@ -64,7 +64,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     try:
         content = read_json(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}; restore it, or remove it") from error

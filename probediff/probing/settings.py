@@ -50,7 +50,8 @@ class PassSettings:
             if getattr(self, name) < 1:
                 raise ValueError(f"probing.settings.{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.noise_seed <= MAX_SEED:
-            raise ValueError(f"probing.settings.noise_seed must be in 0..2**64-1, got {self.noise_seed}")
+            limit = "at least 0" if self.noise_seed < 0 else "at most 2**64-1"
+            raise ValueError(f"probing.settings.noise_seed must be {limit}, got {self.noise_seed}")
         schedule.ddim_timesteps(self.num_steps, self.convention)
         self.inversion.check(self.num_steps, self.clip, self.clip_inversion)
         # Noises, samples and latents, which are compared as a whole.

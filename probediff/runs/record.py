@@ -61,7 +61,7 @@ def read_records(path: Path) -> list[Record]:
     """
     try:
         file = open_plain_file(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error}; restore it, or remove it") from error
