@@ -1,6 +1,5 @@
 """Can a noise be told from its image, and an image from its noise? (*There and Back Again*, T2, F5, F7, F8)"""
 
-import math
 from typing import ClassVar
 
 import torch
@@ -53,9 +52,7 @@ class AssignmentAccuracy(Probe):
         }
         for name, quantity in of_samples.items():
             values |= {f"hubs_{name}": mean_over_captures(captured, quantity), name: float(quantity.mean())}
-            correlation = capture_correlation(captured, quantity)
-            if math.isfinite(correlation):  # undefined where all capture equally many
-                values[f"captures_{name}_spearman"] = correlation
+            values[f"captures_{name}_spearman"] = capture_correlation(captured, quantity)
         arrays = {
             "nearest_noise": accuracy.nearest_noise,
             "nearest_image": accuracy.nearest_image,

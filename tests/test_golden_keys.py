@@ -47,8 +47,9 @@ RECORDED_NOW = {
     # Of the training, whose speed counts these; of the checks of found noises.
     *("optimizer_steps", "p_value", "p_value_of_one_noise"),
 }
-#: What stands beside the variance of hubs; and correlations with captures, unless all samples capture equally many.
-_HUBS = ("hubs_squared_norm_per_value", "squared_norm_per_value")
+_SPEARMAN = ("captures_pixel_variance_spearman", "captures_squared_norm_per_value_spearman")
+#: What stands beside the variance of hubs.
+_HUBS = ("hubs_squared_norm_per_value", "squared_norm_per_value", *_SPEARMAN)
 #: Names that are new on purpose, as ``section: part: name``.
 ADDED = {
     *(f"wandb: probe/assignment_accuracy/{key}" for key in _HUBS),

@@ -70,7 +70,7 @@ def test_probe_replays_it(old_run: Path, tmp_path: Path, capsys: pytest.CaptureF
     printed = capsys.readouterr().out
     equal, compared = count_equal(printed)
     # What is recorded since is no difference, and what is computed otherwise is named.
-    assert "recorded now and not then: assignment_accuracy hubs_squared_norm_per_value, " in printed
+    assert "recorded now and not then: assignment_accuracy captures_pixel_variance_spearman, " in printed
     assert ", cpu_capability, definitions, deterministic, device" in printed
     for probe_name, keys in REDEFINED.items():
         assert all(f"{probe_name} {key} is " in printed for key in keys)

@@ -89,7 +89,7 @@ def capture_correlation(captured: Tensor, values: Tensor) -> float:
         values: (N,), one a sample.
 
     Returns:
-        NaN where all captures or all values are equal.
+        0 where all captures or all values are equal, as nothing sets hubs apart then.
 
     Raises:
         ValueError: Shapes differ, or nothing was captured.
@@ -101,7 +101,7 @@ def capture_correlation(captured: Tensor, values: Tensor) -> float:
     ranks -= ranks.mean(dim=1, keepdim=True)
     products = ranks @ ranks.T
     scale = math.sqrt(float(products[0, 0] * products[1, 1]))
-    return float(products[0, 1]) / scale if scale > 0 else math.nan
+    return float(products[0, 1]) / scale if scale > 0 else 0.0
 
 
 def _check_one_each(captured: Tensor, values: Tensor) -> None:
