@@ -20,10 +20,15 @@ MAX_TIMESTEPS = 1 << 24
 
 def _checked_length(num_train_timesteps: int) -> int:
     is_integer = isinstance(num_train_timesteps, int) and not isinstance(num_train_timesteps, bool)
-    if not is_integer or not 2 <= num_train_timesteps <= MAX_TIMESTEPS:
+    if not is_integer or num_train_timesteps < 2:
         raise ValueError(
-            f"num_train_timesteps must be an integer of at least 2, and at most {MAX_TIMESTEPS:,}, above which "
-            f"float32 does not tell timesteps apart, got {num_train_timesteps!r}; 1000 and 4000 are usual"
+            f"num_train_timesteps must be an integer of at least 2, got {num_train_timesteps!r}; 1000 and 4000 are "
+            f"usual"
+        )
+    if num_train_timesteps > MAX_TIMESTEPS:
+        raise ValueError(
+            f"num_train_timesteps must be at most {MAX_TIMESTEPS:,}, above which float32 does not tell timesteps "
+            f"apart, got {num_train_timesteps}; 1000 and 4000 are usual"
         )
     return num_train_timesteps
 

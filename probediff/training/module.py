@@ -64,8 +64,10 @@ class DiffusionModule(L.LightningModule):
                 f"loss 'hybrid' needs a network with {2 * network.in_channels} output channels (noise and variance), "
                 f"got {network.out_channels}; use loss 'simple' for a network without variance channels"
             )
-        if not 0 < learning_rate < math.inf:
-            raise ValueError(f"learning_rate must be positive and finite, got {learning_rate}; 1e-4 is usual")
+        if not learning_rate > 0:
+            raise ValueError(f"learning_rate must be positive, got {learning_rate}; 1e-4 is usual")
+        if math.isinf(learning_rate):
+            raise ValueError(f"learning_rate must be finite, got {learning_rate}; 1e-4 is usual")
         if not 0 <= weight_decay < math.inf:
             raise ValueError(f"weight_decay must be 0 or more and finite, got {weight_decay}; 0 is usual")
         size = sum(p.numel() * p.element_size() for p in network.parameters())

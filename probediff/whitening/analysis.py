@@ -213,9 +213,9 @@ def slope_in_words(rows: list[dict[str, Any]], share: float) -> str:
     text = (
         f"After {last['iterations']} iterations at {share:g} T the gain falls as eigenvalue^{slope:.2f}: of 0 (a "
         f"multiple of the image), -1/2 (ZCA whitening) and -1 (the limit for Gaussian data) it is nearest to "
-        f"{nearest:g}, {name}. ZCA whitening as it is has an R² of {last['model']['zca_r2']:.2f} there, at its best "
-        f"scale {last['model']['zca_r2_scaled']:.2f}; the noises' rms is {last['model']['noise_rms']:.3g}, that of "
-        f"N(0, I) 1."
+        f"{nearest:g}, {name}. ZCA whitening at its best scale explains {last['model']['zca_r2_scaled']:.0%} of the "
+        f"noises' variance; as it is, its R² is {last['model']['zca_r2']:.2f}, for the noises have an rms of "
+        f"{last['model']['noise_rms']:.3g} and not the 1 of N(0, I)."
     )
     first = rows[0]["model"]["slope"]
     if first is not None and len(rows) > 1 and rows[0]["model"]["significant_share"] >= TRUSTED_SHARE:

@@ -77,6 +77,10 @@ def along_the_way(s: Samples) -> m.TrajectoryDistances:
     return recorder.distances(s.noise, s.latent)
 
 
+def captures(s: Samples) -> Tensor:
+    return m.hub_counts(m.assignment_accuracy(s.noise, s.x_0).nearest_image, len(s.noise))
+
+
 #: The name up to the first blank is that of the function.
 MEASURES: dict[str, Callable[[Samples], object]] = {
     "triangle_angles": lambda s: m.triangle_angles(s.noise, s.x_0, s.latent),
@@ -86,6 +90,9 @@ MEASURES: dict[str, Callable[[Samples], object]] = {
     "assignment_accuracy": lambda s: m.assignment_accuracy(s.noise, s.x_0),
     "hub_counts": lambda s: m.hub_counts(m.assignment_accuracy(s.noise, s.latent).nearest_noise, len(s.noise)),
     "pixel_variance": lambda s: m.pixel_variance(s.noise),
+    "squared_norm_per_value": lambda s: m.squared_norm_per_value(s.noise),
+    "mean_over_captures": lambda s: m.mean_over_captures(captures(s), m.pixel_variance(s.x_0)),
+    "capture_correlation": lambda s: m.capture_correlation(captures(s), m.pixel_variance(s.x_0)),
     "top_k_correlation": lambda s: m.top_k_correlation(s.latent),
     "cosine_similarity": lambda s: m.cosine_similarity(s.noise, s.latent),
     "cka": lambda s: m.cka(s.noise, s.latent),
