@@ -18,7 +18,8 @@ _KINDS = {
 }
 _KEY = re.compile(r'Parser key "([\w.]+)"')
 _KEY_COLON = re.compile(r'Parser key "([\w.]+)":\s*')
-_EXPECTED = re.compile(r"Expected a (<class '[\w.]+'>|typing\.Literal\[[^\]]*\]|dot import path string)")
+_EXPECTED = re.compile(r"Expected (?:a )?(<class '[\w.]+'>|typing\.Literal\[[^\]]*\]|dot import path string)")
+_NO_CLASS = "Import path does not correspond to a subclass"
 _GOT = re.compile(r"(?:Got value|Given value): (.*?)(?:\n|$)")
 _NESTED = re.compile(r"NestedArg\(key=(.+), val=(.+)\)")
 
@@ -30,6 +31,7 @@ def explain(message: str, keys: Sequence[str]) -> str:
         message: its own, over several lines.
         keys: of all options.
     """
+    message = message.replace(_NO_CLASS, "Expected a dot import path string")
     named, got = _KEY.findall(message), _GOT.findall(message)
     if refused := re.search(r"Problem with given class_path '([\w.]+)':\s+Option '(\w+)' is not accepted", message):
         return f"--{named[0]}.{refused[2]} must be an option of {refused[1]}, which has none of that name"
@@ -73,6 +75,8 @@ def _as_list(text: str) -> str | None:
 
 
 def _suggestion(message: str, keys: Sequence[str]) -> str:
+    if "does not exist" in message or "Path is not" in message:  # its words are those of a path
+        return ""
     group = re.search(r"Group '([\w.]+)'", message)
     for word in re.findall(r"[\w.]*\w", message.split("Got value")[0]):
         full = f"{group[1]}.{word}" if group and not word.startswith(group[1]) else word

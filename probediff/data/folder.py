@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from probediff.data.base import ImageArray, ImageDataModule, cache_folder, check_image_shape
 from probediff.display.progress import progress_bar
+from probediff.display.text import printable
 from probediff.files import map_array, whole_file, write_json
 from probediff.prepare.decoding import DECODING, DECODING_VERSION, failure_reason, quiet_pillow, square_pixels
 from probediff.prepare.manifest import HEADER_BYTES
@@ -145,7 +146,7 @@ class ImageFolder(ImageDataModule):
 
 def shown_failures(failures: list[tuple[str, str]]) -> str:
     """A line for each of the first ten of (path, reason), and the number of the others."""
-    lines = [f"\n  {path}: {reason}" for path, reason in failures[:ERRORS_SHOWN]]
+    lines = [f"\n  {printable(path)}: {reason}" for path, reason in failures[:ERRORS_SHOWN]]
     more = f"\n  and {len(failures) - ERRORS_SHOWN} more" if len(failures) > ERRORS_SHOWN else ""
     return "".join(lines) + more
 

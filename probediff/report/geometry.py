@@ -106,7 +106,7 @@ def heat_map(comparison: Comparison) -> Section:
             mean = np.mean([distance for distance, _, _ in alike], axis=0)
             maps[group.label + (f", mean of {len(alike)} runs" if len(alike) > 1 else "")] = (mean, *alike[0][1:])
         elif any(run.own.values(_TRAJECTORY) for run in group.runs):
-            missing.append(f"{group.label} has no stored heat map.")
+            missing.append(f"{group.label}: no stored heat map.")
     rows = [
         (_CLOSEST.get(key, key), key, 3, "-".join(map(str, PASSES_LATENT)) if key == _PASSED else None)
         for key in comparison.keys(_TRAJECTORY)
@@ -134,7 +134,7 @@ def _passing(comparison: Comparison) -> tuple[str, ...]:
     for group in comparison.groups:
         if share := last_estimate(group, of_kind("own", _TRAJECTORY, _PASSED, 100), 0):
             agrees = "within" if low <= share.mean / 100 <= high else "outside of"
-            sentences.append(f"{group.label} is nearest to the latent after {share} % of the steps, {agrees} that.")
+            sentences.append(f"{group.label}: nearest to the latent after {share} % of the steps, {agrees} that.")
     words = f"P1 finds that x_t passes the latent after {100 * low:.0f} to {100 * high:.0f} % of the steps (figure 3)."
     return (" ".join([words, *sentences]),) if sentences else ()
 

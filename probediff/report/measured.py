@@ -95,6 +95,10 @@ def last_table(
         (words, *(last_estimate(group, of_kind(kind, probe, key), digits) for _, kind, group in columns), *others)
         for words, key, digits, *others in rows
     ]
+    # A table is read and cited without the figure beside it.
+    kinds = dict.fromkeys(kind for _, kind, _ in columns)
+    shown = {key for row in rows for key in (row[1], f"{row[1]}{_NULL}")}
+    caption += tell_redefined(comparison, probe, kinds, shown)
     return Table(name, caption, ("", *(title for title, _, _ in columns), *last_header), tuple(cells))
 
 
@@ -155,7 +159,7 @@ def values_by_step(comparison: Comparison, probe: str, name: str, kind: str = "o
     header = ("step", *(["runs"] if several else []), *keys)
     where = "" if kind == "own" else f" ({kind})"
     caption = f"{probe}{where} by training step; mean ± std over runs (number of runs)."
-    return Table(name, caption + tell_redefined(comparison, probe, kind), header, tuple(rows))
+    return Table(name, caption + tell_redefined(comparison, probe, [kind]), header, tuple(rows))
 
 
 def spread_note(groups: Sequence[Group]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -117,11 +118,23 @@ def _with_definitions(probe: str, conventions: dict[str, Any], recorded: list[st
     return others | {f"{key}:": words for key, words in how.items() if key in recorded}
 
 
-def tell_redefined(comparison: Comparison, probe: str, kind: str = "own") -> str:
-    """A sentence about the quantities of a probe that some of the records have by another definition; often empty."""
-    folders = [records for run in comparison.runs if (records := run.like_own(kind))]
-    recorded = comparison.keys(probe, kind)
-    keys = {key: None for r in folders for c in r.conventions(probe) for key in redefined(probe, c) if key in recorded}
+def tell_redefined(
+    comparison: Comparison, probe: str, kinds: Iterable[str] = ("own",), shown: Collection[str] | None = None
+) -> str:
+    """A sentence about the quantities of a probe that some of the records have by another definition; often empty.
+
+    Args:
+        comparison: the groups.
+        probe: whose values.
+        kinds: folders of records.
+        shown: the keys that are meant; all by default.
+    """
+    keys: dict[str, None] = {}
+    for kind in kinds:
+        recorded = [key for key in comparison.keys(probe, kind) if shown is None or key in shown]
+        for records in filter(None, (run.like_own(kind) for run in comparison.runs)):
+            found = (redefined(probe, conventions) for conventions in records.conventions(probe))
+            keys |= {key: None for names in found for key in names if key in recorded}
     return f" Of an earlier definition, in some records at least: {', '.join(keys)}." if keys else ""
 
 

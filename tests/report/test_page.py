@@ -150,7 +150,7 @@ def test_a_killed_run_with_damaged_files_still_gives_a_page(tmp_path: Path) -> N
     assert report([str(run), "--out", str(tmp_path / "out")]) == 0
     words = Page((tmp_path / "out/index.html").read_text()).words
     assert "its last line is incomplete and does not count" in words
-    assert "killed has no stored heat map." in words
+    assert "killed: no stored heat map." in words
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:

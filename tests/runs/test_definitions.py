@@ -13,6 +13,7 @@ import pytest
 from probediff.commands.probe import probe
 from probediff.probing.replay import compare_with_run
 from probediff.report.groups import group_runs
+from probediff.report.latents import correlation
 from probediff.report.mapping import hubs, settling
 from probediff.report.measured import values_by_step
 from probediff.report.sources import read_runs
@@ -117,6 +118,9 @@ def test_tables_and_figures_say_it(tiny_run: Path, old: RunFolder) -> None:
     assert "disagree on: " in figure.caption
     assert f"ssim: of intensities (x + 1) / 2 in [0, 1] ({tiny_run.name}), {EARLIER} (old)" in figure.caption
     assert "|x|² / D, nearest samples" in {row[0] for row in table.rows}
+    assert table.caption.endswith("Of an earlier definition, in some records at least: hubs_pixel_variance.")
+    (correlations,) = correlation(both).tables
+    assert "Of an earlier definition, in some records at least: null." in correlations.caption
     by_step = values_by_step(both, "pixel_correlation", "name")
     assert by_step is not None
     assert "Of an earlier definition, in some records at least: null." in by_step.caption
