@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ def test_no_reader_runs_code_or_passes_on_how_to(unreadable: Path, tmp_path: Pat
     for reader, error in readers.items():
         with pytest.raises(error, match=f"{unreadable}.*cannot be read") as caught:
             reader(unreadable)
-        assert "weights_only" not in str(caught.value)
+        assert not re.search("weights_only|torch[.]save[(]_|mmap", str(caught.value))
         assert "trust" not in str(caught.value)
         assert "\n" not in str(caught.value) or error is FeatureLoadError
     assert not (tmp_path / "executed").exists()

@@ -20,12 +20,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from probediff.commands.runner import light_parser, run_command
+from probediff.runs.wandb_settings import PROJECT
 from probediff.sweep.expand import count_trials
 from probediff.sweep.file import read_sweep
 
 _THROUGH_WANDB = """{name} has {trials}. Through W&B:
 
-  wandb sweep --project probediff {path}
+  wandb sweep --project {project} {path}
   wandb agent --forward-signals --term-timeout 600 ENTITY/PROJECT/SWEEP_ID
 
 The first command prints the id for the second one, which may run on several machines at once."""
@@ -59,7 +60,9 @@ def _sweep(options: argparse.Namespace) -> int:
         count = count_trials(description)
         trials = "1 trial" if count == 1 else f"{count or 'no fixed number of'} trials"
         text = _THROUGH_WANDB + (_WITHOUT_WANDB if description.method == "grid" else "")
-        print(text.format(name=options.file, path=shlex.quote(str(options.file)), trials=trials))
+        # As W&B takes them: the file first, which an option would set aside unsaid.
+        project = shlex.quote(description.project or os.environ.get("WANDB_PROJECT") or PROJECT)
+        print(text.format(name=options.file, path=shlex.quote(str(options.file)), trials=trials, project=project))
         return 0
     from probediff.sweep.plan import settle_plan
     from probediff.sweep.progress import summary

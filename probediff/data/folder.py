@@ -22,6 +22,7 @@ from probediff.prepare.manifest import HEADER_BYTES
 from probediff.prepare.shards import array_header
 from probediff.prepare.sources import list_images
 from probediff.prepare.walking import ImageFile, LeftOut
+from probediff.runs.folder import RECORDS
 
 FILES_PER_TASK = 64
 ERRORS_SHOWN = 10
@@ -67,7 +68,16 @@ class ImageFolder(ImageDataModule):
 
     @cached_property
     def files(self) -> list[ImageFile]:
-        """The image files, sorted by relative path; listed once."""
+        """The image files, sorted by relative path; listed once.
+
+        Raises:
+            ValueError: The folder is a run, whose images are figures.
+        """
+        if (self.path / RECORDS).is_file():
+            raise ValueError(
+                f"path must be a folder of images, got the run {self.path}, whose images are figures; name the folder "
+                f"of the images that it was trained on"
+            )
         return list_images(self.path, self.left_out)
 
     @cached_property

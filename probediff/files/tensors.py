@@ -19,7 +19,7 @@ WRAPPERS = ("state_dict", "ema", "teacher", "model")
 #: What DistributedDataParallel, torch.compile and DINO put before the names of a network's tensors.
 PREFIXES = ("module.", "_orig_mod.", "backbone.")
 _DIFFERENCES_SHOWN = 5
-_ADVICE = re.compile(r"weights.only|safe.globals|trust|allow_pickle|unsafe", re.IGNORECASE)
+_ADVICE = re.compile(r"weights.only|safe.globals|trust|allow_pickle|unsafe|torch\.save|mmap", re.IGNORECASE)
 
 
 def save_tensors(target: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:

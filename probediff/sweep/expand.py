@@ -42,7 +42,7 @@ def expand(sweep: SweepFile) -> list[Values]:
     if sweep.method != "grid":
         raise ValueError(
             f"method must be grid to run here, got {sweep.method!r}; W&B draws such trials: "
-            f"wandb sweep --project probediff FILE, then wandb agent"
+            f"give the command without --local for its commands"
         )
     keys = sorted(sweep.parameters)
     values = [_grid_values(key, sweep.parameters[key]) for key in keys]

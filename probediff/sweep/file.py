@@ -40,6 +40,7 @@ class SweepFile:
         parameters: swept keys of the configuration with their values or distributions.
         run_cap: the most trials there are.
         program: what ``${program}`` stands for.
+        project: the project of W&B that the file names.
     """
 
     name: str
@@ -48,6 +49,7 @@ class SweepFile:
     parameters: dict[str, dict[str, Any]]
     run_cap: int | None = None
     program: str | None = None
+    project: str | None = None
 
 
 def read_sweep(path: str | Path, runs_here: bool = False) -> SweepFile:
@@ -72,12 +74,14 @@ def read_sweep(path: str | Path, runs_here: bool = False) -> SweepFile:
             if runs_here and key in content:
                 raise ValueError(f"{key} needs W&B: {reason}")
         _check_search(content)
-        program = content.get("program")
+        program, project = content.get("program"), content.get("project")
         if not isinstance(program, str | None):
             raise ValueError(f"program must be a path, got {program!r}")
+        if not isinstance(project, str | None):
+            raise ValueError(f"project must be a name, got {project!r}; put it in quotes")
         command, parameters = _command(content), _parameters(content)
         _check_fixed(command, parameters)
-        return SweepFile(path.stem, content["method"], command, parameters, _run_cap(content), program)
+        return SweepFile(path.stem, content["method"], command, parameters, _run_cap(content), program, project)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

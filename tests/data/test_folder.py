@@ -125,6 +125,10 @@ def test_missing_and_empty_folders(folder: Path) -> None:
         FileNotFoundError, match=r"at least one image \(.bmp, .jpeg, .jpg, .png, .webp, any case\), got"
     ):
         a_module(folder).prepare_data()
+    save(folder / "figure.png", random_pixels(8, 8))
+    (folder / "records.jsonl").touch()
+    with pytest.raises(ValueError, match=r"must be a folder of images, got the run .*whose images are figures; name"):
+        a_module(folder).prepare_data()
 
 
 def test_wrong_arguments() -> None:

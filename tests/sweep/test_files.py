@@ -142,8 +142,8 @@ GOOD = "method: grid\ncommand: [x, '${args}']\nparameters: {a: {values: [1]}}\n"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (GOOD.replace("grid", "bayes") + METRIC, "method must be grid to run here, got 'bayes'; .* wandb sweep"),
-        (GOOD.replace("grid", "random"), "method must be grid to run here, got 'random'; .* wandb sweep"),
+        (GOOD.replace("grid", "bayes") + METRIC, "method must be grid to run here, got 'bayes'; .* without --local"),
+        (GOOD.replace("grid", "random"), "method must be grid to run here, got 'random'; .* without --local"),
         (GOOD.replace("grid", "best"), "method must be one of grid, random, bayes, got 'best'"),
         (GOOD + "run_cap: 0\n", "run_cap must be at least 1, got 0"),
         (GOOD + "early_terminate: {type: hyperband}\n", "early_terminate needs W&B"),
@@ -189,8 +189,9 @@ def test_a_file_that_cannot_run_here_is_one_line(
     ],
 )
 def test_without_local_the_two_commands_are_printed(
-    text: str, beginning: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    text: str, beginning: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
     path = tmp_path / "of $HOME.yaml"
     path.write_text(text)
     assert sweep([str(path)]) == 0
@@ -199,6 +200,20 @@ def test_without_local_the_two_commands_are_printed(
     assert f"wandb sweep --project probediff '{path}'" in printed
     assert "wandb agent --forward-signals --term-timeout" in printed
     assert (f"probediff sweep '{path}' --local" in printed) == ("grid" in text)
+
+
+def test_the_project_is_that_of_the_file_or_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_PROJECT", "ours")
+    path = tmp_path / "a.yaml"
+    for text, project in ((GOOD, "ours"), (GOOD + "project: of files\n", "'of files'")):
+        path.write_text(text)
+        assert sweep([str(path)]) == 0
+        assert f"wandb sweep --project {project} {path}\n" in capsys.readouterr().out
+    path.write_text(GOOD + "project: 5\n")
+    assert sweep([str(path)]) == 1
+    assert "project must be a name, got 5; put it in quotes" in capsys.readouterr().err
 
 
 def test_help_and_reading_need_nothing_heavy() -> None:
