@@ -136,8 +136,10 @@ class Start:
                 f"--resume must be auto or a checkpoint, got the folder {path}; name a file such as "
                 f"{path}/checkpoints/step=00000100.ckpt, or give --run_dir {path} --resume auto"
             )
+        if not path.exists():
+            raise ValueError(f"--resume must be auto or a checkpoint: {path} cannot be read, there is no such file")
         if self.holds_run:
-            if path.exists() and path.resolve().parent != (self.run_dir / CHECKPOINTS).resolve():
+            if path.resolve().parent != (self.run_dir / CHECKPOINTS).resolve():
                 raise ValueError(
                     f"--resume must be auto or a checkpoint of the run in {self.run_dir}, got {path}; to branch off "
                     f"from another run give a --run_dir without a run"

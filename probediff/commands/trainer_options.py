@@ -1,9 +1,17 @@
 """The options ``--trainer.*``: what Lightning would refuse with a traceback, late, or not at all."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from lightning.fabric.plugins.environments import (
+    KubeflowEnvironment,
+    LSFEnvironment,
+    MPIEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -51,8 +59,18 @@ def check_trainer_options(chosen: Mapping[str, Any]) -> None:
         batches = max(chosen["max_steps"], 1) * chosen["accumulate_grad_batches"]
         name = "--trainer.max_steps times --trainer.accumulate_grad_batches"
         check_time(name, f"{batches:,} batches", batches * BATCH_SEC)
+    _check_nodes(chosen["num_nodes"])
     _check_accelerator(chosen["accelerator"])
     _check_devices(chosen["devices"], chosen["accelerator"])
+
+
+def _check_nodes(num_nodes: int | None) -> None:
+    launchers = (TorchElasticEnvironment, SLURMEnvironment, LSFEnvironment, MPIEnvironment, KubeflowEnvironment)
+    if (num_nodes or 1) > 1 and "MASTER_ADDR" not in os.environ and not any(each.detect() for each in launchers):
+        raise ValueError(
+            f"--trainer.num_nodes must be 1 unless other nodes are told of this one, got {num_nodes}, which would wait "
+            f"for them forever; start by torchrun or SLURM, or set MASTER_ADDR, MASTER_PORT and NODE_RANK on each node"
+        )
 
 
 def _check_accelerator(accelerator: Any) -> None:

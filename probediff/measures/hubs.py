@@ -1,9 +1,9 @@
 """Hubs: samples that are the nearest image of many noises, and what sets them apart (P1, figures 7 and 8).
 
-P1, *There and Back Again*, finds that the samples that capture wrong noises are flat. What captures is a small norm:
-|noise - x|^2 = |noise|^2 - 2 noise.x + |x|^2, and of images that have little to do with a noise the one with the
-smallest |x|^2 is nearest to it. A flat image has it only if it is grey too. So both stand here side by side, weighted
-by captures, for a single hub can capture most noises.
+P1, *There and Back Again*, finds that the samples that capture wrong noises are flat. But |noise - x|^2 = |noise|^2 -
+2 noise.x + |x|^2: of images that have little to do with a noise the one with the smallest |x|^2 is nearest to it, and
+a flat image has a small one only if it is grey too. So both stand here side by side, weighted by captures, for a
+single hub can capture most noises.
 """
 
 import math

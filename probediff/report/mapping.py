@@ -169,7 +169,7 @@ def hubs(comparison: Comparison) -> Section:
     ]
     text = (
         "Hubs are the samples that are nearest to most noises; P1 finds that they have large plain areas (figures 7 "
-        "and 8). What captures is a small norm, because |noise - x|² has |x|² in it and no variance: so |x|² stands "
+        "and 8). But |noise - x|² has |x|² in it and no variance: by itself a small norm captures, so |x|² stands "
         "beside the variance. Nearest samples: mean over the noises of the value of the sample nearest to each, so "
         "that every sample weighs as many times as it captures. Spearman: rank correlation over the samples of the "
         "number of noises captured with the value; 0 by chance. The dashed line is the share that one sample has when "

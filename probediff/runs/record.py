@@ -90,4 +90,5 @@ def _are_counts(value: Any, length: int) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return value is None or isinstance(value, float) or (isinstance(value, int) and abs(value) < _LARGEST)
+    is_whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST
+    return value is None or isinstance(value, float) or is_whole

@@ -42,6 +42,7 @@ REFUSED = {
     "--model.learning_rate=.inf": "learning_rate must be finite, got inf",
     "--model.weight_decay=.nan": "weight_decay must be 0 or more and finite, got nan",
     "--network.channels=1000000": f"the network {MEMORY}, got channels 1000000",
+    "--trainer.num_nodes=2": "num_nodes must be 1 unless other nodes are told of this one, got 2",
     "--network.num_res_blocks=1000000000": "num_res_blocks must be at most 100, got 1000000000",
     f"--data.batch_size={HUGE}": f"data.batch_size {MEMORY}",
     "--data.num_workers=1000000": f"num_workers {MEMORY}",
