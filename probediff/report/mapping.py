@@ -175,7 +175,7 @@ def hubs(comparison: Comparison) -> Section:
         "number of noises captured with the value; 0 by chance. The dashed line is the share that one sample has when "
         "every noise finds its own."
     )
-    figures = over_training(comparison, "f7_hub_variance", quantities, text, alt="Curves", num_alike=2)
+    figures = over_training(comparison, "f7_hub_variance", quantities, text, alt="Curves", num_alike=4)
     recorded = comparison.keys(_ASSIGNMENT)
     rows = [(q.title.removesuffix(" [%]"), q.key, 3) for q in quantities if q.key in recorded]
     caption = "The samples nearest to the noises, at the last step; mean ± std over runs (number of runs)."
