@@ -22,15 +22,8 @@ from tests.runs.test_lock import other_process_in
 
 #: Options that change no number.
 WITHOUT_EFFECT = {
-    "help",
-    "config",
-    "print_config",
-    "batch_size",
-    "device",
-    "out",
-    "num_shown",
-    "save_statistics",
-    "trust",
+    *("help", "config", "print_config", "batch_size", "device", "out"),
+    *("num_shown", "save_statistics", "trust"),
 }
 #: Under which keys the others stand, where that is not their own name.
 RECORDED_AS = {
