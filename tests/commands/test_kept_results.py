@@ -21,10 +21,7 @@ from tests.commands.reading import read_files
 from tests.runs.test_lock import other_process_in
 
 #: Options that change no number.
-WITHOUT_EFFECT = {
-    *("help", "config", "print_config", "batch_size", "device", "out"),
-    *("num_shown", "save_statistics", "trust"),
-}
+WITHOUT_EFFECT = set("help config print_config batch_size device out num_shown save_statistics trust".split())
 #: Under which keys the others stand, where that is not their own name.
 RECORDED_AS = {
     **dict.fromkeys(("model", "checkpoints", "weights", "ema_rate"), "weights_sha256"),
