@@ -21,12 +21,11 @@ from tests.commands.reading import read_files
 from tests.runs.test_lock import other_process_in
 
 #: Options that change no number.
-WITHOUT_EFFECT = set("help config print_config batch_size device out num_shown save_statistics trust".split())
+WITHOUT_EFFECT = {"help", "config", "print_config", "batch_size", "device", "out", "num_shown", "save_statistics"}
 #: Under which keys the others stand, where that is not their own name.
 RECORDED_AS = {
     **dict.fromkeys(("model", "checkpoints", "weights", "ema_rate"), "weights_sha256"),
-    "image": "images_sha256",
-    "noises": "noises_sha256",
+    **{"image": "images_sha256", "noises": "noises_sha256", "trust": "weights_sha256"},
     "centre": "centred",
     "methods": "name",
     "set": "options",
