@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -34,10 +35,14 @@ BEFORE = {
     "vary": ["NOISES", "MODEL"],
     "whitening": ["MODEL"],
 }
+_SPEARMAN = ("captures_pixel_variance_spearman", "captures_squared_norm_per_value_spearman")
+#: What stands beside the variance of hubs.
+_HUBS = ("hubs_squared_norm_per_value", "squared_norm_per_value", *_SPEARMAN)
 #: Files that are new: how reports and dashboards show what a probe records, which images a run has, and locks.
-NEW_FILES = {"catalogue.json", "data.json", "process.lock", "writing.lock"}
+NEW_FILES = {"catalogue.json", "data.json", "process.lock", "writing.lock", "f7_hubs.csv", "f7_hubs.md", "f7_hubs.tex"}
 #: Keys of records and metadata that are new, in whatever part: everything else that a number depends on.
 RECORDED_NOW = {
+    *_HUBS,
     *("device", "cpu_capability", "num_threads", "num_processes", "tf32", "deterministic", "torch", "batch_size"),
     *("weights_sha256", "images_sha256", "features_sha256", "noises_sha256", "statistics_images_sha256", "sha256"),
     *("exif_orientation", "alpha", "resize", "version", "shape", "pixel_shape", "statistics_images"),
@@ -47,14 +52,9 @@ RECORDED_NOW = {
     # Of the training, whose speed counts these; of the checks of found noises.
     *("optimizer_steps", "p_value", "p_value_of_one_noise"),
 }
-_SPEARMAN = ("captures_pixel_variance_spearman", "captures_squared_norm_per_value_spearman")
-#: What stands beside the variance of hubs.
-_HUBS = ("hubs_squared_norm_per_value", "squared_norm_per_value", *_SPEARMAN)
 #: Names that are new on purpose, as ``section: part: name``.
 ADDED = {
     *(f"wandb: probe/assignment_accuracy/{key}" for key in _HUBS),
-    *(f"fit: records.jsonl: assignment_accuracy: values.{key}" for key in _HUBS),
-    *(f"fit: samples/step={step:08d}.assignment_accuracy.safetensors: squared_norm_per_value" for step in (0, 2)),
     "options: dashboard: options: --dry_run",
     *(f"options: {command}: options: --centre" for command in ("edit", "search-noise")),
     "configuration: data.init_args.skip_unreadable",
@@ -101,7 +101,7 @@ def is_recorded_now(line: str) -> bool:
     # How a quantity is computed that an earlier version computed otherwise.
     if ".definitions." in f".{names[-1]}":
         return True
-    return names[-1].rpartition(".")[2] in RECORDED_NOW
+    return re.split(r"[./]", names[-1])[-1] in RECORDED_NOW
 
 
 def on_purpose(lines: set[str], sections: set[str]) -> set[str]:
