@@ -19,7 +19,7 @@ from probediff.probing.settings import PassSettings
 from probediff.probing.shared_pass import Advance, PassRequest, run_pass
 from probediff.runs.batches import PartialPass
 from probediff.runs.conditions import OPTIONS, PROBES, WEIGHTS, all_differing_settings, as_json, settings_in
-from probediff.runs.definitions import DEFINITIONS, redefined
+from probediff.runs.definitions import DEFINITIONS, find_redefined
 from probediff.runs.folder import END_OF_EVENT, RunFolder
 from probediff.runs.lock import claim
 from probediff.runs.results import ResultLogger
@@ -194,7 +194,7 @@ def _check_same(task: ProbeTask, probes: Sequence[Probe], wanted: dict[str, Any]
         differing = all_differing_settings(conventions, wanted)
         if record["probe"] == END_OF_EVENT:
             differing |= all_differing_settings(record.get(PROBES) or {}, options)
-        for key, words in redefined(record["probe"], record["conventions"]).items():
+        for key, words in find_redefined(record["probe"], record["conventions"]).items():
             raise ValueError(
                 f"{task.folder.path} holds results of another definition: {key} of {record['probe']} is {words}; {cure}"
             )

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from probediff.runs.conditions import CONDITIONS, WEIGHTS, differing_settings
-from probediff.runs.definitions import definitions_of, redefined
+from probediff.runs.definitions import definitions_of, find_redefined
 from probediff.runs.folder import END_OF_EVENT, FINISHED, RunFolder
 
 _NOT_MEASURED = (END_OF_EVENT, FINISHED)
@@ -117,7 +117,7 @@ def _compare_values(result: Comparison, twin: dict[str, Any], record: dict[str, 
     probe: str = record["probe"]
     there: dict[str, Any] = dict(twin["values"])
     here: dict[str, Any] = dict(record["values"])
-    for key in redefined(probe, twin["conventions"]):
+    for key in find_redefined(probe, twin["conventions"]):
         if there.pop(key, None) is not None:
             result.redefined[f"{probe} {key}"] = definitions_of(probe)[key]
         here.pop(key, None)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from probediff.report.groups import Comparison
 from probediff.report.tables import Table, html_text
 from probediff.runs.conditions import CONDITIONS
-from probediff.runs.definitions import DEFINITIONS, definitions_of, redefined
+from probediff.runs.definitions import DEFINITIONS, definitions_of, find_redefined
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -114,7 +114,7 @@ def how_computed(comparison: Comparison, probe: str, kind: str = "own") -> str:
 def _with_definitions(probe: str, conventions: dict[str, Any], recorded: list[str]) -> dict[str, Any]:
     """The conventions with one entry for each quantity that an earlier version computed otherwise."""
     others = {key: value for key, value in conventions.items() if key != DEFINITIONS}
-    how = definitions_of(probe) | redefined(probe, conventions)
+    how = definitions_of(probe) | find_redefined(probe, conventions)
     return others | {f"{key}:": words for key, words in how.items() if key in recorded}
 
 
@@ -133,7 +133,7 @@ def tell_redefined(
     for kind in kinds:
         recorded = [key for key in comparison.keys(probe, kind) if shown is None or key in shown]
         for records in filter(None, (run.like_own(kind) for run in comparison.runs)):
-            found = (redefined(probe, conventions) for conventions in records.conventions(probe))
+            found = (find_redefined(probe, conventions) for conventions in records.conventions(probe))
             keys |= {key: None for names in found for key in names if key in recorded}
     return f" Of an earlier definition, in some records at least: {', '.join(keys)}." if keys else ""
 

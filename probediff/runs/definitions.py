@@ -31,7 +31,7 @@ def definitions_of(probe: str) -> dict[str, str]:
     return dict(_BY_PROBE.get(probe.removesuffix(_FINAL), {}))
 
 
-def redefined(probe: str, conventions: Mapping[str, Any]) -> dict[str, str]:
+def find_redefined(probe: str, conventions: Mapping[str, Any]) -> dict[str, str]:
     """Quantities in a record of ``probe`` that are not computed as now: key -> how they are, as far as is known."""
     stored = conventions.get(DEFINITIONS)
     there = stored if isinstance(stored, Mapping) else {}

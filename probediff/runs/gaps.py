@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Collection
 
-from probediff.runs.definitions import redefined
+from probediff.runs.definitions import find_redefined
 from probediff.runs.folder import RunFolder
 
 
@@ -37,7 +37,7 @@ def tell_redefined(folder: RunFolder) -> None:
     keys = {
         f"{record['probe']} {key}"
         for record in folder.records()
-        for key in redefined(record["probe"], record["conventions"])
+        for key in find_redefined(record["probe"], record["conventions"])
         if key in record["values"]
     }
     if keys:

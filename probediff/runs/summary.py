@@ -5,7 +5,7 @@ from typing import Any
 
 from probediff.display.text import printable
 from probediff.runs.catalogue import Description
-from probediff.runs.definitions import redefined
+from probediff.runs.definitions import find_redefined
 from probediff.runs.folder import CHECKPOINTS, PICTURES, WANDB, RunFolder
 
 #: Of probes whose description chooses none.
@@ -54,7 +54,7 @@ def _earlier_definitions(records: Sequence[dict[str, Any]]) -> dict[str, list[st
     steps: dict[str, dict[str, list[int]]] = {}
     for record in records:
         by_key = steps.setdefault(record["probe"], {})
-        for key in redefined(record["probe"], record["conventions"]).keys() & record["values"].keys():
+        for key in find_redefined(record["probe"], record["conventions"]).keys() & record["values"].keys():
             by_key.setdefault(key, []).append(record["step"])
     return {
         probe: [f"{key} of another definition at step {', '.join(map(str, found))}" for key, found in by_key.items()]

@@ -17,7 +17,7 @@ from probediff.report.latents import correlation
 from probediff.report.mapping import hubs, settling
 from probediff.report.measured import values_by_step
 from probediff.report.sources import read_runs
-from probediff.runs.definitions import DEFINITIONS, EARLIER, definitions_of, redefined
+from probediff.runs.definitions import DEFINITIONS, EARLIER, definitions_of, find_redefined
 from probediff.runs.folder import RunFolder
 from probediff.runs.gaps import tell_redefined
 from probediff.runs.summary import probe_tables
@@ -62,14 +62,16 @@ def test_records_say_how_what_was_changed_is_computed(tiny_run: Path) -> None:
     }
     assert said.keys() >= CHANGED
     assert all(definitions_of(probe_name)[key] == words for (probe_name, key), words in said.items())
-    assert not any(redefined(record["probe"], record["conventions"]) for record in RunFolder(tiny_run).records())
+    assert not any(find_redefined(record["probe"], record["conventions"]) for record in RunFolder(tiny_run).records())
 
 
 def test_what_is_not_said_is_of_an_earlier_version() -> None:
-    assert redefined("checkpoint_similarity_final", {}) == {"ssim": EARLIER}
-    assert redefined("checkpoint_similarity", {DEFINITIONS: {"ssim": "of logarithms"}}) == {"ssim": "of logarithms"}
-    assert redefined("pixel_correlation", {DEFINITIONS: "damaged"}) == {"null": EARLIER}
-    assert redefined("inversion_angles", {}) == {}
+    assert find_redefined("checkpoint_similarity_final", {}) == {"ssim": EARLIER}
+    assert find_redefined("checkpoint_similarity", {DEFINITIONS: {"ssim": "of logarithms"}}) == {
+        "ssim": "of logarithms"
+    }
+    assert find_redefined("pixel_correlation", {DEFINITIONS: "damaged"}) == {"null": EARLIER}
+    assert find_redefined("inversion_angles", {}) == {}
 
 
 def test_a_replay_compares_all_but_these_and_names_them(tiny_run: Path, old: RunFolder) -> None:
