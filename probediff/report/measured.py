@@ -37,7 +37,10 @@ def over_training(
     panels = [panel for panel in same_range(panels[:num_alike]) + panels[num_alike:] if panel.has_curves]
     if not panels:
         return ()
-    caption = f"{text} {how_computed(comparison, quantities[0].probe, kind)}"
+    probe, shown = quantities[0].probe, [quantity.key for quantity in quantities]
+    # The Gaussian denoiser's curve stands beside whatever kind.
+    earlier = tell_redefined(comparison, probe, dict.fromkeys((kind, "gaussian")), shown)
+    caption = f"{text} {how_computed(comparison, probe, kind)}{earlier}"
     return (Figure(name, draw(panels), caption, f"{alt}: {in_words(comparison, quantities, kind)}."),)
 
 
