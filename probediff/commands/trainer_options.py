@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from lightning.fabric.plugins.environments import (
-    KubeflowEnvironment,
     LSFEnvironment,
     MPIEnvironment,
     SLURMEnvironment,
@@ -65,7 +64,7 @@ def check_trainer_options(chosen: Mapping[str, Any]) -> None:
 
 
 def _check_nodes(num_nodes: int | None) -> None:
-    launchers = (TorchElasticEnvironment, SLURMEnvironment, LSFEnvironment, MPIEnvironment, KubeflowEnvironment)
+    launchers = (TorchElasticEnvironment, SLURMEnvironment, LSFEnvironment, MPIEnvironment)
     if (num_nodes or 1) > 1 and "MASTER_ADDR" not in os.environ and not any(each.detect() for each in launchers):
         raise ValueError(
             f"--trainer.num_nodes must be 1 unless other nodes are told of this one, got {num_nodes}, which would wait "
