@@ -37,9 +37,11 @@ class NoiseSchedule:
     """A forward diffusion process q(x_t | x_0) = N(sqrt(alpha_bar_t) x_0, (1 - alpha_bar_t) I).
 
     Args:
-        betas: (T,) variances of the single steps, each in (0, 1).
+        betas: (T,) variances of the single steps, each in (0, 1), such as ``betas`` of a scheduler of diffusers.
+        name: what records call it; the ends of the betas by default.
 
     Attributes:
+        name: as given.
         alpha_bar: (T,) float64, cumulative product of ``1 - betas``; falls from nearly 1 to nearly 0.
         betas: (T,) float64.
 
@@ -47,7 +49,7 @@ class NoiseSchedule:
         ValueError: when ``betas`` is not a vector of at least two values in (0, 1).
     """
 
-    def __init__(self, betas: Tensor) -> None:
+    def __init__(self, betas: Tensor, name: str | None = None) -> None:
         self.betas = torch.as_tensor(betas, dtype=torch.float64).detach().cpu()
         if self.betas.ndim != 1 or len(self.betas) < 2 or not bool(((self.betas > 0) & (self.betas < 1)).all()):
             raise ValueError(
@@ -56,6 +58,7 @@ class NoiseSchedule:
                 if self.betas.numel()
                 else "betas must be a vector of at least two values strictly between 0 and 1, got an empty one"
             )
+        self.name = name or f"betas {self.betas[0]:g}..{self.betas[-1]:g}"
         self.alpha_bar = torch.cumprod(1 - self.betas, dim=0)
         self._tables: dict[tuple[str, torch.device], Tensor] = {}
 
@@ -67,7 +70,7 @@ class NoiseSchedule:
         """Cosine schedule (Nichol & Dhariwal 2021, eq. 17), each beta capped at 0.999."""
         edges = torch.arange(_checked_length(num_train_timesteps) + 1, dtype=torch.float64) / num_train_timesteps
         alpha_bar = torch.cos((edges + 0.008) / 1.008 * math.pi / 2) ** 2
-        return cls((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999))
+        return cls((1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999), "cosine")
 
     @classmethod
     def linear(cls, num_train_timesteps: int) -> NoiseSchedule:
@@ -78,7 +81,8 @@ class NoiseSchedule:
                 f"num_train_timesteps must exceed 20 for the linear schedule (beta would reach 1), "
                 f"got {num_train_timesteps}; use the cosine schedule for so few"
             )
-        return cls(torch.linspace(scale * 1e-4, scale * 0.02, num_train_timesteps, dtype=torch.float64))
+        betas = torch.linspace(scale * 1e-4, scale * 0.02, num_train_timesteps, dtype=torch.float64)
+        return cls(betas, "linear")
 
     @classmethod
     def from_name(cls, name: ScheduleName, num_train_timesteps: int) -> NoiseSchedule:

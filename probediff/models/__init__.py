@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from probediff.models.base import ProbeModel
+from probediff.models.wrapped import wrap_network
 
 if TYPE_CHECKING:
     from probediff.models.baseline import fit_gaussian
@@ -16,6 +17,7 @@ __all__ = [
     "load_checkpoint_model",
     "load_published",
     "load_run_data",
+    "wrap_network",
 ]
 
 _HOMES = {
