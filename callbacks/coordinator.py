@@ -4,30 +4,40 @@ import shutil
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from tempfile import mkdtemp
 from typing import Any
 
 import lightning as L
-import torch
 
 from probediff.callbacks.base import Probe
 from probediff.callbacks.due_steps import ProbeSchedule
 from probediff.callbacks.interval import TrainingInterval
 from probediff.callbacks.stopping import StopRequest
-from probediff.callbacks.waiting import on_first_process
+from probediff.callbacks.trained_model import (
+    bring_average_up_to_date,
+    callbacks_of,
+    describe_run,
+    go_before_averaging,
+    loss_of,
+    model_now,
+)
 from probediff.data import ImageDataModule
 from probediff.display.progress import progress_bar
-from probediff.exceptions import PassFailedError, StoppedBySignalError, describe_failure
-from probediff.models.base import undisturbed
+from probediff.exceptions import describe_failure
+from probediff.models.base import ProbeModel, at_rest, undisturbed
+from probediff.models.own_module import Loader, ModelFunction
 from probediff.probing.probe import ProbeContext, least_work
+from probediff.probing.processes import on_first_process
 from probediff.probing.recorder import Recorder, conventions_for, pass_request
+from probediff.probing.run_config import begin_run
 from probediff.probing.settings import PassSettings
-from probediff.probing.shared_pass import PASS, Advance, run_pass
+from probediff.probing.shared_pass import PASS, Advance, is_survivable, run_pass
 from probediff.runs.folder import RunFolder
 from probediff.runs.gaps import tell_gaps, tell_redefined
+from probediff.runs.lock import claim
 from probediff.runs.tracking import Tracker
 from probediff.training.checkpoints import save_checkpoint, thin_out
 from probediff.training.module import DiffusionModule
@@ -36,7 +46,9 @@ from probediff.training.module import DiffusionModule
 class Probing(L.Callback):
     """Probes a run at checkpoints: saves a checkpoint, runs the shared pass once, hands it to all enabled probes.
 
-    Probes are found among the trainer's callbacks. Everything goes to the trainer's ``default_root_dir`` and to W&B.
+    Probes are found among the trainer's callbacks. Everything goes to the trainer's ``default_root_dir`` and to its
+    loggers. Any LightningModule with a method ``probe_model(weights, ema_rate) -> ProbeModel`` is probed, see
+    ``probediff.models.wrap_network``; where Lightning's ``WeightAveraging`` keeps an average, ``ema`` means that one.
 
     Args:
         schedule: when to probe.
@@ -44,6 +56,9 @@ class Probing(L.Callback):
         progress: show how far a probe pass is.
         keep_full_checkpoints: keep so many newest checkpoints whole and of older ones the weights in float16, a quarter
             of the size; all are kept whole by default.
+        model: the model, or ``(weights, ema_rate) -> model``, instead of the module's method.
+        loader: ``(checkpoint, weights, ema_rate) -> model``, by which the model is loaded afterwards, for a module that
+            its class and arguments do not build again.
     """
 
     def __init__(
@@ -52,6 +67,8 @@ class Probing(L.Callback):
         settings: PassSettings = PassSettings(),  # noqa: B008 (frozen)
         progress: bool = True,
         keep_full_checkpoints: int | None = None,
+        model: ModelFunction | ProbeModel | None = None,
+        loader: Loader | None = None,
     ) -> None:
         if keep_full_checkpoints is not None and keep_full_checkpoints < 1:
             raise ValueError(
@@ -61,6 +78,8 @@ class Probing(L.Callback):
         self.settings = settings
         self.progress = progress
         self.keep_full_checkpoints = keep_full_checkpoints
+        self.model = model
+        self.loader = loader
         self.stop = StopRequest()
         self._probed_at = self._seen_step = -1
         self._looked_back = False
@@ -68,20 +87,23 @@ class Probing(L.Callback):
         self._restored: dict[str, Any] | None = None
         self._num_processes = 1
         self._nothing_kept: str | None = None
+        self._owning = ExitStack()
         self._interval = TrainingInterval()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Check everything that can be known before the first training step."""
-        if not isinstance(pl_module, DiffusionModule):
-            raise ValueError(f"Probing needs a probediff DiffusionModule, got {type(pl_module).__name__}")
+        """Check what can be known before the module is set up, and come before what averages its weights."""
         if trainer.max_steps == trainer.max_epochs == -1:
             raise ValueError(
                 "trainer.max_steps (or trainer.max_epochs) must be set: without an end there is no last step to probe"
             )
-        self.settings.check(pl_module.schedule, pl_module.image_shape)
         self.schedule.check(trainer.max_steps)
-        model = pl_module.probe_model(self.settings.weights, self.settings.ema_rate)
-        self.probes = [c for c in trainer.callbacks if isinstance(c, Probe) and c.enabled]  # type: ignore[attr-defined]
+        go_before_averaging(trainer, self)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Check everything else before the first training step: the module may have made its network just now."""
+        model = self._model(trainer, pl_module)
+        self.settings.check(model.schedule, model.image_shape)
+        self.probes = [c for c in callbacks_of(trainer) if isinstance(c, Probe) and c.enabled]
         folder = RunFolder(trainer.default_root_dir)
         data = getattr(trainer, "datamodule", None)
         real_images = data.real_images if isinstance(data, ImageDataModule) else None
@@ -89,10 +111,13 @@ class Probing(L.Callback):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._nothing_kept = mkdtemp(prefix="probediff-")
             folder = RunFolder(self._nothing_kept)
-            self.context = least_work(replace(self.context, folder=folder), self.probes, pl_module.schedule)
+            self.context = least_work(replace(self.context, folder=folder), self.probes, model.schedule)
             self.settings = self.context.settings
         for probe in self.probes:
             probe.check(self.context)
+
+    def _model(self, trainer: L.Trainer, module: L.LightningModule) -> ProbeModel:
+        return model_now(trainer, module, self.model, self.settings)
 
     def state_dict(self) -> dict[str, Any]:
         """The running loss since the last event and its seconds, so that a resumed run records the same mean."""
@@ -109,20 +134,23 @@ class Probing(L.Callback):
                 raise ValueError(f"the state of Probing must hold {name}, got {state_dict.get(name)!r}")
         self._restored = state_dict
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: DiffusionModule) -> None:  # type: ignore[override]
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Probe the untrained model, or bring a resumed run to where it was."""
         self.stop.install(trainer)
         self._begin(trainer, pl_module)
 
-    def _begin(self, trainer: L.Trainer, module: DiffusionModule) -> None:
+    def _begin(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         folder = self.context.folder
         if self._restored is None and folder.records():
             raise ValueError(
                 f"{folder.path} already holds a run; go on with it by --resume auto, or give another --run_dir"
             )
         if trainer.is_global_zero:
+            self._owning.enter_context(claim(folder.path, "trainer.default_root_dir"))
             folder.create()
-        model = module.probe_model(self.settings.weights, self.settings.ema_rate)
+            described = describe_run(trainer, module, self.settings, self.probes, self.loader)
+            begin_run(folder, described, None if self._restored is None else trainer.global_step)
+        model = self._model(trainer, module)
         # Lightning's stand-ins for loggers in a trial run seem to have every method.
         tracker = Tracker(folder, [] if trainer.fast_dev_run else trainer.loggers)  # type: ignore[attr-defined]
         self.recorder = Recorder(self.probes, self.context, tracker, conventions_for(self.settings, model))
@@ -150,32 +178,37 @@ class Probing(L.Callback):
         elif not folder.checkpoint_path(step).exists():
             # A run that branches off from another one: it can go on from here, whatever comes.
             self._save(trainer, module)
-        if folder.checkpoint_path(step).exists():
+        if folder.checkpoint_path(step).exists() and isinstance(module, DiffusionModule):
             module.last_checkpoint = folder.checkpoint_path(step)
 
-    def on_train_batch_end(  # type: ignore[override]
-        self, trainer: L.Trainer, pl_module: DiffusionModule, outputs: dict[str, torch.Tensor], batch: object, _: int
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Probe at due steps; stop, with a checkpoint, when a signal asked for it."""
-        self._interval.add(trainer, outputs["loss"])
+        if (loss := loss_of(outputs)) is not None:
+            self._interval.add(trainer, loss)
         step = trainer.global_step
         if step == self._seen_step:
             # Gradients are still being accumulated, and no checkpoint holds them.
             return
+        # With several optimisers a batch is several steps.
+        is_due = not self._due.isdisjoint(range(self._seen_step + 1, step + 1))
         self._seen_step = step
-        if step in self._due:
+        if is_due:
+            bring_average_up_to_date(trainer, pl_module, (outputs, batch, batch_idx))
             self._probe(trainer, pl_module)
         elif self.stop.agreed(trainer):
+            bring_average_up_to_date(trainer, pl_module, (outputs, batch, batch_idx))
             saved = self._save(trainer, pl_module)
             raise self.stop.error(f" at step {step}" + ("" if saved else ", of which no checkpoint could be written"))
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: DiffusionModule) -> None:  # type: ignore[override]
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Probe the last step if it was not due, then let probes look back over the whole run."""
         if trainer.global_step != self._probed_at:
             self._probe(trainer, pl_module)
         self._look_back(trainer, pl_module)
 
-    def on_fit_end(self, trainer: L.Trainer, pl_module: DiffusionModule) -> None:  # type: ignore[override]
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Complete a run that was killed after its last training step: Lightning then has nothing left to train."""
         if not self._looked_back:
             pl_module.to(trainer.strategy.root_device)
@@ -185,13 +218,14 @@ class Probing(L.Callback):
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Give the signals back."""
         self.stop.uninstall()
-        self._forget_trial_run()
+        self._leave_folder()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Lightning does not tear down what fails."""
-        self._forget_trial_run()
+        self._leave_folder()
 
-    def _forget_trial_run(self) -> None:
+    def _leave_folder(self) -> None:
+        self._owning.close()
         if self._nothing_kept is not None:
             shutil.rmtree(self._nothing_kept, ignore_errors=True)
 
@@ -199,12 +233,12 @@ class Probing(L.Callback):
         """What of the run could not be kept, such as ``samples of step 5, 10``; empty if nothing is missing."""
         return self.recorder.tracker.lost_results()
 
-    def _look_back(self, trainer: L.Trainer, module: DiffusionModule) -> None:
+    def _look_back(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._looked_back = True
         with undisturbed(module):
-            on_first_process(trainer, partial(self.recorder.finish, trainer.global_step))
+            on_first_process(partial(self.recorder.finish, trainer.global_step), trainer.strategy.root_device)
 
-    def _save(self, trainer: L.Trainer, module: DiffusionModule) -> bool:
+    def _save(self, trainer: L.Trainer, module: L.LightningModule) -> bool:
         self._interval.reduce(trainer)
         path = self.context.folder.checkpoint_path(trainer.global_step)
         try:
@@ -215,38 +249,32 @@ class Probing(L.Callback):
             self.recorder.tracker.note_loss("checkpoint", trainer.global_step)
             warnings.warn(f"{error}; training goes on without it. Free some space.", stacklevel=2)
             return False
-        module.last_checkpoint = path
+        if isinstance(module, DiffusionModule):
+            module.last_checkpoint = path
         return True
 
-    def _probe(self, trainer: L.Trainer, module: DiffusionModule, save: bool = True) -> None:
-        step = trainer.global_step
-        module.raise_if_not_finite()
+    def _probe(self, trainer: L.Trainer, module: L.LightningModule, save: bool = True) -> None:
+        step, device = trainer.global_step, trainer.strategy.root_device
+        if isinstance(module, DiffusionModule):
+            module.raise_if_not_finite()
         if save:
             self._save(trainer, module)
         entries = self._interval.entries(trainer)
         start = time.perf_counter()
-        with undisturbed(module), self._progress(trainer, step) as advance:
+        with undisturbed(module), self._progress(trainer, step) as advance, ExitStack() as at_work:
             event, failure = None, None
             if self.probes:
-                model = module.probe_model(self.settings.weights, self.settings.ema_rate)
+                model = at_work.enter_context(at_rest(self._model(trainer, module), device))
                 try:
                     event = run_pass(model, self.settings, pass_request(self.probes), advance)
                 except Exception as error:
-                    if not self._outlasts(trainer, error):
+                    # Before the first training step nothing is lost by an end, and what is wrong stays wrong.
+                    if step == 0 or not is_survivable(error):
                         raise
                     failure = describe_failure(error)
-            on_first_process(trainer, partial(self.recorder.record, step, event, start, advance, entries, failure))
+            record = partial(self.recorder.record, step, event, start, advance, entries, failure)
+            on_first_process(record, device)
         self._finish_event(step)
-
-    def _outlasts(self, trainer: L.Trainer, error: Exception) -> bool:
-        """Whether the training goes on after an error of the pass: what goes wrong in it must not end days of training.
-
-        Before the first training step nothing is lost by an end, and what is wrong then is wrong at every event.
-        """
-        if isinstance(error, StoppedBySignalError) or trainer.global_step == 0:
-            return False
-        # Several processes can only go on from what all of them know, and not where one of them died.
-        return trainer.world_size == 1 or isinstance(error, PassFailedError)
 
     def _finish_event(self, step: int) -> None:
         self._probed_at = step

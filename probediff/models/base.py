@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from typing import Any, Literal
@@ -125,3 +125,15 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
                 part.training = mode
             random.setstate(python_state)
             np.random.set_state(numpy_state)
+
+
+@contextmanager
+def at_rest(model: ProbeModel, device: torch.device) -> Iterator[ProbeModel]:
+    """The model on a device, ``undisturbed``; where it lay elsewhere, as averages may, it goes back there."""
+    home = model.weight.device
+    with undisturbed(model.eps_model):
+        try:
+            yield model if home == device else replace(model, eps_model=model.eps_model.to(device))
+        finally:
+            if home != device:
+                model.eps_model.to(home)

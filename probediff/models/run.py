@@ -17,8 +17,9 @@ from probediff.denoisers.architecture import describe_misfit
 from probediff.files import check_dense, load_strictly, read_checkpoint
 from probediff.models.arguments import build_data, typed_arguments
 from probediff.models.base import ProbeModel, Weights, conventions_of
+from probediff.models.own_module import OwnRecipe
 from probediff.runs.by_step import step_of
-from probediff.runs.configuration import CONFIG, has_checksum
+from probediff.runs.configuration import CONFIG, MODULE, has_checksum
 from probediff.runs.folder import CHECKPOINTS, RunFolder
 from probediff.schedule import NoiseSchedule, ScheduleName
 
@@ -37,8 +38,8 @@ def load_checkpoint_model(
         step: which checkpoint of the run; by default the newest one that loads.
         weights: averaged (``ema``) or ``raw`` weights.
         ema_rate: which average; the first of ``model.ema_rates`` by default.
-        trust: where neither records nor ``data.json`` say the shape of the images, import and run the class of its
-            data, also if it is none of this package.
+        trust: import and run a class that is none of this package: that of a LightningModule of one's own, or of its
+            data, where neither records nor ``data.json`` say the shape of the images.
 
     Returns:
         The model in the precision of the checkpoint. From a checkpoint that was thinned out to float16 the weights are
@@ -50,7 +51,8 @@ def load_checkpoint_model(
     """
     path = Path(path_or_run).expanduser()
     run = run_of(path)
-    recipe = _Recipe.of(run, weights, ema_rate, trust)
+    is_own = isinstance(RunFolder(run).config().get(MODULE), dict)
+    recipe = (OwnRecipe if is_own else _Recipe).of(run, weights, ema_rate, trust)
     if not path.is_dir():
         if step is not None:
             raise ValueError(f"step must be left out for a checkpoint file, got {step} for {path}; or name the run")
@@ -95,6 +97,11 @@ def read_run_config(run: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{run} must be the folder of a run of `probediff fit`, got no {CONFIG} in it")
     config = RunFolder(run).config()
+    if MODULE in config:
+        raise ValueError(
+            f"{run} must be a run of `probediff fit`, got one of a module or loop of its own, whose folder does not "
+            f"say which images it was trained on; name a folder of images where the command takes one (--reference DIR)"
+        )
     if missing := [key for key in ("model", "network", "data") if not isinstance(config.get(key), dict)]:
         raise ValueError(f"{path} must be written by `probediff fit`, got a file without {', '.join(missing)}")
     # Earlier versions wrote no checksum, but always all sections.
@@ -208,7 +215,7 @@ class _Recipe:
         return ProbeModel(self.skeleton, self.schedule, self.image_shape, step, conventions)
 
 
-def _newest(recipe: _Recipe, paths: Sequence[Path]) -> ProbeModel:
+def _newest(recipe: _Recipe | OwnRecipe, paths: Sequence[Path]) -> ProbeModel:
     """The model of the last checkpoint that loads; others are passed over with a warning."""
     for path in reversed(paths):
         try:

@@ -14,6 +14,7 @@ from torch import Tensor
 from probediff.display.progress import progress_bar
 from probediff.models.base import ProbeModel, undisturbed
 from probediff.probing.probe import Probe, ProbeContext
+from probediff.probing.processes import barrier, is_first_process
 from probediff.probing.recorder import Recorder, conventions_for, pass_request
 from probediff.probing.settings import PassSettings
 from probediff.probing.shared_pass import Advance, PassRequest, run_pass
@@ -81,7 +82,7 @@ def probe_afterwards(
         ValueError: the folder holds results of other settings or weights, another process works there, or a probe
             cannot work with these settings.
     """
-    with claim(task.folder.path, "--out") if _is_first_process() else nullcontext():
+    with claim(task.folder.path, "--out") if is_first_process() else nullcontext():
         first = task.load(task.steps[0])
         first.eps_model.to(device)
         context = ProbeContext(task.settings, first.image_shape, task.folder, task.real_images, first.pixels)
@@ -89,7 +90,7 @@ def probe_afterwards(
             probe.check(context)
         conventions = conventions_for(task.settings, first, **task.extra)
         _check_same(task, probes, conventions)
-        _barrier()
+        barrier()
         return _probe(task, Recorder(probes, context, Tracker(task.folder, loggers), conventions), device, progress)
 
 
@@ -99,13 +100,13 @@ def _probe(task: ProbeTask, recorder: Recorder, device: torch.device, progress: 
     compared = [probe for probe in recorder.probes if probe.needs_previous]
     if task.folder.is_finished() and not pending and not _steps_to_compare_again(task, compared):
         return None
-    if _is_first_process():
+    if is_first_process():
         if not task.folder.records():
             task.folder.create().save_config(task.config_text)
         task.folder.reopen()
         task.folder.forget_incomplete()
         recorder.tracker.send_again()
-    _barrier()
+    barrier()
     images = task.images
     if pending and task.samples_of_step is not None:
         images = _final_samples(task, task.load(task.samples_of_step), device, progress)
@@ -113,7 +114,7 @@ def _probe(task: ProbeTask, recorder: Recorder, device: torch.device, progress: 
         _event(task, task.load(step), images, recorder, device, progress)
     for step in _steps_to_compare_again(task, compared):
         _compare_again(task, task.load(step), recorder, compared, device, progress)
-    if _is_first_process():
+    if is_first_process():
         recorder.finish(task.steps[-1])
         shutil.rmtree(task.folder.path / PARTIAL_PASSES, ignore_errors=True)
     return recorder.tracker
@@ -141,12 +142,12 @@ def _compare_again(
     progress: bool,
 ) -> None:
     model.eps_model.to(device)
-    with undisturbed(model.eps_model), _progress(model.step, progress) as advance:
+    with undisturbed(model.eps_model), show_progress(model.step, progress) as advance:
         event = run_pass(model, task.settings, PassRequest(invert=False), advance)
-        if _is_first_process():
+        if is_first_process():
             task.folder.forget(model.step, {probe.name() for probe in probes})
             recorder.tracker.log([entry for probe in probes for entry in recorder.measure(probe, event)])
-    _barrier()
+    barrier()
 
 
 def _event(
@@ -159,13 +160,13 @@ def _event(
     key = {"step": model.step, WEIGHTS: model.digest, **settings_in(recorder.conventions)}
     store = PartialPass(task.folder.path / PARTIAL_PASSES, key)
     request = pass_request(recorder.probes, PassRequest(images=images, paired=task.images is None, store=store))
-    with undisturbed(model.eps_model), _progress(model.step, progress) as advance:
+    with undisturbed(model.eps_model), show_progress(model.step, progress) as advance:
         event = run_pass(model, task.settings, request, advance)
-        if _is_first_process():
+        if is_first_process():
             recorder.record(model.step, event, start, advance)
             if task.images is not None and event.latent is not None:
                 task.folder.save_arrays(model.step, "latents", {"latent": event.latent})
-    _barrier()
+    barrier()
     store.clear()
 
 
@@ -174,7 +175,7 @@ def _final_samples(task: ProbeTask, model: ProbeModel, device: torch.device, pro
     key = {"samples_of": model.step, WEIGHTS: model.digest, **asdict(task.settings), **model.conventions}
     store = PartialPass(task.folder.path / PARTIAL_PASSES, key)
     model.eps_model.to(device)
-    with undisturbed(model.eps_model), _progress(model.step, progress) as advance:
+    with undisturbed(model.eps_model), show_progress(model.step, progress) as advance:
         return run_pass(model, task.settings, PassRequest(invert=False, store=store), advance).x_0
 
 
@@ -208,18 +209,10 @@ def _check_same(task: ProbeTask, probes: Sequence[Probe], wanted: dict[str, Any]
             )
 
 
-def _is_first_process() -> bool:
-    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
-
-
-def _barrier() -> None:
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-
-
 @contextmanager
-def _progress(step: int, shown: bool) -> Iterator[Advance]:
-    with progress_bar(disable=not (shown and _is_first_process()), leave=False, mininterval=0.5) as bar:
+def show_progress(step: int, shown: bool) -> Iterator[Advance]:
+    """A bar of what an event does, on the first process."""
+    with progress_bar(disable=not (shown and is_first_process()), leave=False, mininterval=0.5) as bar:
 
         def advance(part: str, done: int, total: int) -> None:
             if bar.total != total or part not in bar.desc:

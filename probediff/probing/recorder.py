@@ -64,7 +64,7 @@ class Recorder:
         advance: Advance,
         before: Sequence[Entry] = (),
         failure: str | None = None,
-    ) -> None:
+    ) -> dict[str, float]:
         """Measure one pass with every probe, and store the whole event in one write.
 
         Args:
@@ -74,6 +74,9 @@ class Recorder:
             advance: told which probe is measuring.
             before: entries that lead the event, such as the training loss.
             failure: why the pass failed.
+
+        Returns:
+            The numbers as loggers call them, ``probe/<probe>/<quantity>``.
         """
         entries = list(before)
         identity = identify_weights(event)
@@ -94,7 +97,9 @@ class Recorder:
         timing = {f"{e.probe}_seconds": e.extra["seconds"] for e in entries if "seconds" in e.extra}
         timing["event_seconds"] = time.perf_counter() - start
         asked = identity | {PROBES: {probe.name(): probe.options() for probe in self.probes}}
-        self.tracker.log([*entries, Entry(step, END_OF_EVENT, ProbeResult(timing), self.conventions, asked)])
+        entries.append(Entry(step, END_OF_EVENT, ProbeResult(timing), self.conventions, asked))
+        self.tracker.log(entries)
+        return {f"probe/{e.probe}/{key}": value for e in entries for key, value in e.result.values.items()}
 
     def measure(self, probe: Probe, event: ProbePass) -> list[Entry]:
         """What one probe finds; none where it has nothing to say."""

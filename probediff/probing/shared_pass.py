@@ -14,6 +14,7 @@ from probediff.inversion import Problem, inverter, sampler
 from probediff.measures import TrajectoryDistances, TrajectoryRecorder
 from probediff.models.base import ProbeModel
 from probediff.noise import seeded_noise
+from probediff.probing.processes import num_processes
 from probediff.probing.settings import PassSettings
 from probediff.runs.batches import BatchStore
 from probediff.schedule import NoiseSchedule
@@ -175,6 +176,14 @@ def run_pass(
     noise = seeded_noise(settings.noise_seed, range(settings.num_samples), model.image_shape)
     x_0, latents, trajectory = whole["x_0"], whole.get("latent"), _trajectory(whole, sampling)
     return ProbePass(model.step, settings, noise, x_0, latents, evaluations, request.paired, trajectory, model)
+
+
+def is_survivable(error: Exception) -> bool:
+    """Whether a training can go on after an error of a pass: what goes wrong in it must not end days of training."""
+    if isinstance(error, StoppedBySignalError):
+        return False
+    # Several processes can only go on from what all of them know, and not where one of them died.
+    return num_processes() == 1 or isinstance(error, PassFailedError)
 
 
 def _process() -> tuple[int, int]:

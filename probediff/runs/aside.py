@@ -1,6 +1,7 @@
 """Making room in a folder for a new run without losing the old one."""
 
 import shutil
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,10 +16,10 @@ _PARTS_OF_RUN = (
 )
 
 
-def set_aside(run: Path) -> Path:
+def set_aside(run: Path, parts: Iterable[str] = _PARTS_OF_RUN) -> Path:
     """Move everything of the run in a folder out of the way of a new one; returns the folder that keeps it."""
     aside = _make_folder(run)
-    for part in _PARTS_OF_RUN:
+    for part in parts:
         if (run / part).exists():
             (run / part).rename(aside / part)
     return aside

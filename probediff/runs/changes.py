@@ -12,6 +12,8 @@ _MAY_CHANGE = (
     *("probing.schedule.*", "probing.progress", "probing.keep_full_checkpoints", "probing.settings.batch_size"),
     *(f"data.init_args.{name}" for name in ("num_workers", "root", "path", "arrays", "url", "download")),
     *("data.init_args.cache_dir", "data.init_args.max_cache_gb"),
+    # What the arguments of somebody else's module do is not known; its weights have to fit, and changes are noted.
+    *("module.init_args.*", "module.file", "module.file_sha256", "loop.*"),
 )
 
 Changes = dict[str, tuple[Any, Any]]

@@ -21,6 +21,8 @@ from probediff.files.plain_data import MOST_YAML_BYTES
 from probediff.runs.provenance import header, provenance, read_header
 
 CONFIG, HISTORY = "config.yaml", "config.history.yaml"
+#: Key of a configuration that `probediff fit` did not write: how the model of the run is built again.
+MODULE = "module"
 _CHECKSUM = "# sha256 of what follows: "
 _MOST_PARTS = 50
 #: Variables of the environment whose values are secrets, as their names say.

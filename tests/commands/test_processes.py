@@ -15,15 +15,16 @@ from typing import Any
 
 import lightning as L
 import pytest
+import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from probediff.__main__ import main
-from probediff.callbacks.waiting import on_first_process
 from probediff.commands.probe import probe
 from probediff.data import Digits
 from probediff.models.base import ProbeModel
 from probediff.noise import seeded_noise
+from probediff.probing.processes import on_first_process
 from probediff.probing.shared_pass import ProbePass, run_pass
 from probediff.runs.folder import RunFolder
 from tests.commands import forked
@@ -186,7 +187,7 @@ def test_two_nodes_that_torchrun_starts_are_killed_and_go_on(tmp_path: Path) -> 
 
 class Slow(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        on_first_process(trainer, lambda: time.sleep(20), heartbeat_sec=1)
+        on_first_process(lambda: time.sleep(20), torch.device("cpu"), heartbeat_sec=1)
 
 
 def train_slowly(_: Sequence[str]) -> int:

@@ -1,0 +1,82 @@
+"""The configuration of a run that `probediff fit` did not start: how its model is built again, settings and probes."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import yaml
+
+from probediff.probing.probe import Probe
+from probediff.probing.settings import PassSettings
+from probediff.runs.aside import set_aside
+from probediff.runs.catalogue import PROBES
+from probediff.runs.changes import compare_configs
+from probediff.runs.conditions import as_json
+from probediff.runs.configuration import CONFIG, MODULE, has_checksum, refuse_secrets
+from probediff.runs.folder import RunFolder
+from probediff.runs.sources import locate
+
+#: Sections that only `probediff fit` writes together.
+_OF_FIT = {"network", "data", "model"}
+
+
+def describe_probes(settings: PassSettings, probes: Sequence[Probe]) -> dict[str, Any]:
+    """Settings and probes as `probediff fit` writes them, so that `probediff probe` takes them for its defaults."""
+    sections: dict[str, Any] = {name: {"enabled": False} for name in PROBES}
+    foreign = []
+    for probe in probes:
+        if probe.name() in PROBES:
+            sections[probe.name()] = {"enabled": True, **probe.options()}
+        else:
+            foreign.append({**locate(type(probe)), "init_args": probe.options()})
+    described = {"probing": {"settings": asdict(settings)}, **sections}
+    return dict(as_json(described | ({"probes": foreign} if foreign else {})))
+
+
+def begin_run(folder: RunFolder, config: Mapping[str, Any], step: int | None) -> None:
+    """Write what a run is into its folder; of one that goes on, compare it and note what has changed.
+
+    Args:
+        folder: the run's folder, which is there.
+        config: plain types.
+        step: that the run goes on from; None for a new one.
+
+    Raises:
+        ValueError: the run that is there is another one, or its configuration is damaged.
+    """
+    text = yaml.safe_dump(dict(config), sort_keys=False)
+    refuse_secrets(text)
+    is_ours = folder.config_path.is_file() and has_checksum(folder.config_path)
+    if is_ours and folder.config().keys() >= _OF_FIT:
+        return
+    if step is None or not is_ours:
+        if folder.config_path.is_file():
+            aside = set_aside(folder.path, [CONFIG])
+            warnings.warn(f"a {CONFIG} that is not of this run is kept in {aside}", stacklevel=3)
+        elif step is not None:
+            warnings.warn(
+                f"{folder.path} has no {CONFIG}: whether this start has the settings of its run is not known",
+                stacklevel=3,
+            )
+        folder.save_config(text)
+        return
+    measured = {record["probe"] for record in folder.records()}
+    changes, refused = compare_configs(folder.config(), yaml.safe_load(text), {}, measured)
+    if refused:
+        lines = [f"  {key}: {before!r} there, {now!r} now" for key, (before, now) in refused.items()]
+        raise ValueError(
+            f"the run in {folder.path} has other settings, which must stay while it goes on:\n"
+            + "\n".join(lines)
+            + "\ngive them as they are there, or train into another folder"
+        )
+    if changes:
+        words = ", ".join(f"{key} from {before!r} to {now!r}" for key, (before, now) in changes.items())
+        warnings.warn(f"changed from step {step} on: {words}", stacklevel=3)
+    folder.append_history(step, changes)
+
+
+def describe_loop(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a training loop of one's own; what it trains is known to whoever wrote it."""
+    unknown = "a training loop of its own, which hands its model to ProbeRunner"
+    return {MODULE: {"unknown": unknown}, "loop": as_json(dict(config))}
