@@ -130,7 +130,11 @@ class FitCLI(LightningCLI):
         parser.add_class_arguments(_Place)
         parser.add_class_arguments(UNet, "network")
         parser.add_class_arguments(WandbSettings, "wandb")
-        parser.add_lightning_class_args(Probing, "probing")
+        # As `add_lightning_class_args`, without what is for modules of one's own in Python.
+        parser.callback_keys.append("probing")
+        parser.add_class_arguments(
+            Probing, "probing", skip={"model", "loader"}, fail_untyped=False, instantiate=True, sub_configs=True
+        )
         for name, probe in available_probes().items():
             parser.add_lightning_class_args(probe, name)
         parser.link_arguments("seed_everything", "model.seed")

@@ -189,7 +189,7 @@ def test_a_run_without_an_end_is_an_error(fit: Fit) -> None:
 
 def test_a_run_folder_that_cannot_be_written(fit: Fit, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="--run_dir must be a folder that can be written to"):
+    with pytest.raises(ValueError, match="must be a folder that can be written to"):
         fit([], default_root_dir=tmp_path / "file")
 
 
