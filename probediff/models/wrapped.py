@@ -4,9 +4,11 @@ from itertools import chain
 from typing import get_args
 
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from probediff.denoisers.predictions import EpsModel, PredictionModel, PredictionType
 from probediff.models.base import ProbeModel, conventions_of
+from probediff.runs.sources import name_source
 from probediff.schedule import NoiseSchedule
 
 
@@ -42,6 +44,9 @@ def wrap_network(
     shape = tuple(image_shape)
     if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
         raise ValueError(f"image_shape must be (C, H, W), three positive whole numbers, got {image_shape!r}")
+    if isinstance(network, DistributedDataParallel):
+        # Its processes would wait for each other at every evaluation, and each evaluates its own share.
+        network = network.module
     weight = next(chain(network.parameters(), network.buffers()), None)
     if weight is None:
         raise ValueError(f"network must have parameters or buffers, got {type(network).__name__} without any")
@@ -57,7 +62,7 @@ def wrap_network(
         schedule,
         shape,
         ema_rate=ema_rate,
-        source=f"{type(network).__module__}.{type(network).__qualname__}",
+        source=name_source(type(network)),
         prediction_type=prediction_type,
         timestep_scale=timestep_scale,
     )

@@ -19,7 +19,7 @@ from probediff.runs.results import ProbeResult
 from probediff.schedule import NoiseSchedule
 
 #: Names of records that are no probe's.
-RESERVED = (END_OF_EVENT, FINISHED, "training", "pass")
+RESERVED = (END_OF_EVENT, FINISHED, "training", "train", "pass")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from probediff.probing.probe import Probe
+from probediff.probing.probe import RESERVED, Probe
 from probediff.probing.settings import PassSettings
 from probediff.runs.aside import set_aside
 from probediff.runs.catalogue import PROBES
@@ -23,7 +23,7 @@ _OF_FIT = {"network", "data", "model"}
 
 def describe_probes(settings: PassSettings, probes: Sequence[Probe]) -> dict[str, Any]:
     """Settings and probes as `probediff fit` writes them, so that `probediff probe` takes them for its defaults."""
-    sections: dict[str, Any] = {name: {"enabled": False} for name in PROBES}
+    sections: dict[str, Any] = {name: {"enabled": False} for name in PROBES if name not in RESERVED}
     foreign = []
     for probe in probes:
         if probe.name() in PROBES:

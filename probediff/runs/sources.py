@@ -15,6 +15,16 @@ from pathlib import Path
 from typing import Any
 
 CLASS_PATH, FILE, SHA256 = "class_path", "file", "file_sha256"
+#: What a script is called, and what it is called where it is imported from its file.
+_SCRIPT, _IMPORTED_SCRIPT = "__main__", "__probediff_main__"
+
+
+def name_source(source: Callable[..., Any]) -> str:
+    """What records call a class or function: the same whether its script runs or is imported."""
+    module = source.__module__
+    if module in (_SCRIPT, _IMPORTED_SCRIPT):
+        module = Path(str(getattr(sys.modules[module], "__file__", None) or module)).stem
+    return f"{module}.{source.__qualname__}"
 
 
 def locate(source: Callable[..., Any]) -> dict[str, str]:
@@ -30,7 +40,7 @@ def locate(source: Callable[..., Any]) -> dict[str, str]:
 
 def is_importable(source: Callable[..., Any]) -> bool:
     """Whether another process can import it by its name, from its file if need be: no lambda, no inner function."""
-    is_in_script = source.__module__ != "__main__" or FILE in locate(source)
+    is_in_script = source.__module__ != _SCRIPT or FILE in locate(source)
     return "<" not in source.__qualname__ and is_in_script
 
 
@@ -63,7 +73,7 @@ def has_changed(place: Mapping[str, Any]) -> bool:
 
 
 def _import(module_name: str, file: Path | None) -> Any:
-    if module_name != "__main__":
+    if module_name != _SCRIPT:
         # An installed command does not look into the folder where it is called, as `python -m` does.
         if str(Path.cwd()) not in sys.path:
             sys.path.append(str(Path.cwd()))
@@ -75,9 +85,9 @@ def _import(module_name: str, file: Path | None) -> Any:
     if file is None or not file.is_file():
         raise ImportError(f"no module {module_name!r}" + (f", and no file {file}" if file else ""))
     # As multiprocessing imports the script of a parent: under another name, so that its guarded part does not run.
-    if module_name == "__main__" and not _is_guarded(file):
+    if module_name == _SCRIPT and not _is_guarded(file):
         raise ImportError("it is a script without `if __name__ == '__main__':`, which would train again")
-    name = "__probediff_main__" if module_name == "__main__" else module_name
+    name = _IMPORTED_SCRIPT if module_name == _SCRIPT else module_name
     if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(file):
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, file)
