@@ -1,9 +1,9 @@
 """A network of one's own as a model to probe: what its numbers mean is said once, where it is wrapped."""
 
 from itertools import chain
-from typing import get_args
+from typing import Protocol, get_args
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from probediff.denoisers.predictions import EpsModel, PredictionModel, PredictionType
@@ -12,9 +12,15 @@ from probediff.runs.sources import name_source
 from probediff.schedule import NoiseSchedule
 
 
+class HasBetas(Protocol):
+    """A scheduler of diffusers, or anything else that says the variances of its steps."""
+
+    betas: Tensor
+
+
 def wrap_network(
     network: nn.Module,
-    schedule: NoiseSchedule,
+    schedule: NoiseSchedule | HasBetas,
     image_shape: tuple[int, int, int],
     prediction_type: PredictionType = "epsilon",
     timestep_scale: float = 1.0,
@@ -26,7 +32,8 @@ def wrap_network(
     Args:
         network: ``(x (B,C,H,W), time (B,)) -> prediction``, a tensor or an object that has it as ``sample``; of 2 C
             channels the first C are meant (improved-diffusion's learned variance follows).
-        schedule: the noise schedule that it is trained with, such as ``NoiseSchedule.linear(1000)``.
+        schedule: the noise schedule that it is trained with, such as ``NoiseSchedule.linear(1000)``; or a scheduler of
+            diffusers, whose ``betas`` are taken.
         image_shape: (C, H, W).
         prediction_type: what it predicts: ``epsilon``, ``v_prediction`` or ``sample``, in the words of diffusers.
         timestep_scale: the network's time is ``timestep * timestep_scale``: 1 for diffusers, 1000/T for
@@ -37,6 +44,7 @@ def wrap_network(
     Raises:
         ValueError: a prediction type, a scale or a shape that is none, or a network of other channels.
     """
+    schedule = schedule if isinstance(schedule, NoiseSchedule) else NoiseSchedule(schedule.betas)
     if prediction_type not in get_args(PredictionType):
         raise ValueError(f"prediction_type must be one of {get_args(PredictionType)}, got {prediction_type!r}")
     if not 0 < timestep_scale < float("inf"):
