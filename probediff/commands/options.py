@@ -19,6 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from probediff import callbacks
 from probediff.callbacks import Probe
+from probediff.commands.outside_probes import installed_probes
 from probediff.commands.parse_errors import explain
 from probediff.commands.runner import split_help
 from probediff.models.base import Weights
@@ -186,7 +187,7 @@ def check_at_least(options: Any, **least: int) -> None:
 
 
 def available_probes() -> dict[str, type[Probe]]:
-    """All probes of the package ``probediff.callbacks`` by configuration key; a new file there is found by itself."""
+    """All probes by configuration key: a new file in ``probediff.callbacks`` is found by itself, then entry points."""
     probes: dict[str, type[Probe]] = {}
     for part in pkgutil.iter_modules(callbacks.__path__):
         try:
@@ -198,4 +199,4 @@ def available_probes() -> dict[str, type[Probe]]:
         for _, member in inspect.getmembers(module, inspect.isclass):
             if issubclass(member, Probe) and member is not Probe and member.__module__ == module.__name__:
                 probes[member.name()] = member
-    return probes
+    return probes | installed_probes(probes)

@@ -23,6 +23,7 @@ import torch
 
 from probediff.commands.fit import print_once, quiet_libraries
 from probediff.commands.options import CommandParser, WholeNumbers, available_probes, device_of, pick
+from probediff.commands.outside_probes import foreign_probes
 from probediff.commands.runner import STATUS_LOST, run_guarded
 from probediff.data import ImageDataModule
 from probediff.models import ProbeModel, fit_gaussian, load_run_data
@@ -98,7 +99,11 @@ def _probe(arguments: list[str]) -> int | None:
             print_once(f"left out, for the run keeps no such checkpoint: {names}")
     for task in tasks:
         _announce(task)
-    enabled = [objects[name] for name in available_probes() if objects[name].enabled]
+    enabled: list[Probe] = [objects[name] for name in available_probes() if objects[name].enabled]
+    if source.run is not None:
+        foreign = foreign_probes(source.run, available_probes(), options.trust)
+        # As the run has them: of an installed probe the options that it has here are not those of the run.
+        enabled = [p for p in enabled if p.name() not in [own.name() for own in foreign]] + foreign
     lost = [line for task in tasks for line in _run(task, enabled, objects, device)]
     for task in tasks:
         print_once(_summary(task, source, objects.denoiser))
