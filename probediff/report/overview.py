@@ -93,7 +93,7 @@ def training(comparison: Comparison) -> Section:
     return Section("training", "Training", (), (figure,), (table,), missing)
 
 
-def _stem(words: str) -> str:
+def file_stem(words: str) -> str:
     """A file name of its own for any words: a digest follows where they had to be changed or cut."""
     stem = re.sub(r"[^\w-]", "_", words, flags=re.ASCII)[:_LONGEST_STEM]
     return stem if stem == words else f"{stem}-{hashlib.sha256(words.encode(errors='replace')).hexdigest()[:8]}"
@@ -107,7 +107,7 @@ def all_values(comparison: Comparison) -> Section:
         for probe in dict.fromkeys(probe for _, records in folders for probe in records.probe_names()):
             if comparison.describe(probe).is_bookkeeping or (kind == "own" and probe in MEASURED):
                 continue
-            tables.append(values_by_step(comparison, probe, _stem(f"steps_{kind}_{probe}"), kind))
+            tables.append(values_by_step(comparison, probe, file_stem(f"steps_{kind}_{probe}"), kind))
             for name, records in folders:
                 lines = records.errors(probe).items()
                 errors += [f"{name}: {probe} had no result at step {step}: {reason}" for step, reason in lines]
