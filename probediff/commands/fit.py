@@ -9,11 +9,9 @@ Examples:
   probediff fit --config configs/cifar10.yaml --run_dir runs/cifar10/mine --resume auto
 """
 
-import logging
 import os
 import sys
 import traceback
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -36,6 +34,7 @@ from probediff.commands import own_classes
 from probediff.commands.deaths import explain_death
 from probediff.commands.old_names import accept_old_names, rename_callbacks
 from probediff.commands.options import CommandParser, available_probes
+from probediff.commands.printing import print_once, quiet_libraries
 from probediff.commands.runner import STATUS_LOST, run_guarded
 from probediff.commands.signals import INTERRUPTED, STOPPED
 from probediff.commands.starting import BeginRun, Start
@@ -223,19 +222,6 @@ class FitCLI(LightningCLI):
         return str(self.parser.dump(config, skip_unset=False))
 
 
-def quiet_libraries() -> None:
-    """Leave out the libraries' advice that does not apply here."""
-    for message in (
-        ".*does not have many workers.*",
-        ".*is smaller than the logging interval.*",
-        # The averaged copies of the network are meant to be in eval mode.
-        "Found .* module\\(s\\) in eval mode at the start of training.*",
-        ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
-    ):
-        warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-
-
 def fit(arguments: list[str]) -> int:
     """``probediff fit``: train and probe; returns the exit status."""
     quiet_libraries()
@@ -293,9 +279,3 @@ def _errors_in(start: Start) -> Iterator[None]:
         if shown is error:
             raise
         raise shown from error
-
-
-@rank_zero_only
-def print_once(text: str) -> None:
-    """Print on the first process only."""
-    print(text, flush=True)

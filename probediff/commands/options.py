@@ -87,7 +87,8 @@ class CommandParser(LightningArgumentParser):
         description, examples = split_help(text)
         merged: dict[str, Any] = {
             "prog": f"probediff {name}",
-            "usage": f"probediff {name} {arguments} [--KEY VALUE ...]",
+            # The library makes parsers of this class for the help of another class, which has no name.
+            "usage": f"probediff {name} {arguments} [--KEY VALUE ...]" if name else None,
             "description": description,
             "epilog": examples,
             "formatter_class": _HelpFormatter,

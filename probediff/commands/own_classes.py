@@ -1,5 +1,7 @@
 """Classes of one's own on the command line of ``fit``: the network, the optimiser, the schedule of its rate."""
 
+import argparse
+import importlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -13,11 +15,16 @@ from torch.optim import Optimizer
 from probediff.denoisers import UNet
 from probediff.files import parse_yaml
 from probediff.models.arguments import make_importable
+from probediff.training.module import DiffusionModule
 
 #: Options that name a class.
 _CLASSES = ("network", "optimizer", "lr_scheduler", "data")
 _CLASS_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _FILES = (".yaml", ".yml", ".json")
+_NETWORK = (
+    "A class of your own, such as net.TinyDiT of the file net.py or diffusers.UNet2DModel, with its arguments as "
+    "--network.NAME VALUE (--network.help CLASS explains them); or a file with the sizes of probediff's U-Net below."
+)
 _CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}
 
 
@@ -27,7 +34,7 @@ def names_network_class(arguments: Sequence[str]) -> bool:
     Classes that lie in the current folder can be imported from then on.
 
     Raises:
-        ValueError: a configuration has sizes of the U-Net after a class was chosen.
+        ValueError: a configuration has sizes of the U-Net after a class was chosen, or its module has an error.
     """
     name = None
     for option, typed in _options(arguments):
@@ -52,7 +59,17 @@ def names_network_class(arguments: Sequence[str]) -> bool:
                 f"network must be the class {name} or the sizes of probediff's U-Net, got {sorted(network)[0]!r} after "
                 "the class: leave out one of them, or name the class after the configuration that has the sizes"
             )
-    return name not in (None, "null")
+    if name in (None, "null"):
+        return False
+    module = str(name).rpartition(".")[0]
+    try:
+        importlib.import_module(module or "torch")
+    except ImportError:  # the parser says it, and which names there are
+        pass
+    except Exception as error:  # a module of one's own may raise anything, which the parser does not tell
+        words = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ValueError(f"--network must be a class that can be imported, got {name}: {words}") from error
+    return True
 
 
 def is_plain(network: Mapping[str, Any]) -> bool:
@@ -71,8 +88,10 @@ def add_network(parser: LightningArgumentParser, is_class: bool) -> None:
     """``--network``, a class or the sizes of probediff's U-Net, and what the images say of it."""
     if is_class:
         parser.add_subclass_arguments(nn.Module, "network", fail_untyped=False, required=True)
+        parser.add_instantiator(_make, nn.Module)
     else:
         parser.add_class_arguments(UNet, "network")
+        _explain(parser, "network", _NETWORK)
         for source, target in (("image_size", "image_size"), ("channels", "in_channels")):
             parser.link_arguments(f"data.{source}", f"network.{target}", apply_on="instantiate")
         # Noise and variance: the network of both losses, so that a checkpoint fits either.
@@ -88,10 +107,28 @@ def add_network(parser: LightningArgumentParser, is_class: bool) -> None:
     parser.link_arguments("network", "model.network", apply_on="instantiate")
 
 
+def _make(module_class: type[nn.Module], *arguments: Any, **options: Any) -> nn.Module:
+    try:
+        return module_class(*arguments, **options)
+    except Exception as error:
+        if issubclass(module_class, DiffusionModule) or isinstance(error, ValueError):
+            raise
+        words = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ValueError(f"--network must be made with arguments that it takes, got {words}") from error
+
+
 def add_optimizer(parser: LightningArgumentParser) -> None:
     """``--optimizer`` and ``--lr_scheduler``, which Lightning's command line links to the model."""
     parser.add_optimizer_args((Optimizer,), link_to="model.optimizer")
     parser.add_lr_scheduler_args(link_to="model.lr_scheduler")
+    for name in ("optimizer", "lr_scheduler"):
+        _explain(parser, f"model.{name}.help", argparse.SUPPRESS)
+
+
+def _explain(parser: LightningArgumentParser, option: str, words: str) -> None:
+    for action in parser._actions:
+        if action.dest == option:
+            action.help = words
 
 
 def refuse_unused(config: Any, arguments: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from probediff.denoisers import EpsModel, UNet
 from probediff.models.base import undisturbed
+from probediff.noise import seeded_noise
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
@@ -23,7 +24,7 @@ def shape_of_images(network: nn.Module, image_shape: tuple[int, int, int] | None
         ValueError: it is no network, or its images are not known.
     """
     if not isinstance(network, nn.Module) or next(network.parameters(), None) is None:
-        raise ValueError(f"network must be a torch.nn.Module with parameters to train, got {type(network).__name__}")
+        raise ValueError(f"--network must be a torch.nn.Module with parameters to train, got {type(network).__name__}")
     if isinstance(network, UNet):
         return network.in_channels, network.image_size, network.image_size
     if image_shape is None:
@@ -45,15 +46,15 @@ def check_network(eps_model: EpsModel, image_shape: tuple[int, int, int], loss: 
         weight = next(network.parameters())
         timestep = torch.tensor([0, eps_model.num_train_timesteps - 1], device=weight.device)
         with undisturbed(network):
-            x = torch.randn(2, *image_shape, dtype=weight.dtype, device=weight.device)
+            x = seeded_noise(0, range(2), image_shape).to(weight)
             try:
                 output = eps_model.output(x, timestep)
             except Exception as error:  # somebody else's code may raise anything
                 frame = traceback.extract_tb(error.__traceback__)[-1]
                 words = f"{type(error).__name__}: {' '.join(str(error).split())} ({frame.filename}:{frame.lineno})"
-                raise ValueError(_requirement(network, image_shape, words)) from error
+                raise ValueError(f"--network must {_task(network, image_shape)}, got {words}") from error
         if not output.isfinite().all():
-            raise ValueError(_requirement(network, image_shape, "numbers that are not finite"))
+            raise ValueError(f"--network must {_task(network, image_shape)}, got numbers that are not finite")
         out_channels = output.shape[1]
     if loss == "hybrid" and out_channels != 2 * channels:
         raise ValueError(
@@ -62,12 +63,11 @@ def check_network(eps_model: EpsModel, image_shape: tuple[int, int, int], loss: 
         )
 
 
-def _requirement(network: nn.Module, image_shape: tuple[int, int, int], got: str) -> str:
+def _task(network: nn.Module, image_shape: tuple[int, int, int]) -> str:
     channels, height, width = image_shape
     return (
-        f"--network must predict the noise, (B, {channels} or {2 * channels}, {height}, {width}), from images "
-        f"(B, {channels}, {height}, {width}) and timesteps (B,); {type(network).__name__} was tried on two images, "
-        f"got {got}"
+        f"predict the noise, (B, {channels} or {2 * channels}, {height}, {width}), from images (B, {channels}, "
+        f"{height}, {width}) and timesteps (B,); {type(network).__name__} was tried on two"
     )
 
 
