@@ -36,40 +36,42 @@ def names_network_class(arguments: Sequence[str]) -> bool:
     Raises:
         ValueError: a configuration has sizes of the U-Net after a class was chosen, or its module has an error.
     """
-    name = None
-    for option, typed in _options(arguments):
-        value: Any = typed
-        section, _, rest = option.partition(".")
-        if len(option) > 1 and "config".startswith(option):
-            config = _read(typed)
-            for path in _class_paths(config):
-                make_importable(path)
-            section, value = "network", config.get("network") if isinstance(config, dict) else None
-        elif section in _CLASSES and rest in ("", "class_path", "help"):
-            make_importable(typed)
-        if section != "network" or rest not in ("", "class_path", "help"):
-            continue
-        network = _read(value) if isinstance(value, str) else value
+    name: str | None = None
+    for network in _networks(arguments):
         if isinstance(network, str) and _CLASS_NAME.fullmatch(network) and not network.endswith(_FILES):
             name = network
         elif isinstance(network, dict) and "class_path" in network:
             name = str(network["class_path"])
         elif isinstance(network, dict) and is_plain(network) and name is not None:
             raise ValueError(
-                f"network must be the class {name} or the sizes of probediff's U-Net, got {sorted(network)[0]!r} after "
+                f"network must be the class {name} or the sizes of probediff's U-Net, got {next(iter(network))!r} after "
                 "the class: leave out one of them, or name the class after the configuration that has the sizes"
             )
-    if name in (None, "null"):
+    if name is None:
         return False
-    module = str(name).rpartition(".")[0]
     try:
-        importlib.import_module(module or "torch")
+        importlib.import_module(name.rpartition(".")[0] or "torch")
     except ImportError:  # the parser says it, and which names there are
         pass
     except Exception as error:  # a module of one's own may raise anything, which the parser does not tell
         words = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ValueError(f"--network must be a class that can be imported, got {name}: {words}") from error
     return True
+
+
+def _networks(arguments: Sequence[str]) -> Iterator[Any]:
+    """What options and configurations say of ``network``, in their order; classes here become importable on the way."""
+    for option, value in _options(arguments):
+        section, _, rest = option.partition(".")
+        if len(option) > 1 and "config".startswith(option):
+            config = _read(value)
+            for path in _class_paths(config):
+                make_importable(path)
+            yield config.get("network") if isinstance(config, dict) else None
+        elif section in _CLASSES and rest in ("", "class_path", "help"):
+            make_importable(value)
+            if section == "network":
+                yield _read(value)
 
 
 def is_plain(network: Mapping[str, Any]) -> bool:
