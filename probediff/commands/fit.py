@@ -153,10 +153,13 @@ class FitCLI(LightningCLI):
             self._owning.enter_context(claim(self.run_dir, "--run_dir", WAIT_SEC))
             self.start.check(self.parser.get_defaults().as_dict())
 
-    def after_instantiate_classes(self) -> None:
-        """Tell the module what its network is, for its checkpoints."""
-        if self._has_own_network:
-            self.model.hparams["network"] = yaml.safe_load(self._config_text())["network"]
+    def instantiate_classes(self) -> None:
+        """Make data, network, module and trainer; the module keeps, for its checkpoints, what its network is."""
+        if not self._has_own_network:
+            return super().instantiate_classes()
+        with own_classes.explain_network_errors():
+            super().instantiate_classes()
+        self.model.hparams["network"] = yaml.safe_load(self._config_text())["network"]
 
     @property
     def is_trial_run(self) -> bool:

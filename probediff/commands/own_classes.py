@@ -3,8 +3,9 @@
 import argparse
 import importlib
 import re
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,8 @@ def names_network_class(arguments: Sequence[str]) -> bool:
             name = str(network["class_path"])
         elif isinstance(network, dict) and is_plain(network) and name is not None:
             raise ValueError(
-                f"network must be the class {name} or the sizes of probediff's U-Net, got {next(iter(network))!r} after "
-                "the class: leave out one of them, or name the class after the configuration that has the sizes"
+                f"network must be the class {name} or the sizes of probediff's U-Net, got {next(iter(network))!r} "
+                "after the class: leave out one of them, or name the class after the configuration with the sizes"
             )
     if name is None:
         return False
@@ -90,7 +91,6 @@ def add_network(parser: LightningArgumentParser, is_class: bool) -> None:
     """``--network``, a class or the sizes of probediff's U-Net, and what the images say of it."""
     if is_class:
         parser.add_subclass_arguments(nn.Module, "network", fail_untyped=False, required=True)
-        parser.add_instantiator(_make, nn.Module)
     else:
         parser.add_class_arguments(UNet, "network")
         _explain(parser, "network", _NETWORK)
@@ -109,13 +109,21 @@ def add_network(parser: LightningArgumentParser, is_class: bool) -> None:
     parser.link_arguments("network", "model.network", apply_on="instantiate")
 
 
-def _make(module_class: type[nn.Module], *arguments: Any, **options: Any) -> nn.Module:
+@contextmanager
+def explain_network_errors() -> Iterator[None]:
+    """Say of an error while somebody else's network is made that it is one; it may be of any class."""
     try:
-        return module_class(*arguments, **options)
+        yield
     except Exception as error:
-        if issubclass(module_class, DiffusionModule) or isinstance(error, ValueError):
+        cause: BaseException = error
+        makers = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+            makers += [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(cause.__traceback__)]
+        modules = [maker for maker in makers if isinstance(maker, nn.Module)]
+        if not modules or any(isinstance(module, DiffusionModule) for module in modules):
             raise
-        words = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        words = f"{type(cause).__name__}: {' '.join(str(cause).split())}"
         raise ValueError(f"--network must be made with arguments that it takes, got {words}") from error
 
 

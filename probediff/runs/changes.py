@@ -13,6 +13,8 @@ _MAY_CHANGE = (
     *(f"data.init_args.{name}" for name in ("num_workers", "root", "path", "arrays", "url", "download")),
     *("data.init_args.cache_dir", "data.init_args.max_cache_gb"),
 )
+#: Keys of the default optimiser.
+_OF_ADAMW = ("model.learning_rate", "model.weight_decay")
 
 Changes = dict[str, tuple[Any, Any]]
 
@@ -74,6 +76,8 @@ def _may_change(key: str, before: Mapping[str, Any], measured: Collection[str]) 
     """Whether a run can go on with another value; of a probe: on and off, and anything before it has measured."""
     section, _, option = key.rpartition(".")
     is_off = not before.get(f"{section}.enabled", True)
+    if key in _OF_ADAMW and any(_has(before, f"{name}.") for name in ("optimizer", "lr_scheduler")):
+        return False  # the state of what was given has them
     if f"{section}.enabled" in before and (option == "enabled" or (is_off and section not in measured)):
         return True
     return any(fnmatchcase(key, pattern) for pattern in _MAY_CHANGE)

@@ -117,8 +117,8 @@ def _check_optimizer(checkpoint: Mapping[str, Any], module: DiffusionModule) -> 
     if known != list(range(len(shapes))):
         raise ValueError(f"its optimiser must know {len(shapes)} parameters, got {len(known)}")
     wanted, schedules = _states_after_a_step(module, shapes)
-    _check_groups("optimiser", optimizer["param_groups"], wanted["param_groups"])
     _check_groups("schedule of the learning rate", checkpoint["lr_schedulers"], schedules)
+    _check_groups("optimiser", optimizer["param_groups"], wanted["param_groups"])
     stepped = wanted["state"].items() if checkpoint["global_step"] else ()
     if not isinstance(module.eps_model.unet, UNet):  # parts of another network may be unused, and have no state
         stepped = [(index, state) for index, state in stepped if index in optimizer["state"]]

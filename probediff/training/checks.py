@@ -3,12 +3,14 @@
 import traceback
 import warnings
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+import probediff
 from probediff.denoisers import EpsModel, UNet
 from probediff.models.base import undisturbed
 from probediff.noise import seeded_noise
@@ -50,8 +52,7 @@ def check_network(eps_model: EpsModel, image_shape: tuple[int, int, int], loss: 
             try:
                 output = eps_model.output(x, timestep)
             except Exception as error:  # somebody else's code may raise anything
-                frame = traceback.extract_tb(error.__traceback__)[-1]
-                words = f"{type(error).__name__}: {' '.join(str(error).split())} ({frame.filename}:{frame.lineno})"
+                words = f"{type(error).__name__}: {' '.join(str(error).split())}{_place(error)}"
                 raise ValueError(f"--network must {_task(network, image_shape)}, got {words}") from error
         if not output.isfinite().all():
             raise ValueError(f"--network must {_task(network, image_shape)}, got numbers that are not finite")
@@ -69,6 +70,13 @@ def _task(network: nn.Module, image_shape: tuple[int, int, int]) -> str:
         f"predict the noise, (B, {channels} or {2 * channels}, {height}, {width}), from images (B, {channels}, "
         f"{height}, {width}) and timesteps (B,); {type(network).__name__} was tried on two"
     )
+
+
+def _place(error: Exception) -> str:
+    """The last line of somebody else's code on the way to an error, where there is one."""
+    ours = [str(Path(package.__file__).parent) for package in (torch, probediff) if package.__file__]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(tuple(ours))]
+    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
 
 
 def check_factories(optimizer: OptimizerFactory | None, lr_scheduler: SchedulerFactory | None) -> None:
