@@ -83,7 +83,7 @@ def check_factories(optimizer: OptimizerFactory | None, lr_scheduler: SchedulerF
     """Make an optimiser of one parameter and the schedule of its learning rate, which moves on once.
 
     Raises:
-        ValueError: they refuse their arguments, or a schedule follows a number that is not named.
+        ValueError: they refuse their arguments, or a schedule follows anything but the loss.
     """
     made: Optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     name = "--optimizer"
@@ -99,10 +99,8 @@ def check_factories(optimizer: OptimizerFactory | None, lr_scheduler: SchedulerF
         except Exception as error:  # a class of one's own may raise anything
             words = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise ValueError(f"{name} must be made with arguments that it takes, got {words}") from error
-    if isinstance(scheduler, ReduceLROnPlateau):
-        monitor = getattr(scheduler, "monitor", None)
-        if monitor != "train/loss" and not str(monitor).startswith("probe/"):
-            raise ValueError(
-                f"--lr_scheduler.monitor must be train/loss or a number of a probe, probe/..., got {monitor}; the "
-                "class that has it is lightning.pytorch.cli.ReduceLROnPlateau"
-            )
+    if isinstance(scheduler, ReduceLROnPlateau) and (monitor := getattr(scheduler, "monitor", None)) != "train/loss":
+        raise ValueError(
+            f"--lr_scheduler.monitor must be train/loss, got {monitor}; the class that has it is "
+            "lightning.pytorch.cli.ReduceLROnPlateau"
+        )

@@ -12,7 +12,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from probediff.denoisers import EpsModel, UNet
 from probediff.diffusion import hybrid_loss, simple_loss
@@ -135,11 +135,16 @@ class DiffusionModule(L.LightningModule):
         optimizer, scheduler = self.make_optimizer([p for p in self.eps_model.parameters() if p.requires_grad], fused)
         if scheduler is None:
             return optimizer
-        monitor = getattr(scheduler, "monitor", None)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "monitor": monitor},
-        }
+        # Lightning moves those that follow a number on after checkpoints are saved, which would lack that step.
+        each_step = {"scheduler": scheduler, "interval": "step", "reduce_on_plateau": False}
+        return {"optimizer": optimizer, "lr_scheduler": each_step}  # type: ignore[typeddict-item]
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Move a schedule on, after a step of the optimiser and before a checkpoint of it."""
+        if isinstance(scheduler, ReduceLROnPlateau):
+            # The loss of one process; all must have one learning rate.
+            metric = self.trainer.strategy.reduce(self.trainer.callback_metrics["train/loss"], reduce_op="mean")
+        super().lr_scheduler_step(scheduler, metric)
 
     def make_optimizer(
         self, parameters: list[nn.Parameter], fused: bool = False

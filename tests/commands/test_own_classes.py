@@ -101,8 +101,8 @@ REFUSED = {
     "--optimizer SGD --model.learning_rate 1": "--model.learning_rate must be left out .* give --optimizer.lr",
     f"{SCHEDULER}.StepLR": "--lr_scheduler.step_size must be given for torch.optim.lr_scheduler.StepLR, got none",
     f"{SCHEDULER}.CosineAnnealingLR --lr_scheduler.T_max 0": "--lr_scheduler must be made with .* ZeroDivisionError",
-    f"{SCHEDULER}.ReduceLROnPlateau": "--lr_scheduler.monitor must be train/loss or .*, got None; .*lightning.pytorch",
-    f"{PLATEAU} --lr_scheduler.monitor val": "--lr_scheduler.monitor must be train/loss or .*, got val",
+    f"{SCHEDULER}.ReduceLROnPlateau": "--lr_scheduler.monitor must be train/loss, got None; .*lightning.pytorch",
+    f"{PLATEAU} --lr_scheduler.monitor val": "--lr_scheduler.monitor must be train/loss, got val",
 }
 
 

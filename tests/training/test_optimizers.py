@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from lightning.pytorch.cli import ReduceLROnPlateau
 from torch import nn, optim
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR
 
+from probediff.runs.folder import RunFolder
 from probediff.training.checkpoints import _check_optimizer
 from probediff.training.module import DiffusionModule
 from tests.conftest import Fit, tiny_module
@@ -116,11 +118,15 @@ def test_a_schedule_moves_on_at_every_step_of_the_optimiser(fit: Fit) -> None:
         assert rate_after(fit, halved, max_steps=3, **options) == pytest.approx(0.01 / 8)
 
 
-def test_a_schedule_that_follows_the_loss(fit: Fit) -> None:
-    """Without patience, and with a loss that is never good enough."""
+def test_a_schedule_that_follows_the_loss(fit: Fit, tmp_path: Path) -> None:
+    """Without patience, and with a loss that is never good enough: it has moved on where a checkpoint is saved."""
     plateau = partial(ReduceLROnPlateau, monitor="train/loss", patience=0, threshold=1.0, factor=0.5)
-    module = tiny_module(optimizer=partial(optim.SGD, lr=0.4), lr_scheduler=plateau)
-    assert rate_after(fit, module, max_steps=4) == pytest.approx(0.4 / 8)
+    for options in ({}, {"accumulate_grad_batches": 2}):
+        module = tiny_module(lr_scheduler=plateau, learning_rate=0.4)
+        run = tmp_path / f"run{len(options)}"
+        assert rate_after(fit, module, max_steps=4, probes=[], default_root_dir=run, **options) == 0.4 / 16
+        saved = torch.load(RunFolder(run).checkpoint_path(2), weights_only=True)
+        assert saved["lr_schedulers"][0]["_last_lr"] == [0.4 / 4]
 
 
 def test_what_is_frozen_and_the_averages_are_not_trained(fit: Fit) -> None:
