@@ -136,8 +136,8 @@ class DiffusionModule(L.LightningModule):
         if scheduler is None:
             return optimizer
         # Lightning moves those that follow a number on after checkpoints are saved, which would lack that step.
-        each_step = {"scheduler": scheduler, "interval": "step", "reduce_on_plateau": False}
-        return {"optimizer": optimizer, "lr_scheduler": each_step}  # type: ignore[typeddict-item]
+        each_step: Any = {"scheduler": scheduler, "interval": "step", "reduce_on_plateau": False}
+        return {"optimizer": optimizer, "lr_scheduler": each_step}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Move a schedule on, after a step of the optimiser and before a checkpoint of it."""

@@ -52,6 +52,7 @@ def fit(words: list[str], run: Path, *options: str) -> int:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The current folder, with the file of the page in it; as for an installed command Python does not look there."""
     (tmp_path / "net.py").write_text(NETWORK)
+    sys.modules.pop("net", None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(tmp_path))])
     yield tmp_path

@@ -16,6 +16,7 @@ from lightning.pytorch.cli import ReduceLROnPlateau
 from torch import nn, optim
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR
 
+from probediff.runs.changes import compare_configs
 from probediff.runs.folder import RunFolder
 from probediff.training.checkpoints import _check_optimizer
 from probediff.training.module import DiffusionModule
@@ -127,6 +128,13 @@ def test_a_schedule_that_follows_the_loss(fit: Fit, tmp_path: Path) -> None:
         assert rate_after(fit, module, max_steps=4, probes=[], default_root_dir=run, **options) == 0.4 / 16
         saved = torch.load(RunFolder(run).checkpoint_path(2), weights_only=True)
         assert saved["lr_schedulers"][0]["_last_lr"] == [0.4 / 4]
+
+
+@pytest.mark.parametrize("given", [{}, {"optimizer": {"class_path": "x.Y"}}, {"lr_scheduler": {"class_path": "x.Y"}}])
+def test_the_rate_of_the_default_optimiser_alone_may_change_on_the_way(given: dict[str, Any]) -> None:
+    before, after = ({"model": {"learning_rate": rate}} | given for rate in (1.0, 2.0))
+    allowed, refused = compare_configs(before, after, {"optimizer": None, "lr_scheduler": None})
+    assert ("model.learning_rate" in allowed) == (not given) == (not refused)
 
 
 def test_what_is_frozen_and_the_averages_are_not_trained(fit: Fit) -> None:
