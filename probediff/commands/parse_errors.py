@@ -45,14 +45,8 @@ def explain(message: str, keys: Sequence[str]) -> str:
     # The parser of the arguments of a class has explained its error already.
     if inner := re.search(r"Problem with given class_path .*:\s+--([\w.]+ must .*)", message):
         return f"--{named[0]}.{inner[1]}"
-    # That of a class beside null: the last thing that the library says is that it is not null.
-    if named and "NoneType" in message and (failed := _FAILED.search(message)):
-        name, reason = failed[1], " ".join(failed[2].split())
-        if missing := re.fullmatch(r"the following arguments are required: (.*)", reason):
-            return f"--{named[0]}.{missing[1]} must be given for {name}, got none; see --{named[0]}.help {name}"
-        return f"--{named[0]} must be a class that can be imported, got {name}: {reason}"
-    if named and (several := re.search(r"Multiple subclasses with name (\w+)\. .*?: (.*?)\.?\n", message)):
-        return f"--{named[0]} must be the whole path of a class, got {several[1]}; such as {several[2]}"
+    if named and (words := _explain_class(message, named[0])):
+        return words
     kinds = list(dict.fromkeys(filter(None, map(_kind, _EXPECTED.findall(message)))))
     if not (named and got and kinds):
         words = re.sub(r"Not of type \w+: ", "", _KEY_COLON.sub(r"--\1: ", " ".join(message.split())))
@@ -64,9 +58,22 @@ def explain(message: str, keys: Sequence[str]) -> str:
             key = f"{key}.{_literal(nested[1])}"
     cure = f"; write '{_as_list(value)}'" if "a list" in kinds and _as_list(value) else ""
     if "a class" in kinds:
-        kinds = ["a class"]
-        cure = f"; {_EXAMPLES[key]}" if key in _EXAMPLES else f"; see --{key}.help"
+        cure = f"; see --{key}.help"
+        if key in _EXAMPLES:  # null is what they are where they are not given
+            kinds, cure = ["a class"], f"; {_EXAMPLES[key]}"
     return f"--{key} must be {' or '.join(kinds)}, got {value!r}{cure}"
+
+
+def _explain_class(message: str, key: str) -> str | None:
+    """Why a class beside null is refused, where the library's last word is that it is not null; else None."""
+    if "NoneType" in message and (failed := _FAILED.search(message)):
+        name, reason = failed[1], " ".join(failed[2].split())
+        if missing := re.fullmatch(r"the following arguments are required: (.*)", reason):
+            return f"--{key}.{missing[1]} must be given for {name}, got none; see --{key}.help {name}"
+        return f"--{key} must be a class that can be imported, got {name}: {reason}"
+    if several := re.search(r"Multiple subclasses with name (\w+)\. .*?: (.*?)\.?\n", message):
+        return f"--{key} must be the whole path of a class, got {several[1]}; such as {several[2]}"
+    return None
 
 
 def _kind(expected: str) -> str | None:
