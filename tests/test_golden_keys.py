@@ -63,6 +63,9 @@ ADDED = {
     *(f"options: {command}: options: --image_size" for command in (*RESPELT, "probe") if command != "search-noise"),
     # Classes of a stranger's run are imported where it is asked for.
     *(f"options: {command}: options: --trust" for command in (*RESPELT, "probe")),
+    # An optimiser of one's own; a run without one has no such key in its configuration.
+    *(f"options: fit: options: --{name}{end}" for name in ("optimizer", "lr_scheduler") for end in ("", ".help")),
+    *("configuration: optimizer", "configuration: lr_scheduler"),
     *(f"options: {command}: options: --settings" for command in RESPELT),
     *(f"options: {command}: options: --settings.{name}" for command, names in RESPELT.items() for name in names),
 }

@@ -9,11 +9,9 @@ Examples:
   probediff fit --config configs/cifar10.yaml --run_dir runs/cifar10/mine --resume auto
 """
 
-import logging
 import os
 import sys
 import traceback
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -32,15 +30,16 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from probediff.callbacks import Probing
 from probediff.callbacks.progress_lines import ProgressLines
+from probediff.commands import own_classes
 from probediff.commands.deaths import explain_death
 from probediff.commands.old_names import accept_old_names, rename_callbacks
 from probediff.commands.options import CommandParser, available_probes
+from probediff.commands.printing import print_once, quiet_libraries
 from probediff.commands.runner import STATUS_LOST, run_guarded
 from probediff.commands.signals import INTERRUPTED, STOPPED
 from probediff.commands.starting import BeginRun, Start
 from probediff.commands.trainer_options import check_trainer_options, explain_trainer_errors
 from probediff.data import ImageDataModule
-from probediff.denoisers import UNet
 from probediff.exceptions import StoppedBySignalError
 from probediff.files import whole_file
 from probediff.runs.configuration import refuse_secrets
@@ -81,7 +80,8 @@ class FitCLI(LightningCLI):
 
     def __init__(self, arguments: list[str], owning: ExitStack | None = None) -> None:
         self._owning = owning or ExitStack()
-        accept_old_names(_PARSER_MODE)
+        self._has_own_network = own_classes.names_network_class(arguments)
+        accept_old_names(_PARSER_MODE, own_classes.leave_out_sizes if self._has_own_network else None)
         super().__init__(
             DiffusionModule,
             ImageDataModule,
@@ -89,6 +89,7 @@ class FitCLI(LightningCLI):
             run=False,
             save_config_callback=None,
             auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
             parser_class=CommandParser,
             seed_everything_default=0,
             trainer_defaults={
@@ -112,6 +113,7 @@ class FitCLI(LightningCLI):
         self.config = parser.parse_args(rename_callbacks(args))
         if not 0 <= self.config.seed_everything < 2**32:
             raise ValueError(f"--seed_everything must be in 0..2**32-1, got {self.config.seed_everything}")
+        own_classes.refuse_unused(self.config, args)
         # Recorded as what they are.
         if self.config.wandb.mode != "disabled":
             for key, value in from_environment(self.config.wandb).items():
@@ -128,7 +130,6 @@ class FitCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Keys beside ``trainer``, ``model`` and ``data``, and the values that must agree."""
         parser.add_class_arguments(_Place)
-        parser.add_class_arguments(UNet, "network")
         parser.add_class_arguments(WandbSettings, "wandb")
         # As `add_lightning_class_args`, without what is for modules of one's own in Python.
         parser.callback_keys.append("probing")
@@ -138,13 +139,8 @@ class FitCLI(LightningCLI):
         for name, probe in available_probes().items():
             parser.add_lightning_class_args(probe, name)
         parser.link_arguments("seed_everything", "model.seed")
-        for source, target in (("image_size", "image_size"), ("channels", "in_channels")):
-            parser.link_arguments(f"data.{source}", f"network.{target}", apply_on="instantiate")
-        # Noise and variance: the network of both losses, so that a checkpoint fits either.
-        parser.link_arguments(
-            "data.channels", "network.out_channels", compute_fn=lambda channels: 2 * channels, apply_on="instantiate"
-        )
-        parser.link_arguments("network", "model.network", apply_on="instantiate")
+        own_classes.add_network(parser, self._has_own_network)
+        own_classes.add_optimizer(parser)
 
     def before_instantiate_classes(self) -> None:
         """Settle the run folder, and compare what is there, before anything expensive starts."""
@@ -160,6 +156,14 @@ class FitCLI(LightningCLI):
         if getattr(rank_zero_only, "rank", 0) == 0:
             self._owning.enter_context(claim(self.run_dir, "--run_dir", WAIT_SEC))
             self.start.check(self.parser.get_defaults().as_dict())
+
+    def instantiate_classes(self) -> None:
+        """Make data, network, module and trainer; the module keeps, for its checkpoints, what its network is."""
+        if not self._has_own_network:
+            return super().instantiate_classes()
+        with own_classes.explain_network_errors():
+            super().instantiate_classes()
+        self.model.hparams["network"] = yaml.safe_load(self._config_text())["network"]
 
     @property
     def is_trial_run(self) -> bool:
@@ -219,20 +223,10 @@ class FitCLI(LightningCLI):
         # Where it lies and how it was started is no part of what a run is: a copy of it would go on in its place.
         config = self.config.clone()
         config.run_dir = config.resume = None
+        for key in ("optimizer", "lr_scheduler"):
+            if config[key] is None:  # as in earlier versions: groups of runs stay together
+                del config[key]
         return str(self.parser.dump(config, skip_unset=False))
-
-
-def quiet_libraries() -> None:
-    """Leave out the libraries' advice that does not apply here."""
-    for message in (
-        ".*does not have many workers.*",
-        ".*is smaller than the logging interval.*",
-        # The averaged copies of the network are meant to be in eval mode.
-        "Found .* module\\(s\\) in eval mode at the start of training.*",
-        ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
-    ):
-        warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
 
 
 def fit(arguments: list[str]) -> int:
@@ -292,9 +286,3 @@ def _errors_in(start: Start) -> Iterator[None]:
         if shown is error:
             raise
         raise shown from error
-
-
-@rank_zero_only
-def print_once(text: str) -> None:
-    """Print on the first process only."""
-    print(text, flush=True)

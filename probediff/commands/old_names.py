@@ -3,6 +3,7 @@
 import functools
 import re
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import yaml
@@ -40,7 +41,12 @@ def _announce(old: str, new: str) -> None:
     print(f"{old} is called {new} now: please change it in the configuration", file=sys.stderr)
 
 
-def accept_old_names(parser_mode: str) -> None:
-    """Let parsers of this mode read configurations of earlier versions."""
+def accept_old_names(parser_mode: str, change: Callable[[Any], Any] | None = None) -> None:
+    """Let parsers of this mode read configurations of earlier versions; ``change`` is made to what they read."""
     load = get_loader("yaml")
-    set_loader(parser_mode, lambda text: rename_callbacks(load(text)), (yaml.YAMLError,))
+
+    def read(text: str) -> Any:
+        config = rename_callbacks(load(text))
+        return config if change is None else change(config)
+
+    set_loader(parser_mode, read, (yaml.YAMLError,))

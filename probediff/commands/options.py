@@ -88,7 +88,8 @@ class CommandParser(LightningArgumentParser):
         description, examples = split_help(text)
         merged: dict[str, Any] = {
             "prog": f"probediff {name}",
-            "usage": f"probediff {name} {arguments} [--KEY VALUE ...]",
+            # The library makes parsers of this class for the help of another class, which has no name.
+            "usage": f"probediff {name} {arguments} [--KEY VALUE ...]" if name else None,
             "description": description,
             "epilog": examples,
             "formatter_class": _HelpFormatter,
@@ -136,8 +137,8 @@ class CommandParser(LightningArgumentParser):
         self.add_argument(
             "--trust",
             action="store_true",
-            help="import and run the class of a run's data where it is none of probediff; give it for runs of your own "
-            "or of people you trust",
+            help="import and run the classes of a run's network and data where they are none of probediff; give it for "
+            "runs of your own or of people you trust",
         )
         self.add_class_arguments(settings, "settings", skip=set(skip))
         self.add_argument("--device", type=str | None, help="cuda, cuda:1 or cpu; by default cuda where there is one")

@@ -16,10 +16,17 @@ _KINDS = {
     "dict": "a mapping",
     "NoneType": "null",
 }
+_EXAMPLES = {
+    "data": "such as Digits, CIFAR10 or ImageFolder",
+    "network": "a torch.nn.Module, such as diffusers.UNet2DModel, or net.TinyDiT of a file net.py",
+    "optimizer": "such as torch.optim.SGD",
+    "lr_scheduler": "such as torch.optim.lr_scheduler.CosineAnnealingLR",
+}
 _KEY = re.compile(r'Parser key "([\w.]+)"')
 _KEY_COLON = re.compile(r'Parser key "([\w.]+)":\s*')
 _EXPECTED = re.compile(r"Expected (?:a )?(<class '[\w.]+'>|typing\.Literal\[[^\]]*\]|dot import path string)")
 _NO_CLASS = "Import path does not correspond to a subclass"
+_FAILED = re.compile(r"Problem with given class_path '([\w.]+)':\s+(.+?)\s*\n\s*(?:- |Given )", re.DOTALL)
 _GOT = re.compile(r"(?:Got value|Given value): (.*?)(?:\n|$)")
 _NESTED = re.compile(r"NestedArg\(key=(.+), val=(.+)\)")
 
@@ -38,6 +45,8 @@ def explain(message: str, keys: Sequence[str]) -> str:
     # The parser of the arguments of a class has explained its error already.
     if inner := re.search(r"Problem with given class_path .*:\s+--([\w.]+ must .*)", message):
         return f"--{named[0]}.{inner[1]}"
+    if named and (words := _explain_class(message, named[0])):
+        return words
     kinds = list(dict.fromkeys(filter(None, map(_kind, _EXPECTED.findall(message)))))
     if not (named and got and kinds):
         words = re.sub(r"Not of type \w+: ", "", _KEY_COLON.sub(r"--\1: ", " ".join(message.split())))
@@ -49,8 +58,22 @@ def explain(message: str, keys: Sequence[str]) -> str:
             key = f"{key}.{_literal(nested[1])}"
     cure = f"; write '{_as_list(value)}'" if "a list" in kinds and _as_list(value) else ""
     if "a class" in kinds:
-        cure = "; such as Digits, CIFAR10 or ImageFolder" if key == "data" else f"; see --{key}.help"
+        cure = f"; see --{key}.help"
+        if key in _EXAMPLES:  # null is what they are where they are not given
+            kinds, cure = ["a class"], f"; {_EXAMPLES[key]}"
     return f"--{key} must be {' or '.join(kinds)}, got {value!r}{cure}"
+
+
+def _explain_class(message: str, key: str) -> str | None:
+    """Why a class beside null is refused, where the library's last word is that it is not null; else None."""
+    if "NoneType" in message and (failed := _FAILED.search(message)):
+        name, reason = failed[1], " ".join(failed[2].split())
+        if missing := re.fullmatch(r"the following arguments are required: (.*)", reason):
+            return f"--{key}.{missing[1]} must be given for {name}, got none; see --{key}.help {name}"
+        return f"--{key} must be a class that can be imported, got {name}: {reason}"
+    if several := re.search(r"Multiple subclasses with name (\w+)\. .*?: (.*?)\.?\n", message):
+        return f"--{key} must be the whole path of a class, got {several[1]}; such as {several[2]}"
+    return None
 
 
 def _kind(expected: str) -> str | None:

@@ -21,9 +21,9 @@ from typing import Any, Literal
 
 import torch
 
-from probediff.commands.fit import print_once, quiet_libraries
 from probediff.commands.options import CommandParser, WholeNumbers, available_probes, device_of, pick
 from probediff.commands.outside_probes import foreign_probes
+from probediff.commands.printing import print_once, quiet_libraries
 from probediff.commands.runner import STATUS_LOST, run_guarded
 from probediff.data import ImageDataModule
 from probediff.models import ProbeModel, fit_gaussian, load_run_data

@@ -2,15 +2,17 @@
 
 import warnings
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import yaml
 
 from probediff.data import ImageDataModule
 from probediff.data.base import check_same_images, fingerprint
+from probediff.denoisers import EpsModel
 from probediff.files import write_json
 from probediff.models.run import load_checkpoint_model, run_of
 from probediff.runs.aside import set_aside, set_aside_after
@@ -24,8 +26,10 @@ from probediff.training.checkpoints import load_checkpoint, newest_loadable
 #: What a checkpoint of another run must share with this one; everything else may be new in a run that branches off.
 _SHARED = (
     *("model.loss", "model.schedule", "model.num_train_timesteps", "model.rescale_timesteps", "model.ema_rates"),
-    "network.",
+    *("network.", "optimizer", "lr_scheduler"),
 )
+#: Keys that a configuration lacks where they are not given.
+_UNSET = {"optimizer": None, "lr_scheduler": None}
 
 
 @dataclass
@@ -113,16 +117,18 @@ class Start:
                 f"trainer.max_steps must be at least {self._step}, the step of {path}, got {trainer.max_steps}; "
                 f"raise it, or name an earlier checkpoint by --resume FILE and another --run_dir"
             )
-        self._check_weights(path)
+        self._check_weights(path, module)
         self.checkpoint = path
 
-    def _check_weights(self, path: Path) -> None:
+    def _check_weights(self, path: Path, module: L.LightningModule) -> None:
         """Whether a checkpoint holds the weights that the run has probed at its step; older records do not say it."""
         records = [r for r in self.folder.records() if r["step"] == self._step and r["probe"] == END_OF_EVENT]
         if not records or WEIGHTS not in records[0] or not self.folder.config_path.is_file():
             return
         conventions = records[0]["conventions"]
-        model = load_checkpoint_model(path, weights=conventions["weights"], ema_rate=conventions["ema_rate"])
+        network = deepcopy(cast(EpsModel, module.eps_model).unet)
+        weights, ema_rate = conventions["weights"], conventions["ema_rate"]
+        model = load_checkpoint_model(path, weights=weights, ema_rate=ema_rate, network=network)
         if model.digest != records[0][WEIGHTS]:
             raise ValueError(
                 f"{path} must be the checkpoint that the run has probed at step {self._step}, got other weights: it is "
@@ -149,7 +155,7 @@ class Start:
             run = run_of(path)
         except FileNotFoundError:
             return  # no configuration beside it: its tensors are compared anyway
-        _, refused = compare_configs(RunFolder(run).config(), yaml.safe_load(self.config_text), {})
+        _, refused = compare_configs(RunFolder(run).config(), yaml.safe_load(self.config_text), _UNSET)
         refuse(run, {key: change for key, change in refused.items() if key.startswith(_SHARED)})
 
     def begin(self, trainer: L.Trainer) -> None:

@@ -36,6 +36,9 @@ class UNet(nn.Module):
         new_attention_order: Order of the rows of the attention weights: (q k v, head) if true, else (head, q k v).
         use_scale_shift_norm: Let the timestep scale and shift the normalised activations instead of being added.
 
+    Attributes:
+        arguments: What it was made with, by name, for checkpoints.
+
     Raises:
         ValueError: On sizes that are not positive or do not divide, or attention at a resolution that never occurs.
     """
@@ -56,7 +59,9 @@ class UNet(nn.Module):
         new_attention_order: bool = False,
         use_scale_shift_norm: bool = True,
     ) -> None:
+        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
+        self.arguments = arguments
         _check_sizes(
             image_size=image_size,
             in_channels=in_channels,

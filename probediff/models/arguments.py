@@ -5,14 +5,19 @@ arguments have the types that their class asks for.
 """
 
 import importlib
+import importlib.util
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import ArgumentError, ArgumentParser
+from torch import nn
 
 from probediff import data
 from probediff.data import ImageDataModule
+from probediff.denoisers import UNet
 from probediff.runs.configuration import CONFIG
 
 
@@ -70,10 +75,68 @@ def build_data(run: Path, section: Any, trust: bool) -> ImageDataModule:
         raise ValueError(f"{place} must be a data module and its arguments, got: {error}") from error
 
 
+def build_network(section: Any, place: str, trust: bool) -> nn.Module:
+    """The network that a class and its arguments describe; the global random state stays as it is.
+
+    Args:
+        section: class_path and init_args, as the configuration of a run or one of its checkpoints has them.
+        place: where they come from, for the message.
+        trust: import and run a class that is not one of this package.
+
+    Raises:
+        ValueError: it names none, one that needs ``trust``, or arguments that it does not take.
+    """
+    section = typed_arguments(_NetworkSection, section, place)
+    name, values = section.get("class_path", ""), section.get("init_args") or {}
+    if name in (f"{UNet.__module__}.UNet", "probediff.denoisers.UNet"):
+        with torch.random.fork_rng():
+            return UNet(**typed_arguments(UNet, values, place))
+    if not trust:
+        raise ValueError(_needs_trust(place, "probediff's U-Net", name))
+    make_importable(name)
+    # By the means of ``probediff fit``, for an argument may be a class with arguments too.
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(nn.Module, "network", fail_untyped=False, required=True)
+    try:
+        with torch.random.fork_rng():
+            network = parser.instantiate(parser.parse_object({"network": section})).network
+    except Exception as error:  # the class may raise anything
+        words = " ".join(str(error).split())
+        raise ValueError(f"{place} must be a network and its arguments, got {name!r}: {words}") from error
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"{place} must be a torch.nn.Module, got {type(network).__name__} of {name!r}")
+    return network
+
+
+def make_importable(name: str) -> None:
+    """Let a class in a file or package of the current folder be imported; what is installed comes first."""
+    root, _, rest = name.partition(".")
+    if not rest or not root.isidentifier() or root in sys.modules or importlib.util.find_spec(root) is not None:
+        return
+    if Path(f"{root}.py").is_file() or Path(root).is_dir():
+        # Not at the front: no other file there may stand in for a library that is imported later.
+        sys.path.append(str(Path.cwd()))
+
+
 class _Section:
     """A class and its arguments in a configuration."""
 
     def __init__(self, class_path: str, init_args: dict[str, Any] | None = None) -> None: ...
+
+
+class _NetworkSection:
+    """Likewise, of a class that may take any names."""
+
+    def __init__(
+        self, class_path: str, init_args: dict[str, Any] | None = None, dict_kwargs: dict[str, Any] | None = None
+    ) -> None: ...
+
+
+def _needs_trust(place: str, ours: str, name: str) -> str:
+    return (
+        f"{place} must be {ours}, got the class {name!r}, which would be imported and run; "
+        "give --trust (in Python trust=True) if you trust whoever wrote it"
+    )
 
 
 def _own_classes() -> dict[str, type[ImageDataModule]]:
@@ -91,10 +154,8 @@ def _own_classes() -> dict[str, type[ImageDataModule]]:
 
 def _trusted_class(name: str, place: str, trust: bool) -> type[ImageDataModule]:
     if not trust:
-        raise ValueError(
-            f"{place} must be a data module of probediff, got the class {name!r}, which would be imported and run; "
-            "give --trust (in Python trust=True) if you trust whoever wrote it"
-        )
+        raise ValueError(_needs_trust(place, "a data module of probediff", name))
+    make_importable(name)
     module, _, attribute = name.rpartition(".")
     if not module:
         raise ImportError(f"{name!r} names no module")

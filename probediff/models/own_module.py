@@ -55,7 +55,7 @@ def describe_module(
     cls = type(module)
     if not is_importable(cls):
         return {UNKNOWN: f"{cls.__qualname__} is defined where nothing can be imported from"}
-    saved = {key: value for key, value in module.hparams_initial.items() if not key.startswith("_")}
+    saved = {key: value for key, value in module.hparams.items() if not key.startswith("_")}
     needed = list(signature(cls.__init__).parameters.values())[1:]
     if arguments is None and needed and not saved:
         return locate(cls) | {UNKNOWN: f"the arguments of {cls.__qualname__}: call save_hyperparameters() in __init__"}

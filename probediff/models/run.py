@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from probediff.data import ImageDataModule
 from probediff.data.base import check_same_images
 from probediff.denoisers import EpsModel, UNet
 from probediff.denoisers.architecture import describe_misfit
 from probediff.files import check_dense, load_strictly, read_checkpoint
-from probediff.models.arguments import build_data, typed_arguments
+from probediff.models.arguments import build_data, build_network, typed_arguments
 from probediff.models.base import ProbeModel, Weights, conventions_of
 from probediff.models.own_module import OwnRecipe
 from probediff.runs.by_step import step_of
@@ -30,6 +31,7 @@ def load_checkpoint_model(
     weights: Weights = "ema",
     ema_rate: float | None = None,
     trust: bool = False,
+    network: nn.Module | None = None,
 ) -> ProbeModel:
     """The model of a checkpoint of ``probediff fit``, as the run's own probes saw it.
 
@@ -38,8 +40,9 @@ def load_checkpoint_model(
         step: which checkpoint of the run; by default the newest one that loads.
         weights: averaged (``ema``) or ``raw`` weights.
         ema_rate: which average; the first of ``model.ema_rates`` by default.
-        trust: import and run a class that is none of this package: that of a LightningModule of one's own, or of its
-            data, where neither records nor ``data.json`` say the shape of the images.
+        trust: import and run a class that is none of this package: that of a LightningModule of one's own, of the run's
+            network, or of its data, where neither records nor ``data.json`` say the shape of the images.
+        network: an untrained network of the run's class, which is filled and used; nothing is imported then.
 
     Returns:
         The model in the precision of the checkpoint. From a checkpoint that was thinned out to float16 the weights are
@@ -51,8 +54,13 @@ def load_checkpoint_model(
     """
     path = Path(path_or_run).expanduser()
     run = run_of(path)
-    is_own = isinstance(RunFolder(run).config().get(MODULE), dict)
-    recipe = (OwnRecipe if is_own else _Recipe).of(run, weights, ema_rate, trust)
+    recipe: _Recipe | OwnRecipe
+    if isinstance(RunFolder(run).config().get(MODULE), dict):
+        if network is not None:
+            raise ValueError(f"network must be left out for {run}, whose module builds its own, got one")
+        recipe = OwnRecipe.of(run, weights, ema_rate, trust)
+    else:
+        recipe = _Recipe.of(run, weights, ema_rate, trust, network)
     if not path.is_dir():
         if step is not None:
             raise ValueError(f"step must be left out for a checkpoint file, got {step} for {path}; or name the run")
@@ -167,19 +175,22 @@ class _Recipe:
     image_shape: tuple[int, int, int]
 
     @classmethod
-    def of(cls, run: Path, weights: Weights, ema_rate: float | None, trust: bool) -> _Recipe:
+    def of(cls, run: Path, weights: Weights, ema_rate: float | None, trust: bool, network: nn.Module | None) -> _Recipe:
         config = read_run_config(run)
         diffusion = Diffusion.of(run, config)
         shape = _image_shape(run, config, trust)
         prefix, rate = _select(run, diffusion.ema_rates, weights, ema_rate)
         place = f"network of {run / CONFIG}"
-        sizes = {"image_size": shape[1], "in_channels": shape[0], "out_channels": 2 * shape[0]}
-        arguments = typed_arguments(UNet, config["network"] | sizes, place)
-        # On the meta device nothing is initialised, so the global random state stays as it is.
-        with torch.device("meta"):
-            network = UNet(**arguments)
+        if network is None and "class_path" in config["network"]:
+            network = build_network(config["network"], place, trust)
+        elif network is None:
+            sizes = {"image_size": shape[1], "in_channels": shape[0], "out_channels": 2 * shape[0]}
+            arguments = typed_arguments(UNet, config["network"] | sizes, place)
+            # On the meta device nothing is initialised, so the global random state stays as it is.
+            with torch.device("meta"):
+                network = UNet(**arguments)
         schedule = diffusion.noise_schedule()
-        skeleton = EpsModel(network, len(schedule), diffusion.rescale_timesteps)
+        skeleton = EpsModel(network, len(schedule), diffusion.rescale_timesteps, in_channels=shape[0])
         skeleton.requires_grad_(False).eval()
         return cls(prefix, rate, diffusion.schedule, schedule, skeleton, shape)
 
@@ -200,11 +211,19 @@ class _Recipe:
             for name, tensor in checkpoint["state_dict"].items()
             if name.startswith(self.prefix)
         }
-        if len(kinds := {tensor.dtype for tensor in stored.values()}) > 1 or not kinds <= _DTYPES:
-            raise ValueError(f"{path} must hold weights of one floating-point type, got {', '.join(map(str, kinds))}")
-        is_thinned = any(tensor.dtype == torch.float16 for tensor in stored.values())
+        wanted = {name: tensor.dtype for name, tensor in self.skeleton.state_dict().items()}
+        # The network's type and the one in the file; a network of one's own may count in whole numbers beside.
+        kinds = {(wanted.get(name, torch.float32), tensor.dtype) for name, tensor in stored.items()}
+        are_strange = any(ours != theirs and not {ours, theirs} <= _DTYPES for ours, theirs in kinds)
+        if are_strange or len(dict(kinds)) < len(kinds):
+            types = ", ".join(sorted(str(theirs) for _, theirs in kinds))
+            raise ValueError(f"{path} must hold weights of one floating-point type, got {types}")
+        is_thinned = any(theirs == torch.float16 != ours for ours, theirs in kinds)
         # Copies, because the file may be thinned out while the model is in use.
-        weights = {name: t.float() if t.dtype == torch.float16 else t.clone() for name, t in stored.items()}
+        weights = {
+            name: tensor.to(wanted.get(name, torch.float32)) if tensor.dtype == torch.float16 else tensor.clone()
+            for name, tensor in stored.items()
+        }
         requirement = f"{path} must hold in {self.prefix}* the weights of the network in the config.yaml of its run"
         networks = ({k.removeprefix("unet."): v for k, v in s.items()} for s in (stored, self.skeleton.state_dict()))
         load_strictly(self.skeleton, weights, requirement, describe_misfit(*networks), assign=True)

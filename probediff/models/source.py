@@ -29,7 +29,7 @@ class ModelChoice:
         num_heads: of a state dict: attention heads; likewise.
         image_size: of a state dict: pixels; likewise.
         num_head_channels: of a state dict: channels a head, instead of num_heads.
-        trust: whether a class of the run's data that is none of this package may be imported and run.
+        trust: whether classes of the run's network and data that are none of this package may be imported and run.
         among_others: whether the options are for other models too, so that each takes what it has a use for.
     """
 

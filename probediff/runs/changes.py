@@ -15,6 +15,8 @@ _MAY_CHANGE = (
     # What the arguments of somebody else's module do is not known; its weights have to fit, and changes are noted.
     *("module.init_args.*", "module.file", "module.file_sha256", "loop.*"),
 )
+#: Keys of the default optimiser.
+_OF_ADAMW = ("model.learning_rate", "model.weight_decay")
 
 Changes = dict[str, tuple[Any, Any]]
 
@@ -76,6 +78,8 @@ def _may_change(key: str, before: Mapping[str, Any], measured: Collection[str]) 
     """Whether a run can go on with another value; of a probe: on and off, and anything before it has measured."""
     section, _, option = key.rpartition(".")
     is_off = not before.get(f"{section}.enabled", True)
+    if key in _OF_ADAMW and any(_has(before, f"{name}.") for name in ("optimizer", "lr_scheduler")):
+        return False  # the state of what was given has them
     if f"{section}.enabled" in before and (option == "enabled" or (is_off and section not in measured)):
         return True
     return any(fnmatchcase(key, pattern) for pattern in _MAY_CHANGE)

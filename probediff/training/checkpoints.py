@@ -2,19 +2,23 @@
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from packaging.version import Version
+from torch import nn
 
+from probediff.denoisers import UNet
 from probediff.denoisers.architecture import describe_misfit
 from probediff.files import read_checkpoint, remove_partials, whole_file
 from probediff.runs.by_step import step_of
 from probediff.runs.folder import checkpoints_in
+from probediff.training.module import DiffusionModule
 
 #: What Lightning reads of a checkpoint, and the types.
 _NEEDED = {
@@ -83,7 +87,7 @@ def load_checkpoint(path: Path, trainer: L.Trainer, module: L.LightningModule) -
     try:
         Version(checkpoint["pytorch-lightning_version"])
         _check_weights(checkpoint["state_dict"], module.state_dict())
-        _check_optimizer(checkpoint, [p.shape for p in module.parameters() if p.requires_grad])
+        _check_optimizer(checkpoint, cast(DiffusionModule, module))
         _check_structure(checkpoint["loops"]["fit_loop"], trainer.fit_loop.state_dict(), "loops.fit_loop")
         for callback in getattr(trainer, "callbacks", []):
             if state := checkpoint["callbacks"].get(callback.state_key):
@@ -105,18 +109,49 @@ def _check_weights(there: Mapping[str, Any], wanted: Mapping[str, torch.Tensor])
             raise ValueError(f"it is of another model: {shapes}{cure}")
 
 
-def _check_optimizer(checkpoint: Mapping[str, Any], shapes: list[torch.Size]) -> None:
-    """Whether there is one optimiser that knows every parameter, from the first step on with its moments."""
+def _check_optimizer(checkpoint: Mapping[str, Any], module: DiffusionModule) -> None:
+    """Whether there is one optimiser that knows every parameter, from the first step on with its state."""
     (optimizer,) = checkpoint["optimizer_states"]
+    shapes = [p.shape for p in module.parameters() if p.requires_grad]
     known = [index for group in optimizer["param_groups"] for index in group["params"]]
     if known != list(range(len(shapes))):
         raise ValueError(f"its optimiser must know {len(shapes)} parameters, got {len(known)}")
-    stepped = range(len(shapes)) if checkpoint["global_step"] else ()
-    for index in stepped:
-        state = optimizer["state"][index]
-        for name in ("exp_avg", "exp_avg_sq"):
-            if state[name].shape != shapes[index]:
-                raise ValueError(f"{name} of parameter {index} is {tuple(state[name].shape)}, not {shapes[index]}")
+    wanted, schedules = _states_after_a_step(module, shapes)
+    _check_groups("schedule of the learning rate", checkpoint["lr_schedulers"], schedules)
+    _check_groups("optimiser", optimizer["param_groups"], wanted["param_groups"])
+    stepped = wanted["state"].items() if checkpoint["global_step"] else ()
+    if not isinstance(module.eps_model.unet, UNet):  # parts of another network may be unused, and have no state
+        stepped = [(index, state) for index, state in stepped if index in optimizer["state"]]
+    for index, state in stepped:
+        for name, value in state.items():
+            value_there = optimizer["state"][index][name]
+            if isinstance(value, torch.Tensor) and value_there.shape != value.shape:
+                raise ValueError(f"{name} of parameter {index} is {tuple(value_there.shape)}, not {value.shape}")
+
+
+def _check_groups(kind: str, there: Sequence[Mapping[str, Any]], wanted: Sequence[Mapping[str, Any]]) -> None:
+    """Whether the settings of an optimiser, or those of schedules, are of the same kind."""
+    if len(there) != len(wanted):
+        raise ValueError(f"it must have {len(wanted)} of the kind {kind}, got {len(there)}")
+    for settings, ours in zip(there, wanted, strict=True):
+        # Versions of PyTorch add switches.
+        both = {**ours, **settings}
+        if differing := [k for k in sorted(ours.keys() ^ settings.keys()) if not isinstance(both[k], bool | None)]:
+            raise ValueError(f"it is of another {kind}: they differ in {', '.join(differing)}")
+
+
+def _states_after_a_step(
+    module: DiffusionModule, shapes: list[torch.Size]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What the module's optimiser and its schedule, if there is one, would save after a step; nothing is computed."""
+    parameters = [nn.Parameter(torch.empty(shape, device="meta")) for shape in shapes]
+    for parameter in parameters:
+        parameter.grad = torch.empty_like(parameter)
+    optimizer, schedule = module.make_optimizer(parameters)
+    # An optimiser of one's own may compute what the meta device cannot: its state is not compared then.
+    with suppress(Exception):
+        optimizer.step()
+    return optimizer.state_dict(), [] if schedule is None else [schedule.state_dict()]
 
 
 def _check_structure(there: Any, wanted: Any, place: str) -> None:
@@ -152,7 +187,8 @@ def keep_weights_only(path: Path) -> None:
     if "optimizer_states" not in checkpoint:
         return
     weights = {k: v.half() if v.is_floating_point() else v for k, v in checkpoint["state_dict"].items()}
-    kept = {"state_dict": weights} | {name: checkpoint[name] for name in ("global_step", "pytorch-lightning_version")}
+    others = ("global_step", "pytorch-lightning_version", "hyper_parameters")
+    kept = {"state_dict": weights} | {name: checkpoint[name] for name in others if name in checkpoint}
     with whole_file(path) as file:
         torch.save(kept, file)
 

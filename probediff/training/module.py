@@ -1,22 +1,35 @@
 """Training of a denoising diffusion model; knows no probe."""
 
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import lightning as L
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from torch import Tensor
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from probediff.denoisers import EpsModel, UNet
 from probediff.diffusion import hybrid_loss, simple_loss
 from probediff.exceptions import NonFiniteLossError
+from probediff.files import read_checkpoint
 from probediff.files.capacity import check_memory
+from probediff.models.arguments import build_network
 from probediff.models.base import ProbeModel, Weights, conventions_of
 from probediff.noise import keyed_global_randomness, training_draws
 from probediff.schedule import NoiseSchedule, ScheduleName
+from probediff.training.checks import (
+    OptimizerFactory,
+    SchedulerFactory,
+    check_factories,
+    check_network,
+    shape_of_images,
+)
 from probediff.training.ema import AveragedWeights
 
 _LOSSES = {"hybrid": hybrid_loss, "simple": simple_loss}
@@ -27,7 +40,7 @@ class DiffusionModule(L.LightningModule):
     """A DDPM in training, by the recipe of Nichol & Dhariwal (2021), as in *There and Back Again*.
 
     Args:
-        network: the U-Net, with twice as many output as input channels (noise and variance).
+        network: ``(x, timestep) -> prediction`` of the noise; with twice as many channels, of the variance too.
         loss: ``hybrid`` (L_simple + 0.001 L_vlb, learned variance) or ``simple`` (L_simple).
         schedule: ``cosine`` or ``linear``.
         num_train_timesteps: T, the number of timesteps of the diffusion process.
@@ -39,11 +52,14 @@ class DiffusionModule(L.LightningModule):
         random_flip: flip each training image left to right with probability 1/2.
         compile: compile the network with torch.compile (checkpoint keys do not change).
         seed: key of all training randomness; follows ``seed_everything`` on the command line.
+        image_shape: (C, H, W) of the images; probediff's U-Net knows it.
+        optimizer: parameters -> optimiser, instead of AdamW, such as ``partial(torch.optim.SGD, lr=0.1)``.
+        lr_scheduler: optimiser -> schedule of its learning rate, which moves on at every step of the optimiser.
     """
 
     def __init__(
         self,
-        network: UNet,
+        network: nn.Module,
         loss: Literal["hybrid", "simple"] = "hybrid",
         schedule: ScheduleName = "cosine",
         num_train_timesteps: int = 4000,
@@ -55,15 +71,14 @@ class DiffusionModule(L.LightningModule):
         random_flip: bool = False,
         compile: bool = False,
         seed: int = 0,
+        image_shape: tuple[int, int, int] | None = None,
+        optimizer: OptimizerFactory | None = None,
+        lr_scheduler: SchedulerFactory | None = None,
     ) -> None:
         super().__init__()
+        self.save_hyperparameters(ignore=["network", "optimizer", "lr_scheduler"], logger=False)
         if loss not in _LOSSES:
             raise ValueError(f"loss must be one of {sorted(_LOSSES)}, got {loss!r}")
-        if loss == "hybrid" and network.out_channels != 2 * network.in_channels:
-            raise ValueError(
-                f"loss 'hybrid' needs a network with {2 * network.in_channels} output channels (noise and variance), "
-                f"got {network.out_channels}; use loss 'simple' for a network without variance channels"
-            )
         if not learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, got {learning_rate}; 1e-4 is usual")
         if math.isinf(learning_rate):
@@ -76,11 +91,24 @@ class DiffusionModule(L.LightningModule):
         self.schedule_name = schedule
         self.schedule = NoiseSchedule.from_name(schedule, num_train_timesteps)
         self.loss: Callable[..., Tensor] = _LOSSES[loss]
-        self.image_shape = (network.in_channels, network.image_size, network.image_size)
-        self.eps_model = EpsModel(network, num_train_timesteps, rescale_timesteps)
+        self.image_shape = shape_of_images(network, image_shape)
+        self.hparams["image_shape"] = self.image_shape
+        if isinstance(network, UNet):
+            self.hparams["network"] = {"class_path": "probediff.denoisers.UNet", "init_args": network.arguments}
+        self.eps_model = EpsModel(network, num_train_timesteps, rescale_timesteps, in_channels=self.image_shape[0])
+        check_network(self.eps_model, self.image_shape, loss)
         self.ema = AveragedWeights(self.eps_model, ema_rates, ema_warmup)
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
+        check_factories(optimizer, lr_scheduler)
+        if optimizer is not None and (learning_rate, weight_decay) != (1e-4, 0.0):
+            warnings.warn(
+                f"learning_rate {learning_rate:g} and weight_decay {weight_decay:g} of the model have no effect: the "
+                "optimizer that was given has its own",
+                stacklevel=2,
+            )
+        self._optimizer_factory = optimizer
+        self._scheduler_factory = lr_scheduler
         self.random_flip = random_flip
         self.compile_network = compile
         self.seed = seed
@@ -100,12 +128,75 @@ class DiffusionModule(L.LightningModule):
         conventions = conventions_of(eps_model, self.schedule_name, self.schedule, self.image_shape, ema_rate=rate)
         return ProbeModel(eps_model, self.schedule, self.image_shape, self.global_step, conventions)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW with a constant learning rate."""
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW with a constant learning rate, or what was given."""
         # Lightning cannot clip gradients for a fused optimiser under fp16 loss scaling.
         fused = self.trainer.precision != "16-mixed"
-        parameters = self.eps_model.parameters()
-        return torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=fused)
+        optimizer, scheduler = self.make_optimizer([p for p in self.eps_model.parameters() if p.requires_grad], fused)
+        if scheduler is None:
+            return optimizer
+        # Lightning moves those that follow a number on after checkpoints are saved, which would lack that step.
+        each_step: Any = {"scheduler": scheduler, "interval": "step", "reduce_on_plateau": False}
+        return {"optimizer": optimizer, "lr_scheduler": each_step}
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Move a schedule on, after a step of the optimiser and before a checkpoint of it."""
+        if isinstance(scheduler, ReduceLROnPlateau):
+            # The loss of one process; all must have one learning rate.
+            metric = self.trainer.strategy.reduce(self.trainer.callback_metrics["train/loss"], reduce_op="mean")
+        super().lr_scheduler_step(scheduler, metric)
+
+    def make_optimizer(
+        self, parameters: list[nn.Parameter], fused: bool = False
+    ) -> tuple[Optimizer, LRScheduler | None]:
+        """The optimiser of these parameters, and the schedule of its learning rate; ``fused`` is for AdamW."""
+        optimizer: Optimizer
+        if self._optimizer_factory is None:
+            rate, decay = self.learning_rate, self.weight_decay
+            optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=fused)
+        else:
+            optimizer = self._optimizer_factory(parameters)
+        return optimizer, None if self._scheduler_factory is None else self._scheduler_factory(optimizer)
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = None,
+        strict: bool | None = None,
+        network: nn.Module | None = None,
+        trust: bool = False,
+        **arguments: Any,
+    ) -> Self:
+        """The module of a checkpoint, whose code is never unpickled, by Lightning's own reader.
+
+        Args:
+            checkpoint_path: the file.
+            map_location: where to put the weights, as ``torch.load`` takes it.
+            strict: whether the weights must fit exactly; they must by default.
+            network: an untrained network to fill; needed where it was not made by ``probediff fit``, or is not
+                probediff's own and ``trust`` is not given.
+            trust: import and run the class of the network that the checkpoint names, also if it is none of probediff.
+            arguments: others of this class, instead of those in the checkpoint.
+
+        Raises:
+            ValueError: the file cannot be read, or names no network, or one that needs ``trust``.
+        """
+        settings = read_checkpoint(Path(checkpoint_path), mmap=True).get("hyper_parameters")
+        if not (isinstance(settings, dict) or arguments):
+            raise ValueError(
+                f"{checkpoint_path} must hold the arguments of the module, got none: it is of an earlier version; read "
+                "its model by probediff.models.load_checkpoint_model, or give network=... and the other arguments"
+            )
+        if network is None and not isinstance((settings or {}).get("network"), dict):
+            raise ValueError(
+                f"network must be given for {checkpoint_path}, which does not say how it was made, got none"
+            )
+        if network is None:
+            network = build_network(settings["network"], f"the network of {checkpoint_path}", trust)
+        # A stranger's checkpoint may name a function that makes the module, from classes that it names too.
+        others = arguments | {"network": network, "_instantiator": None}
+        return super().load_from_checkpoint(checkpoint_path, map_location, None, strict, weights_only=True, **others)
 
     def on_fit_start(self) -> None:
         """Check the precision; compile in place, which keeps the keys of the state dict."""
@@ -120,6 +211,8 @@ class DiffusionModule(L.LightningModule):
 
     def on_train_start(self) -> None:
         """Apply learning rate and weight decay: those of a checkpoint may be others."""
+        if self._optimizer_factory is not None or self._scheduler_factory is not None:
+            return
         optimizer = self.optimizers()
         for group in optimizer.param_groups:  # type: ignore[union-attr]
             group.update(lr=self.learning_rate, weight_decay=self.weight_decay)
@@ -151,11 +244,13 @@ class DiffusionModule(L.LightningModule):
         """
         step = int(self._first_bad_step)
         if step >= 0:
+            rate = f"--model.learning_rate (now {self.learning_rate:g})"
+            rate = rate if self._optimizer_factory is None else "--optimizer.lr"
             raise NonFiniteLossError(
                 f"the training loss is not finite at step {step} (precision {self.trainer.precision}). "
-                f"Last good checkpoint: {self.last_checkpoint or 'none yet'}. Try a smaller --model.learning_rate "
-                f"(now {self.learning_rate:g}), --trainer.gradient_clip_val 1.0, --trainer.precision bf16-mixed or "
-                f"32-true, and look at the training images."
+                f"Last good checkpoint: {self.last_checkpoint or 'none yet'}. Try a smaller {rate}, "
+                f"--trainer.gradient_clip_val 1.0, --trainer.precision bf16-mixed or 32-true, and look at the training "
+                f"images."
             )
 
     def optimizer_step(

@@ -84,11 +84,11 @@ def test_fit_refuses_in_one_line_before_anything_is_written(
         (["--data.foo", "1"], "--data.foo must be an option of probediff.data.Digits, which has none of that name"),
         (
             ["--data", "Nothing"],
-            "--data must be a class or null, got 'Nothing'; such as Digits, CIFAR10 or ImageFolder",
+            "--data must be a class, got 'Nothing'; such as Digits, CIFAR10 or ImageFolder",
         ),
         (
             ["--data", "os.system"],
-            "--data must be a class or null, got 'os.system'; such as Digits, CIFAR10 or ImageFolder",
+            "--data must be a class, got 'os.system'; such as Digits, CIFAR10 or ImageFolder",
         ),
         (["--config", "configs/nope.yaml"], "/configs/nope.yaml'"),
         (["--model.loss", "l2"], "--model.loss must be one of hybrid, simple, got 'l2'"),
