@@ -16,6 +16,7 @@ import torch
 from probediff.callbacks.base import Probe
 from probediff.callbacks.due_steps import ProbeSchedule
 from probediff.callbacks.interval import TrainingInterval
+from probediff.callbacks.metrics import check_monitors, share_metrics
 from probediff.callbacks.stopping import StopRequest
 from probediff.callbacks.waiting import on_first_process
 from probediff.data import ImageDataModule
@@ -93,6 +94,7 @@ class Probing(L.Callback):
             self.settings = self.context.settings
         for probe in self.probes:
             probe.check(self.context)
+        check_monitors(trainer, self.probes, self.context.folder)
 
     def state_dict(self) -> dict[str, Any]:
         """The running loss since the last event and its seconds, so that a resumed run records the same mean."""
@@ -143,6 +145,7 @@ class Probing(L.Callback):
         complete = trainer.is_global_zero and folder.rewind(step)
         if trainer.is_global_zero:
             tracker.send_again()
+        share_metrics(trainer, tracker)
         if trainer.strategy.reduce_boolean_decision(complete, all=False):
             self._finish_event(step)
         elif step in self._due:
@@ -236,6 +239,7 @@ class Probing(L.Callback):
                         raise
                     failure = describe_failure(error)
             on_first_process(trainer, partial(self.recorder.record, step, event, start, advance, entries, failure))
+        share_metrics(trainer, self.recorder.tracker)
         self._finish_event(step)
 
     def _outlasts(self, trainer: L.Trainer, error: Exception) -> bool:

@@ -31,6 +31,7 @@ from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcess
 from lightning.pytorch.utilities import rank_zero_only
 
 from probediff.callbacks import Probing
+from probediff.callbacks.metrics import KeepStopped, place_checkpoints
 from probediff.callbacks.progress_lines import ProgressLines
 from probediff.commands.deaths import explain_death
 from probediff.commands.old_names import accept_old_names, rename_callbacks
@@ -194,7 +195,7 @@ class FitCLI(LightningCLI):
                 settings = replace(settings, group=group_of(yaml.safe_load(self._config_text()), self.config_name))
             kwargs["logger"] = False if settings.mode == "disabled" else FailsafeWandbLogger(settings, self.run_dir)
         # Of a trial run nothing is kept.
-        added: list[L.Callback] = [] if self.is_trial_run else [BeginRun(self.start)]
+        added: list[L.Callback] = [] if self.is_trial_run else [BeginRun(self.start), KeepStopped()]
         if chosen.enable_progress_bar is not False:
             # In a log file a bar would be a line at every refresh.
             added.append(TQDMProgressBar(refresh_rate=10) if sys.stdout.isatty() else ProgressLines())
@@ -202,6 +203,7 @@ class FitCLI(LightningCLI):
             added.append(ModelSummary(max_depth=1))
         listed = chosen.callbacks or []
         kwargs["callbacks"] = [*(listed if isinstance(listed, list) else [listed]), *added]
+        kwargs |= place_checkpoints(kwargs["callbacks"], self.run_dir)
         with explain_trainer_errors(chosen):
             trainer = super().instantiate_trainer(default_root_dir=str(self.run_dir), **kwargs)
         if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
