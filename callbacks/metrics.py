@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -33,7 +34,7 @@ def share_metrics(trainer: L.Trainer, tracker: Tracker) -> None:
         tracker: knows the numbers, on the first process.
     """
     scalars = trainer.strategy.broadcast(tracker.last_scalars if trainer.is_global_zero else None)
-    trainer.callback_metrics.update({key: torch.tensor(value).double() for key, value in scalars.items()})
+    trainer.callback_metrics.update({key: torch.tensor(value, dtype=torch.float64) for key, value in scalars.items()})
 
 
 def check_monitors(trainer: L.Trainer, probes: Iterable[Probe], folder: RunFolder) -> None:
@@ -68,9 +69,7 @@ def _check_monitor(argument: str, key: str, probes: list[Probe]) -> None:
     # A probe that is not of this package says what it records when it has done so.
     columns = [column.key for column in PROBES[name].columns if column.kind == "number"] if name in PROBES else ["*"]
     if not any(fnmatchcase(quantity, column) for column in columns):
-        raise ValueError(
-            f"{argument} must be a quantity of {name}, got {key!r}; there are {', '.join(columns)}"
-        )
+        raise ValueError(f"{argument} must be a quantity of {name}, got {key!r}; there are {', '.join(columns)}")
 
 
 def _check_files(callback: ModelCheckpoint, trainer: L.Trainer, folder: RunFolder) -> None:
@@ -89,6 +88,8 @@ def _check_files(callback: ModelCheckpoint, trainer: L.Trainer, folder: RunFolde
 def place_checkpoints(callbacks: Iterable[L.Callback], run_dir: Path) -> dict[str, Any]:
     """Give every ModelCheckpoint without a folder one in the run's own; what a trainer needs to take them."""
     checkpoints = [callback for callback in callbacks if isinstance(callback, Checkpoint)]
+    # What is there is of this run, which goes on.
+    warnings.filterwarnings("ignore", message=f"Checkpoint directory .*{MODEL_CHECKPOINTS} exists and is not empty")
     for callback in checkpoints:
         if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
             callback.dirpath = os.path.realpath(run_dir / MODEL_CHECKPOINTS)
@@ -96,30 +97,49 @@ def place_checkpoints(callbacks: Iterable[L.Callback], run_dir: Path) -> dict[st
 
 
 class KeepStopped(L.Callback):
-    """Lets a run that EarlyStopping has ended stay ended when it is started again, as a run at its last step does.
+    """Lets EarlyStopping decide in a run that goes on as in one that was never interrupted; comes after the probes.
 
-    Lightning goes on for another epoch, every time, and with the patience of the checkpoint whatever is configured.
+    By itself Lightning trains another epoch whenever a run is started again that EarlyStopping has ended, takes the
+    patience of the checkpoint whatever is configured, and leaves out the check of an epoch whose last step was saved.
     """
 
     def __init__(self) -> None:
         self._patience: dict[EarlyStopping, int] = {}
+        self._lacks_check = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Remember what is configured, which a checkpoint is about to overwrite."""
         self._patience = {stopping: stopping.patience for stopping in _early_stoppings(trainer)}
 
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Notice a checkpoint of the last batch of an epoch, before the end of the epoch was told to callbacks."""
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        is_counted = progress["current"]["completed"] == progress["current"]["processed"]
+        self._lacks_check = progress["is_last_batch"] and not is_counted
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The metrics of the last event are there: the check that is lacking can be made."""
+        if self._lacks_check:
+            for stopping in self._patience:
+                stopping.on_train_epoch_end(trainer, pl_module)
+                self._stay_stopped(trainer, stopping)
+
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The checkpoint is loaded, and nothing is trained yet."""
         for stopping, patience in self._patience.items():
             stopping.patience = patience
-            if _has_stopped(stopping):
-                trainer.should_stop = True
-                if trainer.is_global_zero:
-                    print(
-                        f"EarlyStopping on {stopping.monitor} has ended this run: nothing is left to train; to go on, "
-                        "raise its patience, or remove it from trainer.callbacks",
-                        flush=True,
-                    )
+            self._stay_stopped(trainer, stopping)
+
+    def _stay_stopped(self, trainer: L.Trainer, stopping: EarlyStopping) -> None:
+        if not _has_stopped(stopping):
+            return
+        trainer.should_stop = True
+        if trainer.is_global_zero:
+            print(
+                f"EarlyStopping on {stopping.monitor} has ended this run: nothing is left to train; to go on, raise "
+                "its patience, or remove it from trainer.callbacks",
+                flush=True,
+            )
 
 
 def _early_stoppings(trainer: L.Trainer) -> Iterator[EarlyStopping]:

@@ -195,7 +195,7 @@ class FitCLI(LightningCLI):
                 settings = replace(settings, group=group_of(yaml.safe_load(self._config_text()), self.config_name))
             kwargs["logger"] = False if settings.mode == "disabled" else FailsafeWandbLogger(settings, self.run_dir)
         # Of a trial run nothing is kept.
-        added: list[L.Callback] = [] if self.is_trial_run else [BeginRun(self.start), KeepStopped()]
+        added: list[L.Callback] = [] if self.is_trial_run else [BeginRun(self.start)]
         if chosen.enable_progress_bar is not False:
             # In a log file a bar would be a line at every refresh.
             added.append(TQDMProgressBar(refresh_rate=10) if sys.stdout.isatty() else ProgressLines())
@@ -206,6 +206,7 @@ class FitCLI(LightningCLI):
         kwargs |= place_checkpoints(kwargs["callbacks"], self.run_dir)
         with explain_trainer_errors(chosen):
             trainer = super().instantiate_trainer(default_root_dir=str(self.run_dir), **kwargs)
+        trainer.callbacks.append(KeepStopped())  # type: ignore[attr-defined]
         if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
             raise ValueError(
                 f"trainer.strategy must be one whose processes each run this command, such as ddp, got "

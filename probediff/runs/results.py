@@ -88,9 +88,7 @@ class ProbeResult:
 
 def scalars_of(results: Mapping[str, ProbeResult]) -> dict[str, float]:
     """The numbers of several probes under the keys that loggers have for them: ``probe/<probe>/<quantity>``."""
-    return {
-        f"probe/{probe}/{key}": value for probe, result in results.items() for key, value in result.values.items()
-    }
+    return {f"probe/{probe}/{key}": value for probe, result in results.items() for key, value in result.values.items()}
 
 
 def _check_name(key: object) -> None:

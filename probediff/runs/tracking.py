@@ -90,7 +90,9 @@ class Tracker:
         for step in dict.fromkeys(entry.step for entry in entries):
             there = [entry for entry in entries if entry.step == step]
             results = {entry.probe: entry.result for entry in there if entry.result.is_shown}
-            digests = [entry.extra[WEIGHTS] for entry in there if entry.probe == END_OF_EVENT and WEIGHTS in entry.extra]
+            digests = [
+                entry.extra[WEIGHTS] for entry in there if entry.probe == END_OF_EVENT and WEIGHTS in entry.extra
+            ]
             for logger in self._loggers:
                 logger.log_event(step, results, self._checkpoint(step, *digests))
 

@@ -142,7 +142,11 @@ def test_a_service_without_artifacts_costs_artifacts_only(tmp_path: Path) -> Non
         assert run.asked.wait(60)
         logger.log_checkpoint(1, logs_file(tmp_path), "ab")
     (artifact,) = run.used
-    assert (artifact.type, artifact.name, list(artifact.manifest.entries)) == ("dataset", "Digits-0123abcd", ["data.json"])
+    assert (artifact.type, artifact.name, list(artifact.manifest.entries)) == (
+        "dataset",
+        "Digits-0123abcd",
+        ["data.json"],
+    )
     assert run.config["data_set"]["sha256"] == "0123abcd"
     assert not logger.failed
 
