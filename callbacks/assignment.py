@@ -34,7 +34,7 @@ class AssignmentAccuracy(Probe):
         self.num_hubs = num_hubs
 
     def measure(self, event: ProbePass) -> ProbeResult:
-        """Accuracies with the null 1/N; share, pixel variance and norm of the hubs; per-sample assignments; a table of the hubs."""
+        """Accuracies with the null 1/N; share, variance and norm of hubs, also in a table; per-sample assignments."""
         accuracy = assignment_accuracy(event.noise, event.x_0)
         captured = hub_counts(accuracy.nearest_image, len(event.x_0))
         of_samples = {

@@ -33,7 +33,7 @@ def share_metrics(trainer: L.Trainer, tracker: Tracker) -> None:
         trainer: whose metrics they become.
         tracker: knows the numbers, on the first process.
     """
-    scalars = trainer.strategy.broadcast(tracker.last_scalars if trainer.is_global_zero else None)
+    scalars = trainer.strategy.broadcast(tracker.last_scalars if trainer.is_global_zero else {})
     trainer.callback_metrics.update({key: torch.tensor(value, dtype=torch.float64) for key, value in scalars.items()})
 
 

@@ -1,4 +1,4 @@
-"""Results on their way to any logger of Lightning: numbers to all of them, the rest in the way of those that have one."""
+"""Results on their way to any logger of Lightning: numbers to all of them, the rest in the way of those that can."""
 
 from __future__ import annotations
 

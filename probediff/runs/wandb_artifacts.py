@@ -1,7 +1,7 @@
 """Reference artifacts: from which data a W&B run comes, and which checkpoints come from it. No weights are uploaded.
 
-W&B draws data -> run -> checkpoint from them. Offline it takes checkpoints, which ``wandb sync`` hands on, and no input:
-the data are named in the run's configuration and beside each checkpoint then.
+W&B draws data -> run -> checkpoint from them. Offline it takes checkpoints, which ``wandb sync`` hands on, and no
+input: the data are named in the run's configuration and beside each checkpoint then.
 """
 
 from __future__ import annotations

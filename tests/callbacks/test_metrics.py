@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from probediff.callbacks import InversionAngles, Probing, ProbeSchedule
+from probediff.callbacks import InversionAngles, ProbeSchedule, Probing
 from probediff.callbacks.metrics import KeepStopped, check_monitors, place_checkpoints
 from probediff.data import Digits
 from probediff.runs.folder import RunFolder
