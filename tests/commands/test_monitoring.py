@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from probediff.__main__ import main
+from probediff.commands.options import available_probes
 from probediff.runs.folder import RunFolder
 from tests.commands import forked
 from tests.conftest import ROOT, TINY_RUN
@@ -34,7 +35,7 @@ def write_config(path: Path, patience: int = 3, **trainer: Any) -> Path:
 def arguments(config: Path, run_dir: Path, *others: str) -> list[str]:
     base = ["fit", "--config", str(ROOT / "configs" / "digits.yaml"), "--config", str(config), *TINY_RUN]
     schedule = ["--probing.schedule.steps=[]", "--probing.schedule.every_n_steps=2", "--trainer.max_steps=10"]
-    off = [f"--{probe}.enabled=false" for probe in ("trajectory_heatmap", "noise_image_map", "latent_normality")]
+    off = [f"--{probe}.enabled=false" for probe in available_probes()]
     return [*base, *schedule, *off, "--run_dir", str(run_dir), *others]
 
 
