@@ -23,7 +23,7 @@ class AssignmentAccuracy(Probe):
 
     Args:
         enabled: whether the probe runs.
-        num_hubs: hubs in the picture, in the order of the noises that they capture.
+        num_hubs: hubs in the picture and the table, in the order of the noises that they capture.
     """
 
     needs_pairs: ClassVar[bool] = True
@@ -34,7 +34,7 @@ class AssignmentAccuracy(Probe):
         self.num_hubs = num_hubs
 
     def measure(self, event: ProbePass) -> ProbeResult:
-        """Accuracies with the null 1/N; share, pixel variance and norm of the hubs; per-sample assignments."""
+        """Accuracies with the null 1/N; share, variance and norm of hubs, also in a table; per-sample assignments."""
         accuracy = assignment_accuracy(event.noise, event.x_0)
         captured = hub_counts(accuracy.nearest_image, len(event.x_0))
         of_samples = {
@@ -58,5 +58,10 @@ class AssignmentAccuracy(Probe):
             "nearest_image": accuracy.nearest_image,
             "captured_noises": captured,
             **{name: quantity.float() for name, quantity in of_samples.items()},
+            "hubs_sample": top,
+            "hubs_captures": captured[top],
+            "hubs_share": captured[top] / len(event.x_0),
+            **{f"hubs_{name}": quantity[top].float() for name, quantity in of_samples.items()},
         }
-        return ProbeResult(values, arrays, {"hubs": grid(to_uint8(event.pixels(event.x_0[top])), len(top))})
+        pictures = {"hubs": grid(to_uint8(event.pixels(event.x_0[top])), len(top))}
+        return ProbeResult(values, arrays, pictures, tables=("hubs",))

@@ -3,8 +3,7 @@
 import shutil
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from tempfile import mkdtemp
@@ -15,6 +14,8 @@ import lightning as L
 from probediff.callbacks.base import Probe
 from probediff.callbacks.due_steps import ProbeSchedule
 from probediff.callbacks.interval import TrainingInterval
+from probediff.callbacks.metrics import check_monitors, share_metrics
+from probediff.callbacks.pass_bar import show_pass
 from probediff.callbacks.stopping import StopRequest
 from probediff.callbacks.trained_model import (
     bring_average_up_to_date,
@@ -25,7 +26,6 @@ from probediff.callbacks.trained_model import (
     model_now,
 )
 from probediff.data import ImageDataModule
-from probediff.display.progress import progress_bar
 from probediff.exceptions import describe_failure
 from probediff.models.base import ProbeModel, at_rest, undisturbed
 from probediff.models.own_module import Loader, ModelFunction
@@ -34,7 +34,7 @@ from probediff.probing.processes import on_first_process
 from probediff.probing.recorder import Recorder, conventions_for, pass_request
 from probediff.probing.run_config import begin_run
 from probediff.probing.settings import PassSettings
-from probediff.probing.shared_pass import PASS, Advance, is_survivable, run_pass
+from probediff.probing.shared_pass import is_survivable, run_pass
 from probediff.runs.folder import RunFolder
 from probediff.runs.gaps import tell_gaps, tell_redefined
 from probediff.runs.lock import claim
@@ -115,6 +115,7 @@ class Probing(L.Callback):
             self.settings = self.context.settings
         for probe in self.probes:
             probe.check(self.context)
+        check_monitors(trainer, self.probes, self.context.folder)
 
     def _model(self, trainer: L.Trainer, module: L.LightningModule) -> ProbeModel:
         return model_now(trainer, module, self.model, self.settings)
@@ -171,6 +172,7 @@ class Probing(L.Callback):
         complete = trainer.is_global_zero and folder.rewind(step)
         if trainer.is_global_zero:
             tracker.send_again()
+        share_metrics(trainer, tracker)
         if trainer.strategy.reduce_boolean_decision(complete, all=False):
             self._finish_event(step)
         elif step in self._due:
@@ -261,7 +263,7 @@ class Probing(L.Callback):
             self._save(trainer, module)
         entries = self._interval.entries(trainer)
         start = time.perf_counter()
-        with undisturbed(module), self._progress(trainer, step) as advance, ExitStack() as at_work:
+        with undisturbed(module), show_pass(trainer, self.stop, self.progress) as advance, ExitStack() as at_work:
             event, failure = None, None
             if self.probes:
                 model = at_work.enter_context(at_rest(self._model(trainer, module), device))
@@ -274,24 +276,9 @@ class Probing(L.Callback):
                     failure = describe_failure(error)
             record = partial(self.recorder.record, step, event, start, advance, entries, failure)
             on_first_process(record, device)
+        share_metrics(trainer, self.recorder.tracker)
         self._finish_event(step)
 
     def _finish_event(self, step: int) -> None:
         self._probed_at = step
         self._interval.begin(step)
-
-    @contextmanager
-    def _progress(self, trainer: L.Trainer, step: int) -> Iterator[Advance]:
-        hidden = not (self.progress and trainer.is_global_zero)
-        with progress_bar(desc=f"probing step {step}", disable=hidden, leave=False, position=1, mininterval=0.5) as bar:
-
-            def advance(part: str, done: int, total: int) -> None:
-                # While the first process measures alone, the others could not know that it stops.
-                if trainer.world_size == 1 or part == PASS:
-                    self.stop.raise_if_requested()
-                if bar.total != total or part not in bar.desc:
-                    bar.reset(total)
-                    bar.set_description(f"probing step {step}: {part}", refresh=False)
-                bar.update(done - bar.n)
-
-            yield advance

@@ -41,7 +41,13 @@ os.environ.setdefault("WANDB_SILENT", "true")
 LONGEST = (
     *("commands/test_resume.py", "commands/test_processes.py", "commands/test_endings.py", "runs/test_tracking.py"),
     *("commands/test_identity_of_results.py", "commands/test_identity_of_runs.py", "commands/test_signals.py"),
-    *("commands/test_going_on.py", "commands/test_probe.py", "report/test_page.py", "test_old_run.py"),
+    *(
+        "commands/test_going_on.py",
+        "commands/test_monitoring.py",
+        "commands/test_probe.py",
+        "report/test_page.py",
+        "test_old_run.py",
+    ),
 )
 
 #: What the ``fit`` of tests trains on: `make gpu-proof` sets it to the GPU for some of them.

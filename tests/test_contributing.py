@@ -24,6 +24,8 @@ RULES = re.findall(r"^- .*(?:\n  .*)*", (ROOT / "CONTRIBUTING.md").read_text(), 
 #: Functions of torch, and methods of tensors, that draw from the global state unless they get a generator.
 DRAWS = {"rand", "randn", "randint", "randperm", "rand_like", "randn_like", "normal", "bernoulli", "multinomial"}
 IN_PLACE = {"normal_", "uniform_", "random_", "exponential_", "bernoulli_"}
+#: What of W&B has a file of its own.
+W_AND_B = ("artifacts", "files", "media", "settings")
 SEEDS = {"torch.manual_seed", "torch.cuda.manual_seed", "random.seed", "np.random.seed"}
 
 
@@ -82,7 +84,7 @@ def test_wandb_is_imported_where_it_is_used() -> None:
     importing = {
         path for path, tree in TREES.items() if imported_modules(ast.walk(tree)) & {"wandb", "wandb_workspaces"}
     }
-    runs = {"probediff/runs/loggers.py", "probediff/runs/wandb_files.py", "probediff/runs/wandb_settings.py"}
+    runs = {"probediff/runs/loggers.py", *(f"probediff/runs/wandb_{name}.py" for name in W_AND_B)}
     assert runs < importing
     for path in importing:
         assert path in runs or path.startswith("probediff/dashboard/")

@@ -21,6 +21,8 @@ from probediff import __version__, data
 from probediff.__main__ import COMMANDS, main
 from probediff.commands.fit import available_probes
 from probediff.denoisers import UNet
+from probediff.runs.folder import RunFolder
+from tests.conftest import TINY_RUN
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -211,6 +213,23 @@ def test_the_lightning_script_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     exec(compile(code, "probes.md", "exec"), {})
     records = (tmp_path / "runs" / "mine" / "records.jsonl").read_text()
     assert records.count('"probe": "inversion_angles"') == 3
+
+
+def test_the_example_of_monitoring_stops_and_keeps_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (config,) = blocks(ROOT / "docs" / "watch_and_dashboards.md", "yaml")
+    (tmp_path / "monitoring.yaml").write_text(
+        config.replace("save_dir: csv", f"save_dir: {tmp_path}").replace("0.99", "0.95")
+    )
+    options = ["--config", str(ROOT / "configs" / "digits.yaml"), "--config", str(tmp_path / "monitoring.yaml")]
+    assert main(["fit", *options, *TINY_RUN, "--trainer.max_steps=60", "--run_dir", str(tmp_path / "run")]) == 0
+    folder = RunFolder(tmp_path / "run")
+    assert folder.is_finished() and folder.last_recorded_step() == 20, (
+        "the first check at which they have changed little"
+    )
+    (best,) = (tmp_path / "run" / "model_checkpoints").iterdir()
+    assert best.suffix == ".ckpt"
+    (metrics,) = tmp_path.rglob("metrics.csv")
+    assert "probe/checkpoint_similarity/ssim" in metrics.read_text().splitlines()[0]
 
 
 def test_a_model_of_ones_own_is_probed(capsys: pytest.CaptureFixture[str]) -> None:

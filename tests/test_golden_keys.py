@@ -43,6 +43,8 @@ NEW_FILES = {"catalogue.json", "data.json", "process.lock", "writing.lock", "f7_
 #: Keys of records and metadata that are new, in whatever part: everything else that a number depends on.
 RECORDED_NOW = {
     *_HUBS,
+    # Columns of the table of hubs.
+    *("hubs_sample", "hubs_captures", "hubs_share", "hubs_pixel_variance"),
     *("device", "cpu_capability", "num_threads", "num_processes", "tf32", "deterministic", "torch", "batch_size"),
     *("weights_sha256", "images_sha256", "features_sha256", "noises_sha256", "statistics_images_sha256", "sha256"),
     *("exif_orientation", "alpha", "resize", "version", "shape", "pixel_shape", "statistics_images"),
@@ -54,7 +56,10 @@ RECORDED_NOW = {
 }
 #: Names that are new on purpose, as ``section: part: name``.
 ADDED = {
-    *(f"wandb: probe/assignment_accuracy/{key}" for key in _HUBS),
+    *(f"wandb: probe/assignment_accuracy/{key}" for key in (*_HUBS, "hubs_table")),
+    # Also of W&B's.
+    *(f"options: {verb}: options: --wandb.{name}" for verb in ("fit", "probe") for name in ("job_type", "notes")),
+    *(f"{place}: wandb.{name}" for place in ("configuration", "fit: config.yaml") for name in ("job_type", "notes")),
     "options: dashboard: options: --dry_run",
     *(f"options: {command}: options: --centre" for command in ("edit", "search-noise")),
     "configuration: data.init_args.skip_unreadable",

@@ -62,7 +62,7 @@ def describe(sections: Sequence[Section]) -> str:
     for section in sections:
         lines += ["", section.title]
         for panel in section.panels:
-            what = {"number": "curve", "picture": "picture", "histogram": "histogram"}[panel.kind]
+            what = {"number": "curve", "picture": "picture", "histogram": "histogram", "table": "table"}[panel.kind]
             lines.append(f"  {panel.title} ({what}{', logarithmic steps' if panel.log_x else ''})")
             lines += [f"      {key}" for key in panel.keys]
     return "\n".join(lines)

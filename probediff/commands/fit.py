@@ -29,6 +29,7 @@ from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcess
 from lightning.pytorch.utilities import rank_zero_only
 
 from probediff.callbacks import Probing
+from probediff.callbacks.metrics import KeepStopped, place_checkpoints
 from probediff.callbacks.progress_lines import ProgressLines
 from probediff.commands import own_classes
 from probediff.commands.deaths import explain_death
@@ -210,8 +211,10 @@ class FitCLI(LightningCLI):
             added.append(ModelSummary(max_depth=1))
         listed = chosen.callbacks or []
         kwargs["callbacks"] = [*(listed if isinstance(listed, list) else [listed]), *added]
+        kwargs |= place_checkpoints(kwargs["callbacks"], self.run_dir)
         with explain_trainer_errors(chosen):
             trainer = super().instantiate_trainer(default_root_dir=str(self.run_dir), **kwargs)
+        trainer.callbacks.append(KeepStopped())  # type: ignore[attr-defined]
         if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
             raise ValueError(
                 f"trainer.strategy must be one whose processes each run this command, such as ddp, got "

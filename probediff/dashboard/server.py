@@ -23,7 +23,9 @@ _WRITE = """mutation UpsertView(
         description: "", type: "project-view", spec: $spec, createdUsing: WANDB_SDK}) { view { id name } }
 }"""
 
-_KINDS: dict[str, Kind] = {"image-file": "picture", "images/separated": "picture", "histogram": "histogram"}
+_KINDS: dict[str, Kind] = {
+    **{"image-file": "picture", "images/separated": "picture", "histogram": "histogram", "table-file": "table"},
+}
 
 
 @dataclass(frozen=True)

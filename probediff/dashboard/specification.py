@@ -19,7 +19,7 @@ _SUBJECTS = frozenset({"noise", "image", "latent", "sample", "hubs", "null"})
 _SPELLED = {"deg": "(deg)", "seconds": "(s)", "std": "standard deviation"} | {
     word: word.upper() for word in ("cka", "fid", "kid", "ks", "ssim", "svcca")
 }
-_ORDER: tuple[Kind, ...] = ("picture", "number", "histogram")
+_ORDER: tuple[Kind, ...] = ("picture", "number", "histogram", "table")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Panel:
 
     Attributes:
         title: its heading.
-        kind: ``number`` for curves over training steps, ``picture`` with a step slider, or ``histogram``.
+        kind: ``number`` for curves over training steps, ``picture`` with a step slider, ``histogram``, or ``table``.
         keys: what it shows; one key unless it shows curves.
         log_x: whether the training steps are on a logarithmic axis (which leaves out step 0).
         name: what identifies it when a dashboard is updated, whatever its keys are.
@@ -92,7 +92,7 @@ def _panel(section: str, kind: Kind, name: str, keys: list[str]) -> Panel:
     panel = probe.column(quantity).panel
     if len(keys) > 1:
         quantity = name.partition("/")[2] or probe.key
-    title = name if name == panel else _in_words(quantity.removesuffix("_histogram"))
+    title = name if name == panel else _in_words(quantity.removesuffix("_histogram").removesuffix("_table"))
     return Panel(title, kind, tuple(keys), kind == "number" and probe.log_steps, f"{section}/{kind}/{name}")
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from probediff.dashboard.specification import STEP_KEY, Panel, Section
 
 if TYPE_CHECKING:
-    from wandb_workspaces.reports.v2 import LinePlot, MediaBrowser
+    from wandb_workspaces.reports.v2 import LinePlot, MediaBrowser, WeavePanelSummaryTable
     from wandb_workspaces.workspaces import Workspace
 
 #: Name of the workspace in the app; the one that an update looks for.
@@ -111,12 +111,15 @@ def _workspace(entity: str, project: str, sections: Sequence[Section]) -> Worksp
     )
 
 
-def _panel(panel: Panel) -> LinePlot | MediaBrowser:
+def _panel(panel: Panel) -> LinePlot | MediaBrowser | WeavePanelSummaryTable:
     import wandb_workspaces.reports.v2 as wr
 
-    chart: LinePlot | MediaBrowser
+    chart: LinePlot | MediaBrowser | WeavePanelSummaryTable
     if panel.kind == "picture":
         chart = wr.MediaBrowser(title=panel.title, media_keys=list(panel.keys), num_columns=1)
+    elif panel.kind == "table":
+        (key,) = panel.keys
+        chart = wr.WeavePanelSummaryTable(table_name=key)
     else:
         chart = wr.LinePlot(
             title=panel.title,

@@ -16,7 +16,7 @@ from probediff.probing.shared_pass import PASS, Advance, PassRequest, ProbePass
 from probediff.runs.conditions import OPTIONS, PROBES, WEIGHTS
 from probediff.runs.definitions import DEFINITIONS, definitions_of
 from probediff.runs.folder import END_OF_EVENT, FINISHED
-from probediff.runs.results import ProbeResult
+from probediff.runs.results import ProbeResult, scalars_of
 from probediff.runs.tracking import Entry, Tracker
 
 
@@ -99,7 +99,7 @@ class Recorder:
         asked = identity | {PROBES: {probe.name(): probe.options() for probe in self.probes}}
         entries.append(Entry(step, END_OF_EVENT, ProbeResult(timing), self.conventions, asked))
         self.tracker.log(entries)
-        return {f"probe/{e.probe}/{key}": value for e in entries for key, value in e.result.values.items()}
+        return scalars_of({entry.probe: entry.result for entry in entries})
 
     def measure(self, probe: Probe, event: ProbePass) -> list[Entry]:
         """What one probe finds; none where it has nothing to say."""

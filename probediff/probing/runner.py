@@ -99,7 +99,7 @@ class ProbeRunner:
         is_first_event = self._recorder is None
         if self._recorder is None:
             self._recorder = self._begin(step, model)
-            known: dict[str, float] | None = share(self._known_scalars(model))
+            known: dict[str, float] | None = share(self._known_scalars(model, self._recorder.tracker))
             if known is not None:
                 self._last_step = step
                 return known
@@ -178,7 +178,7 @@ class ProbeRunner:
             warnings.warn(f"what was there of steps after {step} is in {later}", stacklevel=5)
         self.folder.rewind(step)
 
-    def _known_scalars(self, model: ProbeModel) -> dict[str, float] | None:
+    def _known_scalars(self, model: ProbeModel, tracker: Tracker) -> dict[str, float] | None:
         """What the run has recorded of the step already, where it was of the same weights; else that is taken back."""
         if not is_first_process():
             return None
@@ -192,8 +192,7 @@ class ProbeRunner:
             )
             self.folder.rewind(model.step - 1)
             return None
-        values = {f"probe/{r['probe']}/{key}": value for r in records for key, value in r["values"].items()}
-        return {key: float("nan") if value is None else value for key, value in values.items()}
+        return tracker.last_scalars
 
 
 def _first(images: Tensor, count: int) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar, get_args
 T = TypeVar("T")
 
 #: What is under a key.
-Kind = Literal["number", "picture", "histogram"]
+Kind = Literal["number", "picture", "histogram", "table"]
 _NULL = "_null"
 _UNITS = {"deg": "degrees", "seconds": "seconds", "share": "share"}
 
@@ -154,6 +154,7 @@ _ASSIGNMENT = (
     *_quantities("hubs_pixel_variance pixel_variance hubs_squared_norm_per_value squared_norm_per_value"),
     *_quantities("captures_pixel_variance_spearman captures_squared_norm_per_value_spearman"),
     Column("hubs", "picture"),
+    Column("hubs_table", "table"),
 )
 _LARGEST = "Mean of the largest correlations"
 _CORRELATION = (

@@ -27,13 +27,15 @@ if TYPE_CHECKING:
 RECORDS, CATALOGUE, DATA, SET_ASIDE = "records.jsonl", "catalogue.json", "data.json", "set_aside"
 INVERSION_METHODS, WHITENING, WHITENING_ARRAYS = "inversion_methods.json", "whitening.json", "whitening.safetensors"
 CHECKPOINTS, SAMPLES, PICTURES, PROBED = "checkpoints", "samples", "pictures", "probes"
+#: Where ModelCheckpoint writes, unless its own argument says otherwise.
+MODEL_CHECKPOINTS = "model_checkpoints"
 #: What locks, traceback, sweep and W&B leave in the folder.
 LOCK, WRITING, ERROR, LINEAGE = "process.lock", "writing.lock", "error.txt", "lineage.json"
 WANDB, WANDB_ID = "wandb", "wandb_id.txt"
 #: Probe names of the records that close an event and a run: what comes before them is whole.
 END_OF_EVENT, FINISHED = "timing", "run"
 #: Parts of runs and of reports, in which no run is looked for.
-PARTS = frozenset({PROBED, CHECKPOINTS, SAMPLES, PICTURES, WANDB, SET_ASIDE, "figures", "tables"})
+PARTS = frozenset({PROBED, CHECKPOINTS, MODEL_CHECKPOINTS, SAMPLES, PICTURES, WANDB, SET_ASIDE, "figures", "tables"})
 _TAIL_BYTES = 65536
 
 

@@ -3,9 +3,11 @@
 import os
 import re
 import secrets
+import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,12 @@ from lightning.pytorch.loggers.logger import DummyExperiment
 from lightning.pytorch.utilities import rank_zero_only
 
 from probediff.files import read_bytes, whole_file
-from probediff.runs.folder import WANDB, WANDB_ID
+from probediff.runs.folder import END_OF_EVENT, WANDB, WANDB_ID, RunFolder
 from probediff.runs.results import Event, ProbeResult
 from probediff.runs.stored_results import read_picture
+from probediff.runs.wandb_artifacts import DATA_SET, checkpoint_artifact, data_artifact, describe_data
 from probediff.runs.wandb_files import LoggedResult, read_logged_results
+from probediff.runs.wandb_media import payload_of
 from probediff.runs.wandb_settings import (
     INIT_TIMEOUT_SEC,
     PROJECT,
@@ -62,6 +66,8 @@ class FailsafeWandbLogger(WandbLogger):
             entity=settings.entity,
             group=settings.group,
             tags=settings.tags,
+            job_type=settings.job_type,
+            notes=settings.notes,
             mode=mode,
             # The run's own tables are printed instead of W&B's summary.
             settings=wandb.Settings(
@@ -76,6 +82,9 @@ class FailsafeWandbLogger(WandbLogger):
         #: What W&B's local logs of earlier starts have; None where they are not there to tell.
         self._earlier: dict[Event, LoggedResult] | None = {}
         self._sent: set[Event] = set()
+        self._changed_steps: set[int] = set()
+        self._data: dict[str, Any] = {}
+        self._artifact_failed = False
 
     @rank_zero_only
     def open(self) -> None:
@@ -100,6 +109,31 @@ class FailsafeWandbLogger(WandbLogger):
         self._id, self._earlier = run.id, earlier
         with whole_file(self._folder / WANDB_ID) as file:
             file.write("".join(f"{line}\n" for line in (run.id, *starts, Path(run.dir).parent.name)).encode())
+        self._attempt_artifact(lambda: self._declare_data(run, is_new=earlier == {}))
+
+    def _declare_data(self, run: Any, is_new: bool) -> None:
+        """Say which images the run trains on, once."""
+        self._data = describe_data(RunFolder(self._folder))
+        if not (self._data and is_new):
+            return
+        run.config.update({DATA_SET: self._data}, allow_val_change=True)
+        if self._wandb_init["mode"] == "online":
+            # It waits for the server, for which no training should.
+            use = partial(self._attempt_artifact, lambda: run.use_artifact(data_artifact(self._data)))
+            threading.Thread(target=use, daemon=True).start()
+
+    def _attempt_artifact(self, action: Callable[[], object]) -> None:
+        """Declare an artifact; W&B gets the numbers whether or not it takes that."""
+        try:
+            action()
+        except Exception as error:
+            if not self._artifact_failed:
+                warnings.warn(
+                    f"Weights & Biases was not told of data or checkpoints ({type(error).__name__}: {error}); training "
+                    "goes on, and so do its numbers",
+                    stacklevel=4,
+                )
+            self._artifact_failed = True
 
     def _attempt(self, action: Callable[[], Any]) -> None:
         if self.failed:
@@ -152,8 +186,23 @@ class FailsafeWandbLogger(WandbLogger):
     def _send(self, event: Event, result: ProbeResult) -> None:
         logged = (self._earlier or {}).get(event)
         if logged is None or not _is_repeated(result, logged):
-            self.experiment.log(_payload(*event, result))
+            self.experiment.log({"trainer/global_step": event[0]} | payload_of(*event, result))
+            self._changed_steps.add(event[0])
         self._sent.add(event)
+
+    @rank_zero_only
+    def log_checkpoint(self, step: int, path: Path, weights_sha256: str) -> None:
+        """Refer to a checkpoint as an output of the run; what W&B has of an event that is as before is not repeated."""
+        self.open()
+        is_known = (step, END_OF_EVENT) in (self._earlier or {})
+        if self.failed or not self._is_open or (is_known and step not in self._changed_steps):
+            return
+
+        def declare() -> None:
+            artifact = checkpoint_artifact(str(self._id), step, path, weights_sha256, self._data)
+            self.experiment.log_artifact(artifact, aliases=[f"step-{step}", "latest"])
+
+        self._attempt_artifact(declare)
 
     def missing_events(self, events: Sequence[Event]) -> list[Event]:
         """Those of ``events`` that W&B has not by its local logs, in their order, also told to the user."""
@@ -221,17 +270,3 @@ def _is_repeated(result: ProbeResult, logged: LoggedResult) -> bool:
 def _comparable(values: Mapping[str, float]) -> dict[str, str]:
     # As text: NaN is not equal to NaN.
     return {key: repr(float(value)) for key, value in values.items() if not key.endswith(_CLOCKS)}
-
-
-def _payload(step: int, probe: str, result: ProbeResult) -> dict[str, Any]:
-    import wandb
-
-    prefix = f"probe/{probe}"
-    payload: dict[str, Any] = {"trainer/global_step": step}
-    payload |= {f"{prefix}/{key}": value for key, value in result.values.items()}
-    for name, picture in result.pictures.items():
-        caption = f"{probe}: {name}, training step {step}"
-        payload[f"{prefix}/{name}"] = wandb.Image(picture.permute(1, 2, 0).numpy(), caption=caption)
-    for name in result.histograms:
-        payload[f"{prefix}/{name}_histogram"] = wandb.Histogram(result.arrays[name].tolist())
-    return payload

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -25,6 +26,7 @@ class ProbeResult:
         pictures: (3, H, W) uint8 pictures by name.
         histograms: names of ``arrays`` that dashboards show as histograms.
         error: why there is no result, or none of a part.
+        tables: names of small tables for W&B; the column ``c`` of a table ``t`` is the array ``t_c``.
     """
 
     values: dict[str, float] = field(default_factory=dict)
@@ -32,6 +34,7 @@ class ProbeResult:
     pictures: dict[str, Tensor] = field(default_factory=dict)
     histograms: tuple[str, ...] = ()
     error: str = ""
+    tables: tuple[str, ...] = ()
 
     def validate(self) -> ProbeResult:
         """The same with plain numbers, or an error that says what cannot be stored.
@@ -51,13 +54,41 @@ class ProbeResult:
                 raise TypeError(f"picture {key!r} must be a (3, H, W) tensor of uint8, got {_kind(picture)}")
         if missing := [key for key in self.histograms if key not in self.arrays]:
             raise ValueError(f"histograms must be names of arrays, got {missing[0]!r}; there are {list(self.arrays)}")
+        for name in self.tables:
+            shapes = {tuple(column.shape) for column in self.table(name).values()}
+            if len(shapes) != 1 or len(next(iter(shapes))) != 1:
+                raise ValueError(
+                    f"the columns of the table {name!r} must be arrays {name}_* of one length, got the shapes "
+                    f"{sorted(shapes)} among {list(self.arrays)}"
+                )
         return replace(self, values=values, error=str(self.error))
+
+    def table(self, name: str) -> dict[str, Tensor]:
+        """The columns of one of its ``tables``, in their order, each (rows,)."""
+        prefix = f"{name}_"
+        return {key.removeprefix(prefix): array for key, array in self.arrays.items() if key.startswith(prefix)}
+
+    def finite_values(self, name: str) -> Tensor:
+        """The values of one of its ``histograms`` that fall into a bin, flat float64: NaN and infinities do not."""
+        values = self.arrays[name].detach().double().flatten().cpu()
+        return values[values.isfinite()]
 
     def kinds(self) -> dict[str, Kind]:
         """What a dashboard shows under which key."""
         kinds: dict[str, Kind] = dict.fromkeys(self.values, "number")
         kinds |= dict.fromkeys(self.pictures, "picture")
-        return kinds | dict.fromkeys((f"{name}_histogram" for name in self.histograms), "histogram")
+        kinds |= dict.fromkeys((f"{name}_histogram" for name in self.histograms), "histogram")
+        return kinds | dict.fromkeys((f"{name}_table" for name in self.tables), "table")
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether a logger gets anything of it."""
+        return bool(self.values or self.pictures)
+
+
+def scalars_of(results: Mapping[str, ProbeResult]) -> dict[str, float]:
+    """The numbers of several probes under the keys that loggers have for them: ``probe/<probe>/<quantity>``."""
+    return {f"probe/{probe}/{key}": value for probe, result in results.items() for key, value in result.values.items()}
 
 
 def _check_name(key: object) -> None:
@@ -91,3 +122,11 @@ class RememberingLogger(ResultLogger, Protocol):
 
     def missing_events(self, events: Sequence[Event]) -> list[Event]:
         """Those of ``events`` that it has not, in their order; none where it cannot be known."""
+
+
+@runtime_checkable
+class CheckpointLogger(ResultLogger, Protocol):
+    """A logger that is told of checkpoints too."""
+
+    def log_checkpoint(self, step: int, path: Path, weights_sha256: str) -> None:
+        """Refer to the checkpoint of a probe event, before the last result of the event is logged."""

@@ -30,8 +30,10 @@ def read_result(folder: RunFolder, record: dict[str, Any]) -> ProbeResult:
     arrays = _read_arrays(folder.path / SAMPLES / f"{prefix}.safetensors")
     known = folder.catalogue().get(record["probe"])
     histograms = [name for name in arrays if known and known.column(f"{name}_histogram").kind == "histogram"]
+    tables = [column.key.removesuffix("_table") for column in known.columns if column.kind == "table"] if known else []
+    tables = [name for name in tables if any(key.startswith(f"{name}_") for key in arrays)]
     pictures = _read_pictures(folder.path / PICTURES, f"{prefix}.")
-    return ProbeResult(values, arrays, pictures, tuple(histograms))
+    return ProbeResult(values, arrays, pictures, tuple(histograms), tables=tuple(tables))
 
 
 def _read_arrays(path: Path) -> dict[str, Tensor]:

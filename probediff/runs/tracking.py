@@ -1,19 +1,22 @@
-"""Where numbers go: the run's own folder first, then the loggers that take results, such as W&B's."""
+"""Where numbers go: the run's own folder first, then the loggers of its trainer."""
 
-import itertools
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from safetensors import SafetensorError
 from torch import Tensor
 
 from probediff.runs.catalogue import Description
-from probediff.runs.folder import RunFolder
+from probediff.runs.conditions import WEIGHTS
+from probediff.runs.folder import END_OF_EVENT, RunFolder
 from probediff.runs.lock import lock_writes
-from probediff.runs.results import ProbeResult, RememberingLogger, ResultLogger
+from probediff.runs.logger_adapters import Checkpoint, LoggerAdapter, adapt
+from probediff.runs.results import Event, ProbeResult, RememberingLogger, scalars_of
 from probediff.runs.stored_results import read_result
 
 
@@ -47,16 +50,17 @@ class Entry:
 
 
 class Tracker:
-    """Stores what probes find: in the run folder, then in the loggers that take results.
+    """Stores what probes find: in the run folder, then in loggers.
 
     Args:
         folder: the run's folder.
-        loggers: the trainer's loggers; only ``ResultLogger`` get anything.
+        loggers: the trainer's loggers; see ``probediff.runs.logger_adapters``.
     """
 
     def __init__(self, folder: RunFolder, loggers: Iterable[object]) -> None:
         self.folder = folder
-        self._loggers = [logger for logger in loggers if isinstance(logger, ResultLogger)]
+        self._loggers = [adapt(logger) for logger in loggers]
+        self._last_scalars: dict[str, float] | None = None
         self._unwritten: list[Entry] = []
         self._lost: dict[str, list[int]] = {}
         self._catalogue = folder.catalogue()
@@ -77,9 +81,39 @@ class Tracker:
             self._unwritten.clear()
         with self._tolerate_full_disk("catalogue"):
             self._describe(entries)
-        for logger, entry in itertools.product(self._loggers, entries):
-            if entry.result.values or entry.result.pictures:
-                logger.log_result(entry.step, entry.probe, entry.result)
+        self._log_elsewhere(entries)
+        if self._last_scalars is not None and any(entry.probe == END_OF_EVENT for entry in entries):
+            self._last_scalars |= scalars_of({entry.probe: entry.result for entry in entries})
+
+    def _log_elsewhere(self, entries: Sequence[Entry]) -> None:
+        """Hand the results of each step to every logger at once: some of them have one row a step."""
+        for step in dict.fromkeys(entry.step for entry in entries):
+            there = [entry for entry in entries if entry.step == step]
+            results = {entry.probe: entry.result for entry in there if entry.result.is_shown}
+            digests = [
+                entry.extra[WEIGHTS] for entry in there if entry.probe == END_OF_EVENT and WEIGHTS in entry.extra
+            ]
+            for logger in self._loggers:
+                logger.log_event(step, results, self._checkpoint(step, *digests))
+
+    def _checkpoint(self, step: int, weights_sha256: str = "") -> Checkpoint | None:
+        path = self.folder.checkpoint_path(step)
+        return (path, weights_sha256) if weights_sha256 and path.exists() else None
+
+    @property
+    def last_scalars(self) -> dict[str, float]:
+        """The newest number of every quantity by its key in loggers, for whoever monitors them.
+
+        Of a run that goes on they are read from its records; what could not be measured keeps its number before.
+        """
+        if self._last_scalars is None:
+            records = self.folder.records()
+            complete = {record["step"] for record in records if record["probe"] == END_OF_EVENT}
+            self._last_scalars = {}
+            for record in (record for record in records if record["step"] in complete):
+                values = {key: math.nan if value is None else value for key, value in record["values"].items()}
+                self._last_scalars |= scalars_of({record["probe"]: ProbeResult(values)})
+        return self._last_scalars
 
     def send_again(self) -> int:
         """Send what the records have to the loggers that lack it: a run that is killed takes with it what they held.
@@ -90,13 +124,19 @@ class Tracker:
             How many results were sent.
         """
         records = {(record["step"], record["probe"]): record for record in self.folder.records() if record["values"]}
-        count = 0
-        for logger in self._loggers:
-            if isinstance(logger, RememberingLogger):
-                for event in logger.missing_events(list(records)):
-                    logger.log_result(*event, read_result(self.folder, records[event]))
-                    count += 1
-        return count
+        sent: list[Event] = []
+
+        def send(adapter: LoggerAdapter) -> None:
+            for event in adapter.logger.missing_events(list(records)):
+                (step, probe), record = event, records[event]
+                checkpoint = self._checkpoint(step, record.get(WEIGHTS, ""))
+                adapter.log_event(step, {probe: read_result(self.folder, record)}, checkpoint)
+                sent.append(event)
+
+        for adapter in self._loggers:
+            if isinstance(adapter.logger, RememberingLogger):
+                adapter.attempt(partial(send, adapter))
+        return len(sent)
 
     def save_samples(self, step: int, x_0: Tensor) -> None:
         """Store the samples of ``step``."""

@@ -77,7 +77,7 @@ def _collect(row: dict[str, Any], media: Path, results: dict[Event, LoggedResult
         result = results.setdefault((step, probe), LoggedResult())
         if isinstance(value, int | float) and "/" not in name:
             result.values[name] = value
-        elif name.endswith("/path"):
+        elif name.endswith("/path") and row.get(f"{key.removesuffix('/path')}/_type") == "image-file":
             result.pictures[name.removesuffix("/path")] = media / str(value)
 
 

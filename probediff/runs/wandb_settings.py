@@ -21,6 +21,8 @@ _VARIABLES = {
     "name": "WANDB_NAME",
     "group": "WANDB_RUN_GROUP",
     "tags": "WANDB_TAGS",
+    "job_type": "WANDB_JOB_TYPE",
+    "notes": "WANDB_NOTES",
 }
 _FOLDERS = ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR")
 _KEY, _MODE = "WANDB_API_KEY", "WANDB_MODE"
@@ -39,6 +41,8 @@ class WandbSettings:
         name: name of the run; WANDB_NAME, or else the run folder's name, by default.
         group: group of the run; WANDB_RUN_GROUP, or else that of all seeds of the configuration, by default.
         tags: tags of the run; WANDB_TAGS by default.
+        job_type: what the run is for, by which W&B groups runs too; WANDB_JOB_TYPE by default.
+        notes: a description of the run; WANDB_NOTES by default.
     """
 
     mode: WandbMode = "auto"
@@ -47,6 +51,8 @@ class WandbSettings:
     name: str | None = None
     group: str | None = None
     tags: list[str] | None = None
+    job_type: str | None = None
+    notes: str | None = None
 
 
 def from_environment(settings: Mapping[str, Any]) -> dict[str, Any]:

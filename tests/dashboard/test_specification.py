@@ -25,7 +25,7 @@ Fit = Callable[..., tuple[Any, L.Trainer]]
 
 def logged_keys(rows: list[dict[str, Any]]) -> dict[str, Kind]:
     """Keys as the run logged them: W&B stores a picture or a histogram as several values below its key."""
-    kinds: dict[Any, Kind] = {"image-file": "picture", "histogram": "histogram"}
+    kinds: dict[Any, Kind] = {"image-file": "picture", "histogram": "histogram", "table-file": "table"}
     media = {key.removesuffix("/_type"): kinds[v] for row in rows for key, v in row.items() if key.endswith("/_type")}
     below = tuple(f"{key}/" for key in media)
     numbers = {key for row in rows for key in row if not key.startswith(below)}

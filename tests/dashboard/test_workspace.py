@@ -53,6 +53,9 @@ def test_the_workspace_shows_the_keys_of_the_specification_by_steps_and_groups()
         assert flow["columnsPerPage"] * flow["rowsPerPage"] >= len(section["panels"]) == len(wanted.panels)
         for panel, spec in zip(section["panels"], wanted.panels, strict=True):
             config = panel["config"]
+            if spec.kind == "table":
+                assert panel["viewType"] == "Weave" and all(key in str(config) for key in spec.keys)
+                continue
             assert config["chartTitle"] == spec.title
             if spec.kind == "picture":
                 assert (panel["viewType"], config["mediaKeys"]) == ("Media Browser", list(spec.keys))

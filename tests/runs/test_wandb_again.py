@@ -191,7 +191,7 @@ def test_a_failure_while_sending_again_stops_nothing(tmp_path: Path, monkeypatch
     def fail(*_: Any) -> None:
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr("probediff.runs.loggers._payload", fail)
+    monkeypatch.setattr("probediff.runs.loggers.payload_of", fail)
     with pytest.warns(UserWarning, match=r"Weights & Biases failed.*the disk is gone.*Training goes on"):
         tracker.send_again()
     tracker.log(event(1))

@@ -16,8 +16,11 @@ SAID = {
     "WANDB_NAME": "first",
     "WANDB_RUN_GROUP": "pilot",
     "WANDB_TAGS": "a, b",
+    "WANDB_JOB_TYPE": "pilot study",
+    "WANDB_NOTES": "two lines\nof notes",
 }
 MEANT = {"project": "others", "entity": "team", "name": "first", "group": "pilot", "tags": ["a", "b"]}
+MEANT |= {"job_type": "pilot study", "notes": "two lines\nof notes"}
 
 
 @pytest.fixture(autouse=True)
@@ -32,12 +35,13 @@ def settings_of(logger: FailsafeWandbLogger) -> dict[str, Any]:
 
 def test_variables_are_respected_and_options_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     default = settings_of(FailsafeWandbLogger(WandbSettings(mode="offline"), tmp_path / "run"))
-    assert default == {"project": "probediff", "entity": None, "name": "run", "group": None, "tags": None}
+    assert default == dict.fromkeys(MEANT) | {"project": "probediff", "name": "run"}
     for name, value in SAID.items():
         monkeypatch.setenv(name, value)
     assert from_environment(vars(WandbSettings())) == MEANT
     assert settings_of(FailsafeWandbLogger(WandbSettings(mode="offline"), tmp_path)) == MEANT
     given = {"project": "mine", "entity": "me", "name": "second", "group": "final", "tags": ["c"]}
+    given |= {"job_type": "train", "notes": "mine"}
     chosen = WandbSettings(mode="offline", **given)  # type: ignore[arg-type]
     assert settings_of(FailsafeWandbLogger(chosen, tmp_path)) == given
     assert from_environment(given) == {}
