@@ -18,6 +18,7 @@ from probediff.probing.readings import Reading, ask
 _NUM_FOLDS = 4
 #: Smaller errors are those of rounding.
 _TINY = 1e-9
+_MOST_GAIN = math.log(2)
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,13 @@ class ReadingErrors:
     def gain_over(self, other: ReadingErrors) -> tuple[float, float]:
         """By which factor e / g is smaller than under another reading, and the logarithm's number of standard errors.
 
-        The level that speaks for it most is left out. The standard error over the images is that of the delta method;
-        the images and their noises are the same for both.
+        A level counts for a factor of two at most, so that none decides alone. The standard error over the images is
+        that of the delta method; images and noises are the same for both.
         """
         gains = other.log_ratio - self.log_ratio
-        kept = torch.arange(len(gains)) != gains.argmax()
-        by_image = (other._shares() - self._shares())[:, kept].mean(1)
-        gain = float(gains[kept].mean())
+        counted = gains.clamp(max=_MOST_GAIN)
+        by_image = ((other._shares() - self._shares()) * (counted == gains)).mean(1)
+        gain = float(counted.mean())
         return math.exp(gain), gain / max(float(by_image.std()) / math.sqrt(len(by_image)), _TINY)
 
     def _shares(self) -> Tensor:

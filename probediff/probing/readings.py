@@ -157,23 +157,21 @@ def _other_times(model: ProbeModel, declared: Reading) -> Iterator[Reading]:
         if any(abs(factor / other - 1) < _SAME_FACTOR for other in seen):
             continue
         seen.append(factor)
-        if network:
+        if network and not (factor > 1 and _may_index(network, round(length * told))):
             cure = f"give timestep_scale={scale:g}"
-        elif 1 / length < factor < 1:
+        elif network is None and 1 / length < factor < 1:
             cure = f"multiply the timestep by {factor:g} before the network"
         else:
-            continue
-        if factor > 1 and _has_table(model, round(length * told)):
             continue
         finding = f"the network wants timestep * {scale:g} ({words}) as its time, and is told timestep * {told:g}"
         yield replace(declared, time_factor=factor, finding=finding, cure=cure)
 
 
-def _has_table(model: ProbeModel, num_times: int) -> bool:
-    """Whether times beyond the declared ones might be looked up in a table: on a GPU that ends the process."""
-    rows = {num_times, num_times + 1, len(model.schedule), len(model.schedule) + 1}
-    tensors = (*model.eps_model.parameters(), *model.eps_model.buffers())
-    return any(tensor.ndim > 0 and len(tensor) in rows for tensor in tensors)
+def _may_index(network: EpsModel, num_times: int) -> bool:
+    """Whether later times than those declared might be looked up in a table, which on a GPU ends the process."""
+    tensors = [*network.unet.parameters(), *network.unet.buffers()]
+    lengths = {len(tensor) for tensor in tensors if tensor.is_cuda and tensor.ndim > 0}
+    return any({count, count + 1} & lengths for count in (num_times, network.num_train_timesteps) if count > 8)
 
 
 def _other_range(declared: Reading, images: Tensor) -> Reading:

@@ -9,9 +9,9 @@ do), a reading of the network (``probediff.probing.readings``)
 - *explains* it when the geometric means over the noise levels of e / g and e / z are at most 1.15 and 0.75. e / g is
   the same in units of v or x_0. A network that has learnt nothing, or little more than the size of its input, has e / z
   near 1 or above under every reading, under v and x_0 too, where zero is a good answer at high noise;
-- is *clearly better* than the declared one when its e / g is smaller by the factor 1.15 and by four standard errors
-  over the images, which all readings see with the same noise. The level that speaks for it most is left out, so that no
-  single one decides.
+- is *clearly better* than the declared one when its e / g is smaller by the factor 1.1 and by four standard errors
+  over the images, which all readings see with the same noise. A level counts for a factor of two at most, so that none
+  decides alone.
 
 The wiring is **wrong** when another reading explains the network and is clearly better: the best such one is named. It
 is **right** when the declared one explains the network and no other is better by the factor 1.05 and four standard
@@ -35,7 +35,7 @@ from probediff.probing.readings import declared_reading, other_readings
 from probediff.schedule import NoiseSchedule
 
 _GOOD, _INFORMED = 1.15, 0.75
-_CLEAR, _SLIGHT, _STANDARD_ERRORS = 1.15, 1.05, 4.0
+_CLEAR, _SLIGHT, _STANDARD_ERRORS = 1.1, 1.05, 4.0
 _NUM_LEVELS, _FEWEST_LEVELS = 8, 4
 # At more noise, small networks are bad that are good elsewhere; at less, none is far from knowing nothing.
 _LOG_SNR = (-3.0, 5.0)
@@ -181,7 +181,7 @@ def _judge(
             f"no known wiring explains the network, which is untrained or wired in another way ({errors})",
         )
     if better:
-        best = max(better, key=lambda other: gains[other][0])
+        best = min(better, key=lambda other: other.ratio)
         return (
             "undecided",
             f"perhaps {best.reading.finding}, which is {gains[best][0] - 1:.0%} better, too little to say",
