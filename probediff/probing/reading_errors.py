@@ -21,7 +21,7 @@ _TINY = 1e-9
 _MOST_GAIN = math.log(2)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ReadingErrors:
     """Mean squared errors of the predicted noise under one reading, float64; L noise levels.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ def test_a_network_that_refuses_fractional_times_is_judged_by_the_rest() -> None
 def test_outputs_that_are_not_finite_are_undecided(value: float) -> None:
     class Broken(ExactNetwork):
         def forward(self, x: Tensor, time: Tensor) -> Tensor:
-            return super().forward(x, time).where(time[:, None, None, None] < 800, value)
+            return super().forward(x, time).where(time[:, None, None, None] < 400, value)
 
     wiring = check(wrap_network(Broken(digits(), LINEAR), LINEAR, (1, 8, 8)), digits())
     assert wiring.verdict == "undecided"
@@ -62,7 +63,7 @@ def test_too_little_to_decide_and_images_that_are_all_the_same() -> None:
     assert (few.verdict, few.ratio) == ("undecided", ())
     assert "7 images at 8 noise levels are too few" in few.reason
     short = check(exact_model(digits(), {"schedule": NoiseSchedule.cosine(3)}), digits())
-    assert "24 images at 3 noise levels are too few" in short.reason
+    assert "24 images at 2 noise levels are too few" in short.reason
     assert check(model, digits()[:1].expand(24, 1, 8, 8)).verdict != "wrong"
     assert check(model, torch.zeros(24, 1, 8, 8)).verdict == "undecided"
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
@@ -102,3 +103,12 @@ def test_its_cost_is_what_it_says() -> None:
 
     check(wrap_network(Counting(digits(), COSINE), COSINE, (1, 8, 8)), digits(), 32)
     assert images_asked <= 8 * 8 * 32
+
+
+def test_the_example_of_the_documentation(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "own_models.md").read_text()
+    (example,) = [block.split("```")[0] for block in page.split("```python\n")[1:] if "check_wiring(" in block]
+    exec(compile(example, "docs/own_models.md", "exec"), {})
+    told = [line.partition("  # ")[2].rstrip(". ") for line in example.splitlines() if line.startswith("print")]
+    for line, expected in zip(capsys.readouterr().out.splitlines(), told, strict=True):
+        assert line.startswith(expected)
