@@ -185,7 +185,7 @@ def test_untrained_networks_are_undecided(prediction: Any, weights: str) -> None
     network = UNet(image_size=8, in_channels=3, channels=8, channel_mult=(1, 2), attention_resolutions=(4,))
     if weights == "formula":
         network.load_state_dict(formula_state_dict(network.state_dict()))
-    wiring = check(wrap_network(network.eval(), COSINE, (3, 8, 8), prediction), patches())
+    wiring = check(wrap_network(network.eval(), COSINE, (3, 8, 8), prediction), patches(), 8)
     assert wiring.verdict == "undecided"
     assert wiring.finding == ""
 
