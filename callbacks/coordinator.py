@@ -3,6 +3,7 @@
 import shutil
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -10,6 +11,7 @@ from tempfile import mkdtemp
 from typing import Any
 
 import lightning as L
+from torch import Tensor
 
 from probediff.callbacks.base import Probe
 from probediff.callbacks.due_steps import ProbeSchedule
@@ -24,17 +26,19 @@ from probediff.callbacks.trained_model import (
     go_before_averaging,
     loss_of,
     model_now,
+    training_images,
 )
 from probediff.data import ImageDataModule
 from probediff.exceptions import describe_failure
 from probediff.models.base import ProbeModel, at_rest, undisturbed
 from probediff.models.own_module import Loader, ModelFunction
-from probediff.probing.probe import ProbeContext, least_work
+from probediff.probing.probe import ProbeContext, images_function, least_work
 from probediff.probing.processes import on_first_process
 from probediff.probing.recorder import Recorder, conventions_for, pass_request
 from probediff.probing.run_config import begin_run
 from probediff.probing.settings import PassSettings
 from probediff.probing.shared_pass import is_survivable, run_pass
+from probediff.probing.wiring_watch import WiringWatch
 from probediff.runs.folder import RunFolder
 from probediff.runs.gaps import tell_gaps, tell_redefined
 from probediff.runs.lock import claim
@@ -59,6 +63,8 @@ class Probing(L.Callback):
         model: the model, or ``(weights, ema_rate) -> model``, instead of the module's method.
         loader: ``(checkpoint, weights, ema_rate) -> model``, by which the model is loaded afterwards, for a module that
             its class and arguments do not build again.
+        real_images: (N, C, H, W) in [-1, 1], or n -> n of them, for probes that compare with them and for the check of
+            the model's wiring; by default those of a data module of probediff.
     """
 
     def __init__(
@@ -69,6 +75,7 @@ class Probing(L.Callback):
         keep_full_checkpoints: int | None = None,
         model: ModelFunction | ProbeModel | None = None,
         loader: Loader | None = None,
+        real_images: Tensor | Callable[[int], Tensor] | None = None,
     ) -> None:
         if keep_full_checkpoints is not None and keep_full_checkpoints < 1:
             raise ValueError(
@@ -80,6 +87,8 @@ class Probing(L.Callback):
         self.keep_full_checkpoints = keep_full_checkpoints
         self.model = model
         self.loader = loader
+        self.real_images = images_function(real_images)
+        self.wiring: WiringWatch | None = None
         self.stop = StopRequest()
         self._probed_at = self._seen_step = -1
         self._looked_back = False
@@ -106,7 +115,7 @@ class Probing(L.Callback):
         self.probes = [c for c in callbacks_of(trainer) if isinstance(c, Probe) and c.enabled]
         folder = RunFolder(trainer.default_root_dir)
         data = getattr(trainer, "datamodule", None)
-        real_images = data.real_images if isinstance(data, ImageDataModule) else None
+        real_images = self.real_images or (data.real_images if isinstance(data, ImageDataModule) else None)
         self.context = ProbeContext(self.settings, model.image_shape, folder, real_images, model.pixels)
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._nothing_kept = mkdtemp(prefix="probediff-")
@@ -116,6 +125,9 @@ class Probing(L.Callback):
         for probe in self.probes:
             probe.check(self.context)
         check_monitors(trainer, self.probes, self.context.folder)
+        if not isinstance(pl_module, DiffusionModule):  # which is probed as it trains, by the same wiring
+            images = real_images or partial(training_images, trainer, model.pixel_shape)
+            self.wiring = WiringWatch(self.context.folder, images)
 
     def _model(self, trainer: L.Trainer, module: L.LightningModule) -> ProbeModel:
         return model_now(trainer, module, self.model, self.settings)
@@ -267,6 +279,8 @@ class Probing(L.Callback):
             event, failure = None, None
             if self.probes:
                 model = at_work.enter_context(at_rest(self._model(trainer, module), device))
+                if self.wiring is not None:
+                    self.wiring.look(model)
                 try:
                     event = run_pass(model, self.settings, pass_request(self.probes), advance)
                 except Exception as error:

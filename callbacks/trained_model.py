@@ -90,6 +90,35 @@ def bring_average_up_to_date(trainer: L.Trainer, module: L.LightningModule, step
         callback.on_train_batch_end(trainer, module, *step)
 
 
+def training_images(trainer: L.Trainer, shape: tuple[int, int, int], count: int) -> torch.Tensor:
+    """Images (N, C, H, W) in [-1, 1] of the data set that the trainer reads, spread evenly, for a look at them.
+
+    The items are read beside the loader, which is not touched. Those in [0, 1] or 0..255 are taken to [-1, 1]; whether
+    the network sees them so, the network shows.
+
+    Raises:
+        ValueError: there is no data set with a length, or no item of it has a tensor of this shape.
+    """
+    loader = trainer.train_dataloader
+    dataset: Any = getattr(loader, "dataset", None)
+    if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+        raise ValueError(f"real_images must be given to Probing, for {type(loader).__name__} has no data set of items")
+    total = len(dataset)
+    images = [_find_image(dataset[k * total // count], shape) for k in range(min(count, total))]
+    stacked = torch.stack(images)
+    if not stacked.is_floating_point() or stacked.max() > 2:
+        return stacked.float() / 127.5 - 1
+    return stacked.float() if stacked.min() < 0 else stacked.float() * 2 - 1
+
+
+def _find_image(item: Any, shape: tuple[int, int, int]) -> torch.Tensor:
+    parts = item.values() if isinstance(item, Mapping) else item if isinstance(item, list | tuple) else [item]
+    for part in parts:
+        if isinstance(part, torch.Tensor) and tuple(part.shape) == shape:
+            return part
+    raise ValueError(f"real_images must be given to Probing, for no part of an item of the data set is {shape}")
+
+
 def loss_of(outputs: Any) -> torch.Tensor | None:
     """The loss of a batch, where the module says it: with manual optimisation it need not."""
     loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs

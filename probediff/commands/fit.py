@@ -135,7 +135,12 @@ class FitCLI(LightningCLI):
         # As `add_lightning_class_args`, without what is for modules of one's own in Python.
         parser.callback_keys.append("probing")
         parser.add_class_arguments(
-            Probing, "probing", skip={"model", "loader"}, fail_untyped=False, instantiate=True, sub_configs=True
+            Probing,
+            "probing",
+            skip={"model", "loader", "real_images"},
+            fail_untyped=False,
+            instantiate=True,
+            sub_configs=True,
         )
         for name, probe in available_probes().items():
             parser.add_lightning_class_args(probe, name)

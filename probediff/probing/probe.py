@@ -46,6 +46,19 @@ class ProbeContext:
         return x_0 if self.decode is None else self.decode(x_0)
 
 
+def images_function(images: Tensor | Callable[[int], Tensor] | None) -> Callable[[int], Tensor] | None:
+    """Real images as probes ask for them, n -> n of them; of a tensor the first ones."""
+    if not isinstance(images, Tensor):
+        return images
+
+    def first(count: int) -> Tensor:
+        if len(images) < count:
+            raise ValueError(f"real_images must be at least {count} here, got {len(images)}; hand over more")
+        return images[:count]
+
+    return first
+
+
 def least_work(context: ProbeContext, probes: Iterable[Probe], schedule: NoiseSchedule) -> ProbeContext:
     """The context with as few samples and steps as its settings and the probes allow, to try whether all works.
 

@@ -15,12 +15,13 @@ from torch import Tensor
 from probediff.exceptions import describe_failure
 from probediff.models.base import ProbeModel, at_rest
 from probediff.probing.afterwards import show_progress
-from probediff.probing.probe import Probe, ProbeContext
+from probediff.probing.probe import Probe, ProbeContext, images_function
 from probediff.probing.processes import is_first_process, on_first_process, raise_together, share
 from probediff.probing.recorder import Recorder, conventions_for, pass_request
 from probediff.probing.run_config import begin_run, describe_loop, describe_probes
 from probediff.probing.settings import PassSettings
 from probediff.probing.shared_pass import is_survivable, run_pass
+from probediff.probing.wiring_watch import WiringWatch
 from probediff.runs.aside import set_aside_after
 from probediff.runs.conditions import WEIGHTS
 from probediff.runs.folder import END_OF_EVENT, RunFolder
@@ -73,7 +74,7 @@ class ProbeRunner:
         self.folder = RunFolder(folder)
         self.probes = [probe for probe in probes if probe.enabled]
         self.settings = settings
-        self.real_images = partial(_first, real_images) if isinstance(real_images, Tensor) else real_images
+        self.real_images = images_function(real_images)
         self.config = config or {}
         self.loggers = loggers
         self.resume = resume
@@ -108,6 +109,7 @@ class ProbeRunner:
         recorder, start = self._recorder, time.perf_counter()
         recorder.conventions = self._conventions(model)
         with show_progress(step, self.progress) as advance, at_rest(model, model.weight.device):
+            self._wiring.look(model)
             event, failure = None, None
             try:
                 event = run_pass(model, self.settings, pass_request(self.probes), advance) if self.probes else None
@@ -157,6 +159,7 @@ class ProbeRunner:
         for probe in self.probes:
             probe.check(context)
         raise_together(partial(self._take_folder, step))
+        self._wiring = WiringWatch(self.folder, self.real_images)
         tracker = Tracker(self.folder, self.loggers)
         if is_first_process():
             tracker.send_again()
@@ -193,9 +196,3 @@ class ProbeRunner:
             self.folder.rewind(model.step - 1)
             return None
         return tracker.last_scalars
-
-
-def _first(images: Tensor, count: int) -> Tensor:
-    if len(images) < count:
-        raise ValueError(f"real_images must be at least {count} here, got {len(images)}; hand over more")
-    return images[:count]

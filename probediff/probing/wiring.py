@@ -18,11 +18,12 @@ is **right** when the declared one explains the network and no other is better b
 errors. Otherwise it is **undecided**: the network is untrained or half-trained, or its wiring has two faults, or one
 that is not known here.
 
-The thresholds are from networks of 1.2 M parameters on CIFAR-10 (three seeds) and small ones on digits and patches, of
-all kinds of prediction, at 0 to 4,000 steps. Wired rightly, the best other reading was better by the factor 1.00 at most
-once e / g and e / z were below the thresholds, and worse by up to 1.4 later. Before, v was better than noise or image by
-up to 1.6, for the reason above, but at an e / g of 1.26 and more. The true reading of a wrongly wired network was better
-by 1.2 to 2 from step 400 on; only networks that predict x_0 hardly show another schedule (1.02 to 1.12).
+The thresholds are from networks of 1.2 M parameters on CIFAR-10 (three seeds) and small ones on digits and patches,
+of all kinds of prediction, at 0 to 4,000 steps. Wired rightly, the best other reading was better by the factor 1.00
+at most once e / g and e / z were below the thresholds, and worse by up to 1.4 later. Before, v was better than noise
+or image by up to 1.6, for the reason above, but at an e / g of 1.26 and more. The true reading of a wrongly wired
+network was better by 1.2 to 2 from step 400 on; only networks that predict x_0 hardly show another schedule (1.02 to
+1.12).
 """
 
 from __future__ import annotations

@@ -11,7 +11,17 @@ from probediff.runs.configuration import CONFIG, HISTORY
 
 #: What a new run in the same folder must not find.
 _PARTS_OF_RUN = (
-    *(CONFIG, HISTORY, layout.RECORDS, layout.CATALOGUE, layout.DATA, layout.ERROR, layout.WANDB, layout.WANDB_ID),
+    *(
+        CONFIG,
+        HISTORY,
+        layout.RECORDS,
+        layout.CATALOGUE,
+        layout.DATA,
+        layout.WIRING,
+        layout.ERROR,
+        layout.WANDB,
+        layout.WANDB_ID,
+    ),
     *(layout.CHECKPOINTS, layout.MODEL_CHECKPOINTS, layout.SAMPLES, layout.PICTURES, layout.PROBED),
 )
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from probediff.runs.results import ProbeResult
 
 RECORDS, CATALOGUE, DATA, SET_ASIDE = "records.jsonl", "catalogue.json", "data.json", "set_aside"
+WIRING = "wiring.json"
 INVERSION_METHODS, WHITENING, WHITENING_ARRAYS = "inversion_methods.json", "whitening.json", "whitening.safetensors"
 CHECKPOINTS, SAMPLES, PICTURES, PROBED = "checkpoints", "samples", "pictures", "probes"
 #: Where ModelCheckpoint writes, unless its own argument says otherwise.
@@ -214,6 +215,14 @@ class RunFolder:
         kept = [record for record in self.records() if is_kept(record)]
         with whole_file(self.records_path) as file:
             file.write("".join(json.dumps(record) + "\n" for record in kept).encode())
+
+    def save_wiring(self, found: Mapping[str, Any]) -> None:
+        """Keep what the check of the model's wiring found last; see ``probediff.probing.wiring``."""
+        write_json(self.path / WIRING, dict(found))
+
+    def wiring(self) -> dict[str, Any]:
+        """What the check of the model's wiring found: step, verdict, words and numbers; empty where none was made."""
+        return read_object(self.path / WIRING)
 
     def save_catalogue(self, descriptions: Iterable[Description]) -> None:
         """Say what probes record here, beside what the catalogue of the folder says already."""

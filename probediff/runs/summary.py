@@ -72,6 +72,8 @@ def describe_failures(folder: RunFolder) -> list[str]:
         f"{probe} has no result, or only a part, at step {', '.join(map(str, sorted(errors)))}: {errors[max(errors)]}"
         for probe, errors in failed.items()
     ]
+    if words := folder.wiring().get("words"):
+        lines.append(f"{words} (step {folder.wiring().get('step')})")
     return [printable(line, keep="\n") for line in lines]
 
 
