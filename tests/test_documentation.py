@@ -191,7 +191,7 @@ def run_without_frameworks(code: str, folder: Path) -> str:
 
 
 def test_the_notebook_of_the_readme_prints_what_it_says(tmp_path: Path) -> None:
-    (code,) = blocks(README, "python")
+    code, _ = blocks(README, "python")
     printed = run_without_frameworks(code, tmp_path).splitlines()
     assert [line.split(": ")[1] for line in printed] == re.findall(r"^print.*  # (.*)$", code, re.MULTILINE)
 

@@ -1,0 +1,81 @@
+"""Probes of installed packages, and classes that a configuration names: in fit, probe, report, dashboard and --help."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from probediff.commands import outside_probes
+from probediff.commands.fit import fit
+from probediff.commands.options import available_probes
+from probediff.commands.probe import build_parser, probe
+from probediff.commands.report import report
+from probediff.dashboard.specification import specification
+from probediff.probing.replay import compare_with_run
+from probediff.runs.folder import RunFolder
+from tests.conftest import ROOT, TINY_RUN
+
+HERE = "tests.commands.outside"
+GROUP = outside_probes.GROUP
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package with a probe, and others that cannot be used."""
+    points = [
+        EntryPoint("brightness", f"{HERE}:Brightness", GROUP),
+        EntryPoint("gone", "no_such_module:Probe", GROUP),
+        EntryPoint("none", f"{HERE}:NoProbe", GROUP),
+        EntryPoint("taken", "probediff.callbacks:InversionAngles", GROUP),
+    ]
+    monkeypatch.setattr(outside_probes, "entry_points", lambda group: points)
+
+
+@pytest.mark.filterwarnings("ignore:the probe")
+def test_they_are_measured_shown_and_replayed(
+    installed: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, callbacks = tmp_path / "run", f"[{{class_path: {HERE}.Contrast}}]"
+    options = [*TINY_RUN, "--brightness.factor", "2", f"--trainer.callbacks={callbacks}", "--run_dir", str(run)]
+    assert fit(["--config", str(ROOT / "configs" / "digits.yaml"), *options]) == 0
+    found = {record["probe"] for record in RunFolder(run).records()}
+    assert {"brightness", "contrast"} <= found
+    capsys.readouterr()
+    replay = ["--num_steps", "8", "--device", "cpu", "--progress", "false"]
+    with pytest.warns(UserWarning, match="left out: contrast, .*give --trust"):
+        assert probe([str(run), *replay, "--out", str(tmp_path / "untrusted")]) == 0
+    assert probe([str(run), *replay, "--trust"]) == 0
+    replayed = RunFolder(run / "probes" / "replay" / "num_steps=0008")
+    comparison = compare_with_run(replayed, run)
+    assert comparison.equal == comparison.compared > 0 and not comparison.settings
+    assert {"brightness", "contrast"} <= {record["probe"] for record in replayed.records()}
+    assert report([str(run), "--out", str(tmp_path / "report")]) == 0
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "Probes from outside" in page
+    for name in ("outside_brightness", "outside_contrast", "outside_brightness_first_1"):
+        assert (tmp_path / "report" / "figures" / f"{name}.png").exists(), name
+    keys = {"probe/contrast/std": "number", "probe/brightness/first": "picture"}
+    panels = [key for section in specification(keys) for panel in section.panels for key in panel.keys]
+    assert sorted(panels) == sorted(keys)
+
+
+def test_what_cannot_be_used_is_left_out_and_named(installed: None) -> None:
+    with pytest.warns(UserWarning) as warnings:
+        probes = available_probes()
+    words = " | ".join(str(warning.message) for warning in warnings)
+    assert "brightness" in probes and "gone" not in probes
+    assert "the probe gone of an installed package is left out: ModuleNotFoundError" in words
+    assert "must be a subclass of probediff.callbacks.Probe" in words
+    assert "its key inversion_angles must be free" in words
+
+
+@pytest.mark.filterwarnings("ignore:the probe")
+def test_they_have_their_options_in_the_help(installed: None) -> None:
+    assert "--brightness.factor" in build_parser().format_help()
+
+
+def test_a_report_without_them_has_no_such_section(tiny_run: Path, tmp_path: Path) -> None:
+    assert report([str(tiny_run), "--out", str(tmp_path / "report")]) == 0
+    assert "Probes from outside" not in (tmp_path / "report" / "index.html").read_text()
