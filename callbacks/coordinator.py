@@ -89,6 +89,8 @@ class Probing(L.Callback):
         self.loader = loader
         self.real_images = images_function(real_images)
         self.wiring: WiringWatch | None = None
+        #: Whether the run's configuration is written here; `probediff fit` writes it itself.
+        self.describes_run = True
         self.stop = StopRequest()
         self._probed_at = self._seen_step = -1
         self._looked_back = False
@@ -159,10 +161,7 @@ class Probing(L.Callback):
                 f"{folder.path} already holds a run; go on with it by --resume auto, or give another --run_dir"
             )
         if trainer.is_global_zero:
-            self._owning.enter_context(claim(folder.path, "trainer.default_root_dir"))
-            folder.create()
-            described = describe_run(trainer, module, self.settings, self.probes, self.loader)
-            begin_run(folder, described, None if self._restored is None else trainer.global_step)
+            self._take_folder(trainer, module)
         model = self._model(trainer, module)
         # Lightning's stand-ins for loggers in a trial run seem to have every method.
         tracker = Tracker(folder, [] if trainer.fast_dev_run else trainer.loggers)  # type: ignore[attr-defined]
@@ -194,6 +193,14 @@ class Probing(L.Callback):
             self._save(trainer, module)
         if folder.checkpoint_path(step).exists() and isinstance(module, DiffusionModule):
             module.last_checkpoint = folder.checkpoint_path(step)
+
+    def _take_folder(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        folder = self.context.folder
+        self._owning.enter_context(claim(folder.path, "trainer.default_root_dir"))
+        folder.create()
+        if self.describes_run:
+            described = describe_run(trainer, module, self.settings, self.probes, self.loader)
+            begin_run(folder, described, None if self._restored is None else trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

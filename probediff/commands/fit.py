@@ -219,6 +219,8 @@ class FitCLI(LightningCLI):
         kwargs |= place_checkpoints(kwargs["callbacks"], self.run_dir)
         with explain_trainer_errors(chosen):
             trainer = super().instantiate_trainer(default_root_dir=str(self.run_dir), **kwargs)
+        for probing in (c for c in trainer.callbacks if isinstance(c, Probing)):  # type: ignore[attr-defined]
+            probing.describes_run = False
         trainer.callbacks.append(KeepStopped())  # type: ignore[attr-defined]
         if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
             raise ValueError(

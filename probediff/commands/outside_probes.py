@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser
 from probediff import probing
 from probediff.callbacks import Probe
 from probediff.runs.conditions import PROBES
-from probediff.runs.configuration import CONFIG
+from probediff.runs.configuration import CONFIG, FOREIGN
 from probediff.runs.folder import RunFolder
 from probediff.runs.sources import CLASS_PATH, import_source
 
@@ -83,13 +83,14 @@ def foreign_probes(run: Path, known: Collection[str], trust: bool) -> list[probi
 
 
 def _named_classes(config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What a run names in ``trainer.callbacks``, or, where `probediff fit` did not start it, in ``probes``."""
+    """What a run names in ``trainer.callbacks``, or, where `probediff fit` did not start it, by itself."""
     trainer = config.get("trainer")
     listed = trainer.get("callbacks") if isinstance(trainer, dict) else None
-    entries = [*_as_list(listed), *_as_list(config.get("probes"))]
+    foreign = config.get(FOREIGN)
+    entries = [*_as_list(listed), *(foreign.values() if isinstance(foreign, dict) else ())]
     own = ("lightning.", "pytorch_lightning.", "probediff.")
     classes = [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get(CLASS_PATH), str)]
-    return [entry for entry in classes if not entry[CLASS_PATH].startswith(own)]
+    return [entry for entry in classes if entry.get("enabled", True) and not entry[CLASS_PATH].startswith(own)]
 
 
 def _as_list(value: Any) -> list[Any]:

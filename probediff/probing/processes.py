@@ -41,14 +41,14 @@ def raise_together(work: Callable[[], None]) -> None:
     Raises:
         ValueError: with the words of the first process.
     """
-    words = None
+    what_must_be = None
     if is_first_process():
         try:
             work()
         except ValueError as error:
-            words = str(error)
-    if (words := share(words)) is not None:
-        raise ValueError(words)
+            what_must_be = str(error)
+    if (what_must_be := share(what_must_be)) is not None:
+        raise ValueError(what_must_be)
 
 
 def on_first_process(work: Callable[[], T], device: torch.device, heartbeat_sec: float = HEARTBEAT_SEC) -> T | None:

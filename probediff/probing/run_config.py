@@ -13,7 +13,7 @@ from probediff.runs.aside import set_aside
 from probediff.runs.catalogue import PROBES
 from probediff.runs.changes import compare_configs
 from probediff.runs.conditions import as_json
-from probediff.runs.configuration import CONFIG, MODULE, has_checksum, refuse_secrets
+from probediff.runs.configuration import CONFIG, FOREIGN, MODULE, has_checksum, refuse_secrets
 from probediff.runs.folder import RunFolder
 from probediff.runs.sources import locate
 
@@ -24,14 +24,14 @@ _OF_FIT = {"network", "data", "model"}
 def describe_probes(settings: PassSettings, probes: Sequence[Probe]) -> dict[str, Any]:
     """Settings and probes as `probediff fit` writes them, so that `probediff probe` takes them for its defaults."""
     sections: dict[str, Any] = {name: {"enabled": False} for name in PROBES if name not in RESERVED}
-    foreign = []
+    foreign: dict[str, Any] = {}
     for probe in probes:
         if probe.name() in PROBES:
             sections[probe.name()] = {"enabled": True, **probe.options()}
         else:
-            foreign.append({**locate(type(probe)), "init_args": probe.options()})
+            foreign[probe.name()] = {"enabled": True, **locate(type(probe)), "init_args": probe.options()}
     described = {"probing": {"settings": asdict(settings)}, **sections}
-    return dict(as_json(described | ({"probes": foreign} if foreign else {})))
+    return dict(as_json(described | ({FOREIGN: foreign} if foreign else {})))
 
 
 def begin_run(folder: RunFolder, config: Mapping[str, Any], step: int | None) -> None:

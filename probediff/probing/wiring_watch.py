@@ -39,7 +39,7 @@ class WiringWatch:
         found: dict[str, Any]
         try:
             if self._real_images is None:
-                raise ValueError("no real images are known; hand some over as real_images")
+                raise ValueError("real_images must be given for it, got none")
             wiring = check_wiring(model, self._real_images(_NUM_IMAGES))
             found = wiring.to_json() | {"words": wiring.in_words()}
         except Exception as error:  # images and network are a user's own

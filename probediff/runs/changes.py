@@ -14,6 +14,7 @@ _MAY_CHANGE = (
     *("data.init_args.cache_dir", "data.init_args.max_cache_gb"),
     # What the arguments of somebody else's module do is not known; its weights have to fit, and changes are noted.
     *("module.init_args.*", "module.file", "module.file_sha256", "loop.*"),
+    *("probes.*.file", "probes.*.file_sha256"),
 )
 #: Keys of the default optimiser.
 _OF_ADAMW = ("model.learning_rate", "model.weight_decay")

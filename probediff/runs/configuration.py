@@ -23,6 +23,8 @@ from probediff.runs.provenance import header, provenance, read_header
 CONFIG, HISTORY = "config.yaml", "config.history.yaml"
 #: Key of a configuration that `probediff fit` did not write: how the model of the run is built again.
 MODULE = "module"
+#: Key in such a one: probes that are none of this package, by name.
+FOREIGN = "probes"
 _CHECKSUM = "# sha256 of what follows: "
 _MOST_PARTS = 50
 #: Variables of the environment whose values are secrets, as their names say.

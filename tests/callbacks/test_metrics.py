@@ -48,7 +48,7 @@ def test_metrics_hold_the_newest_numbers_after_every_event_and_after_a_resume(fi
     fit([Score([0.5, 9, 0.25, 9, 0.1]), seen], schedule=EVERY_2, max_steps=3)
     assert seen.at == {0: 0.5, 1: 0.5, 2: 0.25, 3: 9.0}
     path = tmp_path / "run" / "checkpoints" / "step=00000002.ckpt"
-    callbacks = [Probing(EVERY_2, tiny_settings(), False), Score([0, 0, 0, 9, 0.1]), again]
+    callbacks = [Probing(EVERY_2, tiny_settings(), False), Score([0.5, 9, 0.25, 9, 0.1]), again]
     options: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "accelerator": ACCELERATOR}
     options |= {"default_root_dir": tmp_path / "run", "use_distributed_sampler": False, "max_steps": 4}
     trainer = L.Trainer(callbacks=callbacks, **options)

@@ -57,6 +57,7 @@ class Manual(Plain):
         super().__init__(seed, learning_rate)
         self.automatic_optimization = False
         self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+        self.average.requires_grad_(False)  # or DDP waits for their gradients
         self.average.n_averaged.fill_(1)  # from the initial weights on, as our averages
 
     def training_step(self, batch: Tensor, batch_idx: int) -> None:  # type: ignore[override]
