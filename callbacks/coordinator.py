@@ -40,7 +40,7 @@ from probediff.probing.settings import PassSettings
 from probediff.probing.shared_pass import is_survivable, run_pass
 from probediff.probing.wiring_watch import WiringWatch
 from probediff.runs.folder import RunFolder
-from probediff.runs.gaps import tell_gaps, tell_redefined
+from probediff.runs.gaps import tell_gaps, tell_processes, tell_redefined
 from probediff.runs.lock import claim
 from probediff.runs.tracking import Tracker
 from probediff.training.checkpoints import save_checkpoint, thin_out
@@ -169,13 +169,8 @@ class Probing(L.Callback):
         self._due = self.schedule.until(int(trainer.estimated_stepping_batches))
         self._num_processes = trainer.world_size
         self._interval.restore(self._restored, trainer, module.device)
-        before = (self._restored or {}).get("num_processes", self._num_processes)
-        if before != self._num_processes and trainer.is_global_zero:
-            warnings.warn(
-                f"the run goes on with {self._num_processes} process(es), before {before}: the images and noises stay "
-                f"the same, dropout and rounding do not",
-                stacklevel=2,
-            )
+        if trainer.is_global_zero:
+            tell_processes((self._restored or {}).get("num_processes", self._num_processes), self._num_processes)
         step = self._seen_step = trainer.global_step
         if trainer.is_global_zero:
             tell_gaps(folder, step, self._due)

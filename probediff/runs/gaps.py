@@ -32,6 +32,16 @@ def tell_gaps(folder: RunFolder, step: int, due: Collection[int]) -> None:
             )
 
 
+def tell_processes(before: int, now: int) -> None:
+    """Warn of a run that goes on with another number of processes."""
+    if before != now:
+        warnings.warn(
+            f"the run goes on with {now} process(es), before {before}: the images and noises stay the same, dropout "
+            f"and rounding do not",
+            stacklevel=2,
+        )
+
+
 def tell_redefined(folder: RunFolder) -> None:
     """Warn of quantities that the run has recorded by another definition than the one that it goes on with."""
     keys = {
