@@ -1,5 +1,6 @@
 """The model that a trainer trains, whoever wrote its LightningModule, and what the run's folder says of both."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -40,13 +41,30 @@ def model_now(
     else:
         averaged = averaged_module(trainer) if settings.weights == "ema" and given is None else None
         if averaged is None:
-            model = (given or probe_model_of(module))(settings.weights, settings.ema_rate)
+            make = given or probe_model_of(module)
+            model = make(settings.weights, settings.ema_rate)
+            if settings.weights == "ema" and trainer.global_step > 0:
+                _tell_raw_weights(model, make)
         else:
             # The module knows nothing of this average: its copy has it as if it were its own weights.
             model, others = probe_model_of(averaged)("raw", None), AVERAGED_BY
     if not isinstance(model, ProbeModel):
         raise ValueError(f"probe_model must return a ProbeModel, got {type(model).__name__}; see wrap_network")
     return replace(model, step=trainer.global_step, conventions=model.conventions | others)
+
+
+def _tell_raw_weights(model: ProbeModel, make: ModelFunction) -> None:
+    """Warn of averages that are none: records would say of raw weights that they are averaged."""
+    try:
+        raw = make("raw", None)
+    except Exception:  # it has averages only
+        return
+    if isinstance(model, ProbeModel) and raw.digest == model.digest:
+        warnings.warn(
+            "probe_model gives the same weights for 'ema' and 'raw', and records call them averaged: probe raw ones "
+            "(PassSettings(weights='raw')), or keep an average, such as EMAWeightAveraging among the callbacks",
+            stacklevel=5,
+        )
 
 
 def averaged_module(trainer: L.Trainer) -> L.LightningModule | None:

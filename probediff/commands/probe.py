@@ -202,6 +202,8 @@ def build_tasks(source: Source, options: Any) -> list[ProbeTask]:
             samples_of_step,
             extra,
             real_images,
+            # The options of a published state dict are typed by hand.
+            checks_wiring=source.run is None and real_images is not None,
         )
         for num_steps in options.num_steps
     ]

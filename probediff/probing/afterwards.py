@@ -18,6 +18,7 @@ from probediff.probing.processes import barrier, is_first_process
 from probediff.probing.recorder import Recorder, conventions_for, pass_request
 from probediff.probing.settings import PassSettings
 from probediff.probing.shared_pass import Advance, PassRequest, run_pass
+from probediff.probing.wiring_watch import WiringWatch
 from probediff.runs.batches import PartialPass
 from probediff.runs.conditions import OPTIONS, PROBES, WEIGHTS, all_differing_settings, as_json, settings_in
 from probediff.runs.definitions import DEFINITIONS, find_redefined
@@ -43,6 +44,7 @@ class ProbeTask:
         extra: what is recorded beside the settings and the model.
         real_images: n -> real images, for probes that compare with them.
         config_text: the configuration of the command, kept in a new folder.
+        checks_wiring: whether what is said of the model is compared with the real images.
     """
 
     folder: RunFolder
@@ -54,6 +56,7 @@ class ProbeTask:
     extra: dict[str, Any] = field(default_factory=dict)
     real_images: Callable[[int], Tensor] | None = None
     config_text: str = ""
+    checks_wiring: bool = False
 
     def applicable(self, probes: Sequence[Probe]) -> list[Probe]:
         """The probes that make sense here: of images that are not the model's own, only their latents are news."""
@@ -161,6 +164,8 @@ def _event(
     store = PartialPass(task.folder.path / PARTIAL_PASSES, key)
     request = pass_request(recorder.probes, PassRequest(images=images, paired=task.images is None, store=store))
     with undisturbed(model.eps_model), show_progress(model.step, progress) as advance:
+        if task.checks_wiring:
+            WiringWatch(task.folder, task.real_images).look(model)
         event = run_pass(model, task.settings, request, advance)
         if is_first_process():
             recorder.record(model.step, event, start, advance)

@@ -35,6 +35,7 @@ def overview(comparison: Comparison) -> Section:
         "exact denoiser of Gaussian data with the same mean and covariance, from `probediff probe`; dash-dotted) and "
         "published values of P1, There and Back Again (dotted), each where it exists.",
     ]
+    text += [f"{run.name}: {words}." for run in comparison.runs if (words := run.own.folder.wiring().get("words"))]
     tables = (Table("overview", caption, header, tuple(rows)),)
     return Section("overview", "Overview", tuple(filter(None, text)), (), tables, _same_seeds(comparison),
                    _provenance(comparison))  # fmt: skip

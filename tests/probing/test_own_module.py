@@ -181,3 +181,8 @@ class NoModel(Plain):
 def test_a_module_without_a_model_says_what_it_needs(fit: Fit) -> None:
     with pytest.raises(ValueError, match=r"NoModel must have a method probe_model\(weights, ema_rate\)"):
         train(fit, NoModel())
+
+
+def test_averages_that_are_none_are_told_of(fit: Fit) -> None:
+    with pytest.warns(UserWarning, match=r"same weights for 'ema' and 'raw'.*weights='raw'"):
+        train(fit, Plain(), max_steps=1)
