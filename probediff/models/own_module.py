@@ -24,7 +24,7 @@ ModelFunction = Callable[[Weights, float | None], ProbeModel]
 Loader = Callable[[Path, Weights, float | None], ProbeModel]
 INIT_ARGS, FUNCTION, UNKNOWN = "init_args", "function", "unknown"
 #: Where Lightning's WeightAveraging keeps the raw weights; those under ``state_dict`` are then the averages.
-_RAW_STATE = "current_model_state"
+RAW_STATE = "current_model_state"
 #: For the records of probes of such an average.
 AVERAGED_BY = {"averaged_by": "WeightAveraging"}
 
@@ -129,8 +129,8 @@ class OwnRecipe:
             return model
         checkpoint = read_checkpoint(path, mmap=True)
         content = checkpoint if isinstance(checkpoint, dict) else {}
-        averages = _RAW_STATE in content
-        state = content.get(_RAW_STATE if averages and self.weights == "raw" else "state_dict")
+        averages = RAW_STATE in content
+        state = content.get(RAW_STATE if averages and self.weights == "raw" else "state_dict")
         if not isinstance(state, dict) or not isinstance(content.get("global_step"), int):
             raise ValueError(f"{path} must be a checkpoint of Lightning, got a file without state_dict or global_step")
         check_dense(path, state)

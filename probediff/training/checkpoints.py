@@ -16,6 +16,7 @@ from torch import nn
 from probediff.denoisers import UNet
 from probediff.denoisers.architecture import describe_misfit
 from probediff.files import read_checkpoint, remove_partials, whole_file
+from probediff.models.own_module import RAW_STATE
 from probediff.runs.by_step import step_of
 from probediff.runs.folder import checkpoints_in
 from probediff.training.module import DiffusionModule
@@ -186,9 +187,13 @@ def keep_weights_only(path: Path) -> None:
     checkpoint = read_checkpoint(path, mmap=True)
     if "optimizer_states" not in checkpoint:
         return
-    weights = {k: v.half() if v.is_floating_point() else v for k, v in checkpoint["state_dict"].items()}
+    # Where Lightning keeps an average, the raw weights stand beside it.
+    states = {name: checkpoint[name] for name in ("state_dict", RAW_STATE) if name in checkpoint}
+    kept: dict[str, Any] = {
+        name: {k: v.half() if v.is_floating_point() else v for k, v in state.items()} for name, state in states.items()
+    }
     others = ("global_step", "pytorch-lightning_version", "hyper_parameters")
-    kept = {"state_dict": weights} | {name: checkpoint[name] for name in others if name in checkpoint}
+    kept |= {name: checkpoint[name] for name in others if name in checkpoint}
     with whole_file(path) as file:
         torch.save(kept, file)
 

@@ -51,7 +51,8 @@ def load_afterwards(path: Path, weights: Weights, ema_rate: float | None) -> Pro
 
 
 def train(fit: Fit, module: L.LightningModule, *callbacks: L.Callback, **options: Any) -> None:
-    probing = Probing(ProbeSchedule(every_n_steps=1), tiny_settings(weights=options.pop("weights", "ema")), False)
+    settings = tiny_settings(weights=options.pop("weights", "ema"))
+    probing = Probing(ProbeSchedule(every_n_steps=1), settings, False, options.pop("keep_full_checkpoints", None))
     fit(None, module, **({"max_steps": 3, "callbacks": [*callbacks, probing, InversionAngles()]} | options))  # type: ignore[arg-type]
 
 
@@ -186,3 +187,17 @@ def test_a_module_without_a_model_says_what_it_needs(fit: Fit) -> None:
 def test_averages_that_are_none_are_told_of(fit: Fit) -> None:
     with pytest.warns(UserWarning, match=r"same weights for 'ema' and 'raw'.*weights='raw'"):
         train(fit, Plain(), max_steps=1)
+
+
+def test_thinned_checkpoints_have_raw_and_averaged_weights(fit: Fit, tmp_path: Path) -> None:
+    train(fit, Plain(), EMAWeightAveraging(decay=0.9), keep_full_checkpoints=1)
+    checkpoint = read_checkpoint(RunFolder(tmp_path / "run").checkpoint_path(2))
+    assert "optimizer_states" not in checkpoint
+    for weights, state in (("raw", "current_model_state"), ("ema", "state_dict")):
+        probed = load_checkpoint_model(tmp_path / "run", 2, weights, trust=True)  # type: ignore[arg-type]
+        assert probed.conventions["stored_dtype"] == "float16"
+        expected = checkpoint[state]["network.input_blocks.0.0.weight"].float()
+        assert torch.equal(probed.eps_model.unet.input_blocks[0][0].weight, expected)
+    assert not torch.equal(
+        *(checkpoint[key]["network.input_blocks.0.0.weight"] for key in ("current_model_state", "state_dict"))
+    )
