@@ -51,6 +51,8 @@ RECORDED_NOW = {
     *("weights", "prompt", "negative_prompt", "guidance_scale", "centred", "drawn_on", "strengths", "noises"),
     *("noise_seed", "num_targets", "num_samples", "state_dtype", "origin", "sha256 of what follows", "options"),
     *("image_size", "num_head_channels", "trust"),
+    # Of W&B's runs.
+    *("job_type", "notes"),
     # Of the training, whose speed counts these; of the checks of found noises.
     *("optimizer_steps", "p_value", "p_value_of_one_noise"),
 }
@@ -59,7 +61,8 @@ ADDED = {
     *(f"wandb: probe/assignment_accuracy/{key}" for key in (*_HUBS, "hubs_table")),
     # Also of W&B's.
     *(f"options: {verb}: options: --wandb.{name}" for verb in ("fit", "probe") for name in ("job_type", "notes")),
-    *(f"{place}: wandb.{name}" for place in ("configuration", "fit: config.yaml") for name in ("job_type", "notes")),
+    *("configuration: wandb.job_type", "configuration: wandb.notes"),
+    "dashboard --dry-run: probe/assignment_accuracy/hubs_table",
     "options: dashboard: options: --dry_run",
     *(f"options: {command}: options: --centre" for command in ("edit", "search-noise")),
     "configuration: data.init_args.skip_unreadable",

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from probediff.denoisers import UNet
 from probediff.files import parse_yaml
-from probediff.models.arguments import make_importable
+from probediff.runs.sources import make_importable
 from probediff.training.module import DiffusionModule
 
 #: Options that name a class.

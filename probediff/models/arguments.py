@@ -4,9 +4,6 @@ Nothing is imported but what is installed with this package and imported already
 arguments have the types that their class asks for.
 """
 
-import importlib
-import importlib.util
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from probediff import data
 from probediff.data import ImageDataModule
 from probediff.denoisers import UNet
 from probediff.runs.configuration import CONFIG
+from probediff.runs.sources import CLASS_PATH, import_source, make_importable, refuse_untrusted
 
 
 def typed_arguments(cls: type, values: Any, place: str) -> dict[str, Any]:
@@ -91,8 +89,7 @@ def build_network(section: Any, place: str, trust: bool) -> nn.Module:
     if name in (f"{UNet.__module__}.UNet", "probediff.denoisers.UNet"):
         with torch.random.fork_rng():
             return UNet(**typed_arguments(UNet, values, place))
-    if not trust:
-        raise ValueError(_needs_trust(place, "probediff's U-Net", name))
+    refuse_untrusted(place, "probediff's U-Net", name, trust)
     make_importable(name)
     # By the means of ``probediff fit``, for an argument may be a class with arguments too.
     parser = ArgumentParser(exit_on_error=False)
@@ -106,16 +103,6 @@ def build_network(section: Any, place: str, trust: bool) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise ValueError(f"{place} must be a torch.nn.Module, got {type(network).__name__} of {name!r}")
     return network
-
-
-def make_importable(name: str) -> None:
-    """Let a class in a file or package of the current folder be imported; what is installed comes first."""
-    root, _, rest = name.partition(".")
-    if not rest or not root.isidentifier() or root in sys.modules or importlib.util.find_spec(root) is not None:
-        return
-    if Path(f"{root}.py").is_file() or Path(root).is_dir():
-        # Not at the front: no other file there may stand in for a library that is imported later.
-        sys.path.append(str(Path.cwd()))
 
 
 class _Section:
@@ -132,13 +119,6 @@ class _NetworkSection:
     ) -> None: ...
 
 
-def _needs_trust(place: str, ours: str, name: str) -> str:
-    return (
-        f"{place} must be {ours}, got the class {name!r}, which would be imported and run; "
-        "give --trust (in Python trust=True) if you trust whoever wrote it"
-    )
-
-
 def _own_classes() -> dict[str, type[ImageDataModule]]:
     """The data modules of this package by every name that they have; nobody's folder is looked into."""
     classes = [
@@ -153,13 +133,8 @@ def _own_classes() -> dict[str, type[ImageDataModule]]:
 
 
 def _trusted_class(name: str, place: str, trust: bool) -> type[ImageDataModule]:
-    if not trust:
-        raise ValueError(_needs_trust(place, "a data module of probediff", name))
-    make_importable(name)
-    module, _, attribute = name.rpartition(".")
-    if not module:
-        raise ImportError(f"{name!r} names no module")
-    cls = getattr(importlib.import_module(module), attribute)
+    refuse_untrusted(place, "a data module of probediff", name, trust)
+    cls = import_source({CLASS_PATH: name}, place)
     if not (isinstance(cls, type) and issubclass(cls, ImageDataModule)):
         raise TypeError(f"{name} is no ImageDataModule")
     return cls

@@ -16,7 +16,7 @@ from probediff.files import check_dense, load_strictly, read_checkpoint
 from probediff.models.base import ProbeModel, Weights, undisturbed
 from probediff.runs.configuration import CONFIG, MODULE
 from probediff.runs.folder import RunFolder
-from probediff.runs.sources import CLASS_PATH, FILE, has_changed, import_source, is_importable, locate
+from probediff.runs.sources import CLASS_PATH, FILE, has_changed, import_source, is_importable, locate, refuse_untrusted
 
 #: ``(weights, ema_rate) -> model``: what a module that can be probed has as its method.
 ModelFunction = Callable[[Weights, float | None], ProbeModel]
@@ -108,11 +108,7 @@ class OwnRecipe:
                 f"{where} must say how its model is built, but does not know {reason}. Write there class_path and "
                 f"init_args, or function: {{class_path: my_module.load}}, (checkpoint, weights, ema_rate) -> ProbeModel"
             )
-        if not trust:
-            raise ValueError(
-                f"{where} must be a class of probediff, got {source[CLASS_PATH]!r}, which would be imported and run; "
-                f"give --trust (in Python trust=True) if you trust whoever wrote it"
-            )
+        refuse_untrusted(where, "a class of probediff", str(source[CLASS_PATH]), trust)
         if has_changed(source):
             warnings.warn(
                 f"{source[FILE]} has changed since the run began; its model is built as it is now", stacklevel=3

@@ -39,9 +39,9 @@ def locate(source: Callable[..., Any]) -> dict[str, str]:
 
 
 def is_importable(source: Callable[..., Any]) -> bool:
-    """Whether another process can import it by its name, from its file if need be: no lambda, no inner function."""
+    """Whether another process can import it by its name, from its file if need be: no lambda, no inner class."""
     is_in_script = source.__module__ != _SCRIPT or FILE in locate(source)
-    return "<" not in source.__qualname__ and is_in_script
+    return source.__qualname__.isidentifier() and is_in_script
 
 
 def import_source(place: Mapping[str, Any], where: str) -> Any:
@@ -74,9 +74,7 @@ def has_changed(place: Mapping[str, Any]) -> bool:
 
 def _import(module_name: str, file: Path | None) -> Any:
     if module_name != _SCRIPT:
-        # An installed command does not look into the folder where it is called, as `python -m` does.
-        if str(Path.cwd()) not in sys.path:
-            sys.path.append(str(Path.cwd()))
+        make_importable(module_name)
         try:
             return importlib.import_module(module_name)
         except ModuleNotFoundError as error:
@@ -102,6 +100,25 @@ def _import(module_name: str, file: Path | None) -> Any:
         del sys.modules[name]
         raise
     return module
+
+
+def make_importable(name: str) -> None:
+    """Let a class in a file or package of the current folder be imported; what is installed comes first."""
+    root = name.partition(".")[0]
+    if not root.isidentifier() or root in sys.modules or importlib.util.find_spec(root) is not None:
+        return
+    if Path(f"{root}.py").is_file() or Path(root).is_dir():
+        # Not at the front: no other file there may stand in for a library that is imported later.
+        sys.path.append(str(Path.cwd()))
+
+
+def refuse_untrusted(place: str, ours: str, name: str, trust: bool) -> None:
+    """Raise ValueError for a class that is none of ``ours``, unless who named it is trusted."""
+    if not trust:
+        raise ValueError(
+            f"{place} must be {ours}, got {name!r}, which would be imported and run; give --trust (trust=True in "
+            f"Python) if you trust whoever wrote it"
+        )
 
 
 def _is_guarded(script: Path) -> bool:
