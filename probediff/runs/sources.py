@@ -116,8 +116,8 @@ def refuse_untrusted(place: str, ours: str, name: str, trust: bool) -> None:
     """Raise ValueError for a class that is none of ``ours``, unless who named it is trusted."""
     if not trust:
         raise ValueError(
-            f"{place} must be {ours}, got {name!r}, which would be imported and run; give --trust (trust=True in "
-            f"Python) if you trust whoever wrote it"
+            f"{place} must be {ours}, got the class {name!r}, which would be imported and run; "
+            "give --trust (in Python trust=True) if you trust whoever wrote it"
         )
 
 
