@@ -57,8 +57,9 @@ def import_source(place: Mapping[str, Any], where: str) -> Any:
     module_name, _, name = str(place.get(CLASS_PATH, "")).rpartition(".")
     file = Path(str(place[FILE])) if FILE in place else None
     try:
-        module = _import(module_name, file)
-        return getattr(module, name)
+        if not module_name:
+            raise ImportError(f"{name!r} names no module")
+        return getattr(_import(module_name, file), name)
     except Exception as error:
         raise ValueError(
             f"{where} must name a class or function that can be imported, got {place.get(CLASS_PATH)!r}"
