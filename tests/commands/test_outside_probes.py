@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -79,3 +81,20 @@ def test_they_have_their_options_in_the_help(installed: None) -> None:
 def test_a_report_without_them_has_no_such_section(tiny_run: Path, tmp_path: Path) -> None:
     assert report([str(tiny_run), "--out", str(tmp_path / "report")]) == 0
     assert "Probes from outside" not in (tmp_path / "report" / "index.html").read_text()
+
+
+def test_the_package_of_the_page_brings_its_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the entry points as docs/probes.md writes them, in a package that pip would have installed."""
+    page = (ROOT / "docs" / "probes.md").read_text()
+    (declared,) = re.findall(r"^```toml\n(.*?)^```", page, re.M | re.S)
+    (group,) = tomllib.loads(declared)["project"]["entry-points"].items()
+    (code,) = [block for block in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S) if "PixelRange" in block]
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package" / "probes.py").write_text(code)
+    installed_files = tmp_path / "my_package-1.0.dist-info"
+    installed_files.mkdir()
+    (installed_files / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
+    lines = [f"[{group[0]}]", *(f"{name} = {value}" for name, value in group[1].items())]
+    (installed_files / "entry_points.txt").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert available_probes()["pixel_range"].__module__ == "my_package.probes"
