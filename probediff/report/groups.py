@@ -8,7 +8,7 @@ from typing import Any
 
 from probediff.report.sources import Run
 from probediff.runs.catalogue import Description
-from probediff.runs.grouping import LEFT_OUT, config_value
+from probediff.runs.grouping import LEFT_OUT, config_value, is_told_apart
 
 _MOST_LABEL_KEYS, _MOST_PICTURES = 3, 4
 
@@ -174,7 +174,8 @@ def _group_key(run: Run, group_by: str | None) -> Any:
     if group_by is not None:
         return str(config_value(run.config, group_by))
     # A model without a configuration, or one that was not trained here, is a group of its own.
-    return tuple(sorted(_flat(run.config).items())) if run.config and run.own.kind == "own" else run.path
+    is_known = is_told_apart(run.config) and run.own.kind == "own"
+    return tuple(sorted(_flat(run.config).items())) if is_known else run.path
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:

@@ -11,7 +11,7 @@ from probediff.report.measured import spread_note, values_by_step
 from probediff.report.parts import Figure, Section
 from probediff.report.sources import Run
 from probediff.report.tables import Cell, Table
-from probediff.runs.grouping import config_value
+from probediff.runs.grouping import seed_of
 
 _TRAINING = (
     Quantity("training", "loss_mean", "mean loss since the last checkpoint", "loss"),
@@ -47,7 +47,7 @@ def _same_seeds(comparison: Comparison) -> tuple[str, ...]:
     for group in comparison.groups:
         by_seed: dict[Any, list[str]] = {}
         for run in group.runs:
-            by_seed.setdefault(config_value(run.config, "seed_everything"), []).append(run.name)
+            by_seed.setdefault(seed_of(run.config), []).append(run.name)
         sentences += [
             f"{', '.join(names)} have the same training seed, {seed}: their spread is not one over seeds."
             for seed, names in by_seed.items()
@@ -61,7 +61,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _overview_row(label: str, run: Run) -> tuple[Cell, ...]:
-    seed = config_value(run.config, "seed_everything")
+    seed = seed_of(run.config)
     folders = ", ".join(dict.fromkeys("/".join(records.folder.path.parts[-2:]) for records in run.extra))
     conventions = (_convention_in_words(run, key) for key in _CONVENTIONS)
     return (run.name, label, run.state, run.own.last_step, run.max_steps, None if seed is None else str(seed),

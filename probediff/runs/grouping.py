@@ -5,11 +5,16 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from probediff.runs.configuration import MODULE
+
+#: Where the seed of the training stands: of `probediff fit`, of a module of one's own, of a loop.
+SEEDS = ("seed_everything", "module.init_args.seed", "loop.seed")
 #: Keys of a configuration that do not change what is measured, beside the seed.
 LEFT_OUT = frozenset(
     {
-        "seed_everything",
+        *SEEDS,
         "model.seed",
+        "module.file",
         "run_dir",
         "resume",
         "config",
@@ -42,6 +47,19 @@ def config_value(config: Mapping[str, Any], key: str) -> Any:
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     return value
+
+
+def seed_of(config: Mapping[str, Any]) -> int | None:
+    """The seed of the training; None where the configuration does not say it."""
+    seeds = (config_value(config, key) for key in SEEDS)
+    return next((seed for seed in seeds if isinstance(seed, int)), None)
+
+
+def is_told_apart(config: Mapping[str, Any]) -> bool:
+    """Whether equal configurations mean equal runs: not where somebody's own module or loop says nothing of itself."""
+    module = config.get(MODULE)
+    is_unknown = isinstance(module, dict) and "unknown" in module
+    return bool(config) and not (is_unknown and not config.get("loop"))
 
 
 def max_steps_of(config: Mapping[str, Any]) -> int | None:

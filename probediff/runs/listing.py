@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from probediff.runs.configuration import CONFIG, HISTORY
 from probediff.runs.folder import ERROR, FINISHED, PARTS, RECORDS, RunFolder
-from probediff.runs.grouping import max_steps_of
+from probediff.runs.grouping import max_steps_of, seed_of
 from probediff.runs.lock import is_held
 
 #: ``training?`` is concluded from file times, where a run keeps no lock.
@@ -103,7 +103,7 @@ def read_run(path: Path, now: float) -> RunInfo:
         why=why,
         step=max([*(record["step"] for record in records), *folder.checkpoints()], default=None),
         max_steps=max_steps_of(config),
-        seed=config.get("seed_everything"),
+        seed=seed_of(config),
         steps_per_second=values.get("training", {}).get("steps_per_second"),
         changed_at=changed_at,
         values=values,
