@@ -113,7 +113,7 @@ class Probing(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check everything else before the first training step: the module may have made its network just now."""
         model = self._model(trainer, pl_module)
-        self.settings.check(model.schedule, model.image_shape)
+        self.settings.check_model(model)
         self.probes = [c for c in callbacks_of(trainer) if isinstance(c, Probe) and c.enabled]
         folder = RunFolder(trainer.default_root_dir)
         data = getattr(trainer, "datamodule", None)

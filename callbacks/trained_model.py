@@ -17,6 +17,7 @@ from probediff.probing.probe import Probe
 from probediff.probing.run_config import describe_probes
 from probediff.probing.settings import PassSettings
 from probediff.runs.configuration import MODULE
+from probediff.training.module import DiffusionModule
 
 _TRAINER_OPTIONS = ("max_steps", "max_epochs", "accumulate_grad_batches", "gradient_clip_val", "precision")
 
@@ -43,7 +44,7 @@ def model_now(
         if averaged is None:
             make = given or probe_model_of(module)
             model = make(settings.weights, settings.ema_rate)
-            if settings.weights == "ema" and trainer.global_step > 0:
+            if settings.weights == "ema" and trainer.global_step > 0 and not isinstance(module, DiffusionModule):
                 _tell_raw_weights(model, make)
         else:
             # The module knows nothing of this average: its copy has it as if it were its own weights.

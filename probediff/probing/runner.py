@@ -154,7 +154,7 @@ class ProbeRunner:
 
     def _begin(self, step: int, model: ProbeModel) -> Recorder:
         """Check everything, then take the folder, on the first process."""
-        self.settings.check(model.schedule, model.image_shape)
+        self.settings.check_model(model)
         context = ProbeContext(self.settings, model.image_shape, self.folder, self.real_images, model.pixels)
         for probe in self.probes:
             probe.check(context)

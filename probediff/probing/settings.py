@@ -7,6 +7,7 @@ from typing import Literal
 
 from probediff.files.capacity import EVALUATION_SEC, check_memory, check_time
 from probediff.inversion import InversionSettings
+from probediff.models.base import ProbeModel
 from probediff.noise import MAX_SEED
 from probediff.schedule import Convention, NoiseSchedule
 
@@ -59,3 +60,13 @@ class PassSettings:
         check_memory("probing.settings.num_samples", self.num_samples, size, "probe fewer samples")
         evaluations = self.num_samples * sum(self.inversion.evaluations(self.num_steps))
         check_time("a pass", f"{evaluations:,} network evaluations", evaluations * EVALUATION_SEC)
+
+    def check_model(self, model: ProbeModel) -> None:
+        """Raise ValueError for settings that a pass over this model could not run with, or that it is not made for."""
+        self.check(model.schedule, model.image_shape)
+        clipping = [name for name in ("clip", "clip_inversion") if getattr(self, name)]
+        if clipping and not model.clip:
+            raise ValueError(
+                f"probing.settings.{clipping[0]} must be False for a model that was wrapped with clip=False, whose "
+                f"images do not lie in [-1, 1], got True"
+            )

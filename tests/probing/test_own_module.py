@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -201,3 +202,11 @@ def test_thinned_checkpoints_have_raw_and_averaged_weights(fit: Fit, tmp_path: P
     assert not torch.equal(
         *(checkpoint[key]["network.input_blocks.0.0.weight"] for key in ("current_model_state", "state_dict"))
     )
+
+
+def test_a_model_whose_images_are_not_clipped_is_not_clipped(fit: Fit) -> None:
+    module = Plain()
+    given = replace(module.probe_model("raw", None), clip=False)
+    probing = Probing(ProbeSchedule(), tiny_settings(), False, model=given)
+    with pytest.raises(ValueError, match=r"settings.clip must be False for a model that was wrapped with clip=False"):
+        fit(None, module, max_steps=1, callbacks=[probing, InversionAngles()])  # type: ignore[arg-type]
