@@ -20,7 +20,8 @@ _NUM_IMAGES = 32
 class WiringWatch:
     """Checks the wiring of the model at events of a run, on the first process, and keeps what it finds.
 
-    A network that has learnt nothing fits every wiring, so that the check is made again until it decides.
+    A network that has learnt nothing fits every wiring, so that the check is made again until it decides: at the first
+    event, and then whenever the training has come twice as far.
 
     Args:
         folder: keeps the newest finding.
@@ -31,11 +32,13 @@ class WiringWatch:
         self._folder = folder
         self._real_images = real_images
         self._is_decided = folder.wiring().get("verdict") in ("right", "wrong")
+        self._next_step = 0
 
     def look(self, model: ProbeModel) -> None:
         """Check the model, which is at rest on its device; a finding is a warning, and training goes on."""
-        if self._is_decided or not is_first_process():
+        if self._is_decided or model.step < self._next_step or not is_first_process():
             return
+        self._next_step = 2 * model.step
         found: dict[str, Any]
         try:
             if self._real_images is None:

@@ -13,14 +13,22 @@ from probediff.commands import outside_probes
 from probediff.commands.fit import fit
 from probediff.commands.options import available_probes
 from probediff.commands.probe import build_parser, probe
-from probediff.commands.report import report
 from probediff.dashboard.specification import specification
 from probediff.probing.replay import compare_with_run
+from probediff.report import outside
+from probediff.report.groups import group_runs
+from probediff.report.parts import Section
+from probediff.report.sources import read_runs
 from probediff.runs.folder import RunFolder
 from tests.conftest import ROOT, TINY_RUN
 
 HERE = "tests.commands.outside"
 GROUP = outside_probes.GROUP
+
+
+def section_of(run: Path) -> Section:
+    """What a report says of them."""
+    return outside.outside_probes(group_runs(read_runs([run])))
 
 
 @pytest.fixture
@@ -53,11 +61,11 @@ def test_they_are_measured_shown_and_replayed(
     comparison = compare_with_run(replayed, run)
     assert comparison.equal == comparison.compared > 0 and not comparison.settings
     assert {"brightness", "contrast"} <= {record["probe"] for record in replayed.records()}
-    assert report([str(run), "--out", str(tmp_path / "report")]) == 0
-    page = (tmp_path / "report" / "index.html").read_text()
-    assert "Probes from outside" in page
-    for name in ("outside_brightness", "outside_contrast", "outside_brightness_first_1"):
-        assert (tmp_path / "report" / "figures" / f"{name}.png").exists(), name
+    shown = section_of(run)
+    assert {figure.name for figure in shown.figures} == {
+        "outside_brightness", "outside_contrast", "outside_brightness_first_1",
+    }  # fmt: skip
+    assert sorted(words.partition(":")[0] for words in shown.text) == ["brightness", "contrast"]
     keys = {"probe/contrast/std": "number", "probe/brightness/first": "picture"}
     panels = [key for section in specification(keys) for panel in section.panels for key in panel.keys]
     assert sorted(panels) == sorted(keys)
@@ -78,9 +86,8 @@ def test_they_have_their_options_in_the_help(installed: None) -> None:
     assert "--brightness.factor" in build_parser().format_help()
 
 
-def test_a_report_without_them_has_no_such_section(tiny_run: Path, tmp_path: Path) -> None:
-    assert report([str(tiny_run), "--out", str(tmp_path / "report")]) == 0
-    assert "Probes from outside" not in (tmp_path / "report" / "index.html").read_text()
+def test_a_report_without_them_has_no_such_section(tiny_run: Path) -> None:
+    assert section_of(tiny_run).is_empty and not section_of(tiny_run).text
 
 
 def test_the_package_of_the_page_brings_its_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from probediff.models import ProbeModel, load_checkpoint_model, wrap_network
 from probediff.models.base import Weights
 from probediff.probing import ProbePass, ProbeResult
 from probediff.probing.replay import compare_with_run
+from probediff.probing.wiring import Wiring
 from probediff.runs.folder import RunFolder
 from probediff.schedule import NoiseSchedule
 from tests.conftest import Fit, tiny_settings
@@ -43,6 +44,13 @@ class StopAt(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         trainer.should_stop = trainer.global_step >= self.step
+
+
+@pytest.fixture(autouse=True)
+def quick_wiring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it finds is tested elsewhere, and takes a second."""
+    undecided = Wiring("undecided", "", "nobody has looked", 32, 420)
+    monkeypatch.setattr("probediff.probing.wiring_watch.check_wiring", lambda model, images: undecided)
 
 
 def load_afterwards(path: Path, weights: Weights, ema_rate: float | None) -> ProbeModel:

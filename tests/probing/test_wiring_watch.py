@@ -63,3 +63,19 @@ def test_what_cannot_be_checked_is_said_once(tmp_path: Path) -> None:
             watch.look(model(NoiseSchedule.linear(1000)))
     assert len(told) == 1
     assert RunFolder(tmp_path).wiring()["verdict"] == "undecided"
+
+
+def test_what_is_undecided_is_looked_at_again_when_the_training_is_twice_as_far(tmp_path: Path) -> None:
+    asked = []
+
+    def too_few(count: int) -> torch.Tensor:
+        asked.append(None)
+        return IMAGES[:3]
+
+    watch = WiringWatch(RunFolder(tmp_path), too_few)
+    looked = []
+    for step in range(10):
+        before = len(asked)
+        watch.look(replace(model(NoiseSchedule.linear(1000)), step=step))
+        looked += [step] * (len(asked) - before)
+    assert looked == [0, 1, 2, 4, 8]
