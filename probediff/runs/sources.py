@@ -39,9 +39,9 @@ def locate(source: Callable[..., Any]) -> dict[str, str]:
 
 
 def is_importable(source: Callable[..., Any]) -> bool:
-    """Whether another process can import it by its name, from its file if need be: no lambda, no inner function."""
+    """Whether another process can import it by its name, from its file if need be: no lambda, no inner one."""
     is_in_script = source.__module__ != _SCRIPT or FILE in locate(source)
-    return "<" not in source.__qualname__ and is_in_script
+    return source.__qualname__.isidentifier() and is_in_script
 
 
 def import_source(place: Mapping[str, Any], where: str) -> Any:
