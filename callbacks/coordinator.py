@@ -14,7 +14,7 @@ import lightning as L
 from torch import Tensor
 
 from probediff.callbacks.base import Probe
-from probediff.callbacks.due_steps import ProbeSchedule
+from probediff.callbacks.due_steps import ProbeSchedule, last_step
 from probediff.callbacks.interval import TrainingInterval
 from probediff.callbacks.metrics import check_monitors, share_metrics
 from probediff.callbacks.pass_bar import show_pass
@@ -23,6 +23,7 @@ from probediff.callbacks.trained_model import (
     bring_average_up_to_date,
     callbacks_of,
     describe_run,
+    first_model,
     go_before_averaging,
     loss_of,
     model_now,
@@ -94,7 +95,6 @@ class Probing(L.Callback):
         self.stop = StopRequest()
         self._probed_at = self._seen_step = -1
         self._looked_back = False
-        self._due: frozenset[int] = frozenset()
         self._restored: dict[str, Any] | None = None
         self._num_processes = 1
         self._nothing_kept: str | None = None
@@ -112,7 +112,7 @@ class Probing(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check everything else before the first training step: the module may have made its network just now."""
-        model = self._model(trainer, pl_module)
+        model = first_model(trainer, pl_module, self.model, self.settings)
         self.settings.check(model.schedule, model.image_shape)
         self.probes = [c for c in callbacks_of(trainer) if isinstance(c, Probe) and c.enabled]
         folder = RunFolder(trainer.default_root_dir)
@@ -158,7 +158,7 @@ class Probing(L.Callback):
         folder = self.context.folder
         if self._restored is None and folder.records():
             raise ValueError(
-                f"{folder.path} already holds a run; go on with it by --resume auto, or give another --run_dir"
+                f"{folder.path} already holds a run; go on with it by --resume auto or ckpt_path; or take another"
             )
         if trainer.is_global_zero:
             self._take_folder(trainer, module)
@@ -166,7 +166,7 @@ class Probing(L.Callback):
         # Lightning's stand-ins for loggers in a trial run seem to have every method.
         tracker = Tracker(folder, [] if trainer.fast_dev_run else trainer.loggers)  # type: ignore[attr-defined]
         self.recorder = Recorder(self.probes, self.context, tracker, conventions_for(self.settings, model))
-        self._due = self.schedule.until(int(trainer.estimated_stepping_batches))
+        self._due = self.schedule.until(last_step(trainer, module))
         self._num_processes = trainer.world_size
         self._interval.restore(self._restored, trainer, module.device)
         if trainer.is_global_zero:
@@ -232,8 +232,7 @@ class Probing(L.Callback):
             self._look_back(trainer, pl_module)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Give the signals back."""
-        self.stop.uninstall()
+        """Give the signals and the folder back."""
         self._leave_folder()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
@@ -241,6 +240,7 @@ class Probing(L.Callback):
         self._leave_folder()
 
     def _leave_folder(self) -> None:
+        self.stop.uninstall()
         self._owning.close()
         if self._nothing_kept is not None:
             shutil.rmtree(self._nothing_kept, ignore_errors=True)

@@ -49,6 +49,25 @@ def model_now(
     return replace(model, step=trainer.global_step, conventions=model.conventions | others)
 
 
+def first_model(
+    trainer: L.Trainer, module: L.LightningModule, given: ModelFunction | ProbeModel | None, settings: PassSettings
+) -> ProbeModel:
+    """What ``model_now`` gives, before the training.
+
+    Raises:
+        ValueError: see there; or it is the raw network where an average was asked for, and would be recorded as one.
+    """
+    model = model_now(trainer, module, given, settings)
+    if settings.weights == "ema" and not isinstance(given, ProbeModel) and averaged_module(trainer) is None:
+        raw = (given or probe_model_of(module))("raw", None)
+        if list(map(id, model.eps_model.parameters())) == list(map(id, raw.eps_model.parameters())):
+            raise ValueError(
+                f"probe_model of {type(module).__name__} must give an average for weights 'ema', got the raw weights; "
+                "give PassSettings(weights='raw'), or keep an average, such as by Lightning's EMAWeightAveraging"
+            )
+    return model
+
+
 def averaged_module(trainer: L.Trainer) -> L.LightningModule | None:
     """The copy of the module with averaged weights that a callback of Lightning keeps, if one does."""
     for callback in _averaging(trainer):

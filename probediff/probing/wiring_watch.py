@@ -30,6 +30,7 @@ class WiringWatch:
     def __init__(self, folder: RunFolder, real_images: Callable[[int], Tensor] | None) -> None:
         self._folder = folder
         self._real_images = real_images
+        self._told = ""
         self._is_decided = folder.wiring().get("verdict") in ("right", "wrong")
 
     def look(self, model: ProbeModel) -> None:
@@ -48,6 +49,7 @@ class WiringWatch:
             self._is_decided = self._real_images is None
         if wiring is not None and wiring.verdict != "undecided":
             self._is_decided = True
-        if wiring is None or wiring.verdict == "wrong":
+        if (wiring is None or wiring.verdict == "wrong") and found["words"] != self._told:
+            self._told = found["words"]
             warnings.warn(f"step {model.step}: {found['words']}", stacklevel=3)
         self._folder.save_wiring({"step": model.step} | found)

@@ -51,7 +51,9 @@ def load_afterwards(path: Path, weights: Weights, ema_rate: float | None) -> Pro
 
 
 def train(fit: Fit, module: L.LightningModule, *callbacks: L.Callback, **options: Any) -> None:
-    probing = Probing(ProbeSchedule(every_n_steps=1), tiny_settings(weights=options.pop("weights", "ema")), False)
+    probing = Probing(
+        ProbeSchedule(every_n_steps=1), tiny_settings(weights="ema" if isinstance(module, Manual) else "raw"), False
+    )
     fit(None, module, **({"max_steps": 3, "callbacks": [*callbacks, probing, InversionAngles()]} | options))  # type: ignore[arg-type]
 
 
@@ -126,7 +128,7 @@ def test_a_run_goes_on_and_is_replayed_bit_for_bit(fit: Fit, tmp_path: Path) -> 
 def test_settings_of_the_run_have_to_stay(fit: Fit, tmp_path: Path) -> None:
     train(fit, Plain(), max_steps=1)
     with pytest.raises(ValueError, match=r"other settings.*\n.*probing.settings.num_samples: 17 there, 18 now"):
-        probing = Probing(ProbeSchedule(every_n_steps=1), tiny_settings(num_samples=18), False)
+        probing = Probing(ProbeSchedule(every_n_steps=1), tiny_settings(num_samples=18, weights="raw"), False)
         trainer = L.Trainer(
             accelerator="cpu", default_root_dir=tmp_path / "run", logger=False, enable_checkpointing=False,
             enable_progress_bar=False, enable_model_summary=False, callbacks=[probing, InversionAngles()], max_steps=2,
