@@ -79,3 +79,11 @@ def test_they_have_their_options_in_the_help(installed: None) -> None:
 def test_a_report_without_them_has_no_such_section(tiny_run: Path, tmp_path: Path) -> None:
     assert report([str(tiny_run), "--out", str(tmp_path / "report")]) == 0
     assert "Probes from outside" not in (tmp_path / "report" / "index.html").read_text()
+
+
+def test_a_class_that_is_gone_is_left_out_and_named(tmp_path: Path) -> None:
+    gone = "trainer: {callbacks: [{class_path: gone.Contrast}, {class_path: %s.Contrast}]}"
+    RunFolder(tmp_path).config_path.write_text(gone % HERE)
+    with pytest.warns(UserWarning, match=r"left out: a probe of .*config.yaml must name a class .*'gone.Contrast'"):
+        (probe,) = outside_probes.foreign_probes(tmp_path, [], trust=True)
+    assert probe.name() == "contrast"
