@@ -33,7 +33,7 @@ from probediff.data import ImageDataModule
 from probediff.exceptions import describe_failure
 from probediff.models.base import ProbeModel, at_rest, undisturbed
 from probediff.models.own_module import Loader, ModelFunction
-from probediff.probing.probe import ProbeContext, images_function, least_work
+from probediff.probing.probe import ProbeContext, check_probes, images_function, least_work
 from probediff.probing.processes import on_first_process
 from probediff.probing.recorder import Recorder, conventions_for, pass_request
 from probediff.probing.run_config import begin_run
@@ -124,8 +124,7 @@ class Probing(L.Callback):
             folder = RunFolder(self._nothing_kept)
             self.context = least_work(replace(self.context, folder=folder), self.probes, model.schedule)
             self.settings = self.context.settings
-        for probe in self.probes:
-            probe.check(self.context)
+        check_probes(self.probes, self.context)
         check_monitors(trainer, self.probes, self.context.folder)
         if not isinstance(pl_module, DiffusionModule):  # which is probed as it trains, by the same wiring
             images = real_images or partial(training_images, trainer, model.pixel_shape)
