@@ -31,7 +31,7 @@ class WiringWatch:
         self._folder = folder
         self._real_images = real_images
         self._told = ""
-        self._is_decided = folder.wiring().get("verdict") in ("right", "wrong")
+        self._is_decided = False  # also in a run that goes on, perhaps wired anew
 
     def look(self, model: ProbeModel) -> None:
         """Check the model, which is at rest on its device; a finding is a warning, and training goes on."""

@@ -101,3 +101,12 @@ def test_an_error_of_a_shared_check_is_what_it_was() -> None:
 
     with pytest.raises(OSError, match="disk"):
         raise_together(fail)
+
+
+def test_a_wiring_that_was_mended_is_looked_at_again(tmp_path: Path) -> None:
+    for step, real_images in ((0, torch.full((32, 1, 4, 4), 3.0)), (1, torch.rand(32, 1, 4, 4) * 2 - 1)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with runner(tmp_path, real_images=real_images, resume=True) as r:
+                r(step, model())
+        assert (RunFolder(tmp_path).wiring()["verdict"] == "wrong") == (step == 0)
