@@ -14,7 +14,7 @@ import lightning as L
 from torch import Tensor
 
 from probediff.callbacks.base import Probe
-from probediff.callbacks.due_steps import ProbeSchedule
+from probediff.callbacks.due_steps import ProbeSchedule, last_step
 from probediff.callbacks.interval import TrainingInterval
 from probediff.callbacks.metrics import check_monitors, share_metrics
 from probediff.callbacks.pass_bar import show_pass
@@ -32,7 +32,7 @@ from probediff.data import ImageDataModule
 from probediff.exceptions import describe_failure
 from probediff.models.base import ProbeModel, at_rest, undisturbed
 from probediff.models.own_module import Loader, ModelFunction
-from probediff.probing.probe import ProbeContext, images_function, least_work
+from probediff.probing.probe import ProbeContext, check_probes, images_function, least_work
 from probediff.probing.processes import on_first_process
 from probediff.probing.recorder import Recorder, conventions_for, pass_request
 from probediff.probing.run_config import begin_run
@@ -94,7 +94,6 @@ class Probing(L.Callback):
         self.stop = StopRequest()
         self._probed_at = self._seen_step = -1
         self._looked_back = False
-        self._due: frozenset[int] = frozenset()
         self._restored: dict[str, Any] | None = None
         self._num_processes = 1
         self._nothing_kept: str | None = None
@@ -124,8 +123,7 @@ class Probing(L.Callback):
             folder = RunFolder(self._nothing_kept)
             self.context = least_work(replace(self.context, folder=folder), self.probes, model.schedule)
             self.settings = self.context.settings
-        for probe in self.probes:
-            probe.check(self.context)
+        check_probes(self.probes, self.context)
         check_monitors(trainer, self.probes, self.context.folder)
         if not isinstance(pl_module, DiffusionModule):  # which is probed as it trains, by the same wiring
             images = real_images or partial(training_images, trainer, model.pixel_shape)
@@ -158,7 +156,7 @@ class Probing(L.Callback):
         folder = self.context.folder
         if self._restored is None and folder.records():
             raise ValueError(
-                f"{folder.path} already holds a run; go on with it by --resume auto, or give another --run_dir"
+                f"{folder.path} already holds a run; go on with it by --resume auto or ckpt_path; or take another"
             )
         if trainer.is_global_zero:
             self._take_folder(trainer, module)
@@ -166,7 +164,7 @@ class Probing(L.Callback):
         # Lightning's stand-ins for loggers in a trial run seem to have every method.
         tracker = Tracker(folder, [] if trainer.fast_dev_run else trainer.loggers)  # type: ignore[attr-defined]
         self.recorder = Recorder(self.probes, self.context, tracker, conventions_for(self.settings, model))
-        self._due = self.schedule.until(int(trainer.estimated_stepping_batches))
+        self._due = self.schedule.until(last_step(trainer, module))
         self._num_processes = trainer.world_size
         self._interval.restore(self._restored, trainer, module.device)
         if trainer.is_global_zero:
@@ -232,8 +230,7 @@ class Probing(L.Callback):
             self._look_back(trainer, pl_module)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Give the signals back."""
-        self.stop.uninstall()
+        """Give the signals and the folder back."""
         self._leave_folder()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
@@ -241,6 +238,7 @@ class Probing(L.Callback):
         self._leave_folder()
 
     def _leave_folder(self) -> None:
+        self.stop.uninstall()
         self._owning.close()
         if self._nothing_kept is not None:
             shutil.rmtree(self._nothing_kept, ignore_errors=True)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import lightning as L
+
 #: Steps at which the authors of *There and Back Again* saved checkpoints of their CIFAR-10 runs.
 P1_CIFAR10 = frozenset({5, 10, 25, *range(50, 401, 50), *range(390, 39_001, 390), *range(39_390, 500_001, 1_950)})
 #: The same for their ImageNet runs (the last one is as far as they trained).
@@ -67,3 +69,11 @@ class ProbeSchedule:
             count = self.per_decade * len(str(last_step))
             due.update(round(10 ** (k / self.per_decade)) for k in range(count + 1))
         return frozenset(step for step in due if step <= last_step)
+
+
+def last_step(trainer: L.Trainer, module: L.LightningModule) -> int:
+    """The last step of the training, as ``trainer.global_step`` counts; a later one where that is not known before."""
+    if not module.automatic_optimization:  # steps as often in a batch as it likes
+        return trainer.max_steps if trainer.max_steps != -1 else _MOST_CHECKPOINTS
+    steps = trainer.estimated_stepping_batches
+    return int(steps) if 0 <= steps < float("inf") else _MOST_CHECKPOINTS  # of data without a length

@@ -45,7 +45,7 @@ def installed_probes(taken: Collection[str]) -> dict[str, type[Probe]]:
 def foreign_probes(run: Path, known: Collection[str], trust: bool) -> list[probing.Probe]:
     """The probes of a run whose classes its configuration names, and nothing installed brings.
 
-    Without ``trust`` none is imported, and those that have records are named in a warning.
+    Without ``trust`` none is imported, and those that have records are named in a warning; so is what cannot be.
 
     Args:
         run: folder of the run.
@@ -53,7 +53,7 @@ def foreign_probes(run: Path, known: Collection[str], trust: bool) -> list[probi
         trust: import and run the classes.
 
     Raises:
-        ValueError: a class that cannot be imported, or does not take its arguments.
+        ValueError: a class that does not take its arguments.
     """
     folder = RunFolder(run)
     named = _named_classes(folder.config())
@@ -72,7 +72,11 @@ def foreign_probes(run: Path, known: Collection[str], trust: bool) -> list[probi
     probes = []
     for entry in named:
         where = f"a probe of {run / CONFIG}"
-        cls = import_source(entry, where)
+        try:
+            cls = import_source(entry, where)
+        except ValueError as error:  # the rest can be measured all the same
+            warnings.warn(f"left out: {error}", stacklevel=2)
+            continue
         if not (isinstance(cls, type) and issubclass(cls, probing.Probe)):
             continue  # a callback of another kind
         try:

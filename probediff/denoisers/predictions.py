@@ -79,6 +79,9 @@ class EpsModel(nn.Module):
         is_plain = self.timestep_scale == 1.0 and not self.rescale_timesteps
         predicted = self.unet(x, timestep if is_plain else timestep.float() * self.timestep_scale)
         output: Tensor = getattr(predicted, "sample", predicted)
+        if not isinstance(output, Tensor):
+            words = type(output).__name__
+            raise ValueError(f"the network must return a tensor, or an object that has it as sample, got a {words}")
         if output.shape[2:] != x.shape[2:] or output.shape[1] not in (x.shape[1], 2 * x.shape[1]):
             raise ValueError(
                 f"the network must make (B, {x.shape[1]} or {2 * x.shape[1]}, {', '.join(map(str, x.shape[2:]))}) of "

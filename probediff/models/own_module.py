@@ -1,7 +1,7 @@
 """LightningModules of one's own: what a run's folder says of them, and how they are built again from it."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from inspect import Parameter, signature
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser
 
+from probediff.exceptions import describe_failure
 from probediff.files import check_dense, load_strictly, read_checkpoint
 from probediff.models.base import ProbeModel, Weights, undisturbed
 from probediff.runs.configuration import CONFIG, MODULE
@@ -27,6 +28,9 @@ INIT_ARGS, FUNCTION, UNKNOWN = "init_args", "function", "unknown"
 RAW_STATE = "current_model_state"
 #: For the records of probes of such an average.
 AVERAGED_BY = {"averaged_by": "WeightAveraging"}
+_CURE = (
+    "Its networks must be made in __init__ or configure_model by arguments that it saves; else give Probing(loader=...)"
+)
 
 
 @runtime_checkable
@@ -54,9 +58,9 @@ def describe_module(
         return {FUNCTION: locate(loader)}
     cls = type(module)
     if not is_importable(cls):
-        return {UNKNOWN: f"{cls.__qualname__} is defined where nothing can be imported from"}
-    saved = {key: value for key, value in module.hparams.items() if not key.startswith("_")}
+        return {UNKNOWN: f"where to import {cls.__qualname__} from: it stands in no module or script by itself"}
     needed = list(signature(cls.__init__).parameters.values())[1:]
+    saved = _saved_arguments(module, needed)
     if arguments is None and needed and not saved:
         return locate(cls) | {UNKNOWN: f"the arguments of {cls.__qualname__}: call save_hyperparameters() in __init__"}
     values = dict(saved if arguments is None else arguments)
@@ -66,6 +70,19 @@ def describe_module(
     if missing:
         return locate(cls) | {UNKNOWN: f"its argument {missing[0]}, which is not saved in plain types"}
     return locate(cls) | {INIT_ARGS: values}
+
+
+def _saved_arguments(module: L.LightningModule, parameters: Sequence[Parameter]) -> dict[str, Any]:
+    """What was saved with ``save_hyperparameters`` of these parameters of the class, as Lightning itself reads it."""
+    saved = {key: value for key, value in module.hparams.items() if not key.startswith("_")}
+    if any(p.kind == Parameter.VAR_KEYWORD for p in parameters):
+        return saved
+    names = {p.name for p in parameters}
+    # One argument that holds all of them: ``save_hyperparameters(config)``.
+    if (whole := getattr(module, "_hparams_name", None)) in names and whole not in saved:
+        return {whole: saved}
+    # Those of a base class, and what was noted beside them, are no arguments of this one.
+    return {key: value for key, value in saved.items() if key in names}
 
 
 def _is_plain(value: Any) -> bool:
@@ -132,9 +149,17 @@ class OwnRecipe:
         check_dense(path, state)
         is_thinned = "optimizer_states" not in content and any(t.dtype == torch.float16 for t in state.values())
         restored = {name: t.float() if is_thinned and t.dtype == torch.float16 else t for name, t in state.items()}
+        content = content | {"state_dict": restored}
         with undisturbed(torch.nn.Identity()):
-            module = _build(self.build, self.arguments)
-        load_strictly(module, restored, f"{path} must hold the weights of {self.build.__qualname__}")
+            module = _build(self.build, self.arguments, content)
+        kinds, own = _floating_types(restored), _floating_types(module.state_dict())
+        if len(kinds) == 1 and kinds != own and not is_thinned:  # as the trainer's precision has made it
+            module.to(*kinds)
+        if module.strict_loading:
+            requirement = f"{path} must hold the weights of {self.build.__qualname__}"
+            load_strictly(module, content["state_dict"], requirement, _CURE)
+        else:
+            module.load_state_dict(content["state_dict"], strict=False)
         module.eval().requires_grad_(False)
         # Of averages that Lightning keeps, the module knows nothing: the weights that it has are the ones meant.
         model = probe_model_of(module)(*(("raw", None) if averages else (self.weights, self.ema_rate)))
@@ -143,11 +168,23 @@ class OwnRecipe:
         return replace(model, step=content["global_step"], conventions=model.conventions | others)
 
 
-def _build(cls: Callable[..., Any], arguments: dict[str, Any]) -> L.LightningModule:
-    """The module with its initial weights; classes that the arguments name are built too."""
+def _floating_types(state: Mapping[str, torch.Tensor]) -> set[torch.dtype]:
+    return {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
+
+
+def _build(cls: Callable[..., Any], arguments: dict[str, Any], checkpoint: dict[str, Any]) -> L.LightningModule:
+    """The module before it takes the weights, by Lightning's hooks; classes that the arguments name are built too."""
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(cls, MODULE, fail_untyped=False)
-    built: L.LightningModule = parser.instantiate(parser.parse_object({MODULE: arguments}))[MODULE]
+    try:
+        parser.add_class_arguments(cls, MODULE, fail_untyped=False)
+        built: L.LightningModule = parser.instantiate(parser.parse_object({MODULE: arguments}))[MODULE]
+        built.configure_model()
+        built.on_load_checkpoint(checkpoint)
+    except Exception as error:  # a class of one's own may raise anything
+        words = describe_failure(error)
+        raise ValueError(
+            f"{cls.__qualname__} must be made of {INIT_ARGS} in the {CONFIG} of its run, got {words}; {_CURE}"
+        ) from error
     return built
 
 

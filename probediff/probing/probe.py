@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
 
@@ -47,9 +47,16 @@ class ProbeContext:
 
 
 def images_function(images: Tensor | Callable[[int], Tensor] | None) -> Callable[[int], Tensor] | None:
-    """Real images as probes ask for them, n -> n of them; of a tensor the first ones."""
-    if not isinstance(images, Tensor):
+    """Real images as probes ask for them, n -> n of them; of a tensor the first ones.
+
+    Raises:
+        ValueError: they are neither.
+    """
+    if images is None or callable(images):
         return images
+    if not (isinstance(images, Tensor) and images.ndim == 4):
+        words = f"a tensor {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise ValueError(f"real_images must be a tensor (N, C, H, W) or a function n -> n images, got {words}")
 
     def first(count: int) -> Tensor:
         if len(images) < count:
@@ -57,6 +64,17 @@ def images_function(images: Tensor | Callable[[int], Tensor] | None) -> Callable
         return images[:count]
 
     return first
+
+
+def check_probes(probes: Sequence[Probe], context: ProbeContext) -> None:
+    """Raise ValueError, before training starts, for what is no probe or could not be measured."""
+    for probe in probes:
+        if not isinstance(probe, Probe):
+            raise ValueError(f"probes must be objects such as InversionAngles(), got {probe!r}")
+        probe.check(context)
+    names = [probe.name() for probe in probes]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"probes must differ, got {', '.join(sorted(twice))} twice: leave one out")
 
 
 def least_work(context: ProbeContext, probes: Iterable[Probe], schedule: NoiseSchedule) -> ProbeContext:

@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from probediff.exceptions import describe_failure
+
 T = TypeVar("T")
 #: Far below the timeout of a process group, which is ten minutes or more.
 HEARTBEAT_SEC = 20.0
@@ -39,15 +41,18 @@ def raise_together(work: Callable[[], None]) -> None:
     """Run ``work``, a check, on the first process, and raise on all of them what it raises.
 
     Raises:
-        ValueError: with the words of the first process.
+        ValueError: with the words of the first process, which itself raises what it was.
     """
-    what_must_be = None
+    failure: Exception | None = None
     if is_first_process():
         try:
             work()
-        except ValueError as error:
-            what_must_be = str(error)
-    if (what_must_be := share(what_must_be)) is not None:
+        except Exception as error:
+            failure = error
+    what_must_be = share(None if failure is None else describe_failure(failure))
+    if failure is not None:
+        raise failure
+    if what_must_be is not None:
         raise ValueError(what_must_be)
 
 

@@ -77,7 +77,15 @@ class Recorder:
 
         Returns:
             The numbers as loggers call them, ``probe/<probe>/<quantity>``.
+
+        Raises:
+            ValueError: the model makes images of another shape than at the first event.
         """
+        if event is not None and (shape := tuple(event.noise.shape[1:])) != tuple(self.context.image_shape):
+            raise ValueError(
+                f"image_shape must stay {self.context.image_shape} in a run, got {shape} at step {step}: noises and "
+                "pictures would not belong together; probe the other shape into another folder"
+            )
         entries = list(before)
         identity = identify_weights(event)
         if failure is not None:

@@ -19,11 +19,13 @@ from probediff.runs.sources import locate
 
 #: Sections that only `probediff fit` writes together.
 _OF_FIT = {"network", "data", "model"}
+#: All that is known of a probe that is not asked for.
+_OFF = {"enabled": False}
 
 
 def describe_probes(settings: PassSettings, probes: Sequence[Probe]) -> dict[str, Any]:
     """Settings and probes as `probediff fit` writes them, so that `probediff probe` takes them for its defaults."""
-    sections: dict[str, Any] = {name: {"enabled": False} for name in PROBES if name not in RESERVED}
+    sections: dict[str, Any] = {name: dict(_OFF) for name in PROBES if name not in RESERVED}
     foreign: dict[str, Any] = {}
     for probe in probes:
         if probe.name() in PROBES:
@@ -62,7 +64,11 @@ def begin_run(folder: RunFolder, config: Mapping[str, Any], step: int | None) ->
         folder.save_config(text)
         return
     measured = {record["probe"] for record in folder.records()}
-    changes, refused = compare_configs(folder.config(), yaml.safe_load(text), {}, measured)
+    stored, asked = folder.config(), yaml.safe_load(text)
+    for name in stored.keys() & asked.keys():
+        if asked[name] == _OFF:  # who leaves a probe out says nothing of its options
+            asked[name] = stored[name] | _OFF
+    changes, refused = compare_configs(stored, asked, {}, measured)
     if refused:
         lines = [f"  {key}: {before!r} there, {now!r} now" for key, (before, now) in refused.items()]
         raise ValueError(
@@ -77,6 +83,15 @@ def begin_run(folder: RunFolder, config: Mapping[str, Any], step: int | None) ->
 
 
 def describe_loop(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a training loop of one's own; what it trains is known to whoever wrote it."""
+    """The configuration of a training loop of one's own; what it trains is known to whoever wrote it.
+
+    Raises:
+        ValueError: a value that is no plain type.
+    """
+    for key, value in config.items():
+        try:
+            yaml.safe_dump(as_json(value))
+        except yaml.YAMLError as error:
+            raise ValueError(f"config must hold plain types, got {key}={value!r}; give str({key})") from error
     unknown = "a training loop of its own, which hands its model to ProbeRunner"
-    return {MODULE: {"unknown": unknown}, "loop": as_json(dict(config))}
+    return {MODULE: {"unknown": unknown}} | ({"loop": as_json(dict(config))} if config else {})

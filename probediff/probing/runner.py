@@ -1,5 +1,6 @@
 """Probes in any training loop: a plain one, under accelerate or torchrun, without a Trainer."""
 
+import operator
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from torch import Tensor
 from probediff.exceptions import describe_failure
 from probediff.models.base import ProbeModel, at_rest
 from probediff.probing.afterwards import show_progress
-from probediff.probing.probe import Probe, ProbeContext, images_function
+from probediff.probing.probe import Probe, ProbeContext, check_probes, images_function
 from probediff.probing.processes import is_first_process, on_first_process, raise_together, share
 from probediff.probing.recorder import Recorder, conventions_for, pass_request
 from probediff.probing.run_config import begin_run, describe_loop, describe_probes
@@ -72,7 +73,9 @@ class ProbeRunner:
         progress: bool = True,
     ) -> None:
         self.folder = RunFolder(folder)
-        self.probes = [probe for probe in probes if probe.enabled]
+        if not (isinstance(probes, Sequence) and isinstance(loggers, Sequence)):
+            raise ValueError("probes and loggers must be lists, such as [InversionAngles()], got something else")
+        self.probes = [probe for probe in probes if getattr(probe, "enabled", True)]
         self.settings = settings
         self.real_images = images_function(real_images)
         self.config = config or {}
@@ -82,6 +85,7 @@ class ProbeRunner:
         self._owning = ExitStack()
         self._recorder: Recorder | None = None
         self._last_step = -1
+        self._is_finished = False
 
     def __call__(self, step: int, model: ProbeModel) -> dict[str, float]:
         """Probe a model; with several processes each of them must call this.
@@ -94,8 +98,13 @@ class ProbeRunner:
             The numbers, ``probe/<probe>/<quantity>``, on every process.
 
         Raises:
-            ValueError: see the class; or a step that is not after the last one.
+            ValueError: see the class; or no model, or a step that is none or not after the last one, or after `finish`.
         """
+        if not isinstance(model, ProbeModel):
+            raise ValueError(f"model must be a ProbeModel, such as of wrap_network, got {type(model).__name__}")
+        if self._is_finished:
+            raise ValueError(f"ProbeRunner must not be called after finish, got step {step}; make one with resume=True")
+        step = _whole(step)
         model = replace(model, step=step)
         is_first_event = self._recorder is None
         if self._recorder is None:
@@ -131,8 +140,9 @@ class ProbeRunner:
         """
         lost: list[str] = []
         if self._recorder is not None:
-            if is_first_process():
+            if is_first_process() and not self._is_finished:
                 self._recorder.finish(self._last_step)
+            self._is_finished = True
             lost = self._recorder.tracker.lost_results()
         self._owning.close()
         return lost
@@ -156,8 +166,7 @@ class ProbeRunner:
         """Check everything, then take the folder, on the first process."""
         self.settings.check_model(model)
         context = ProbeContext(self.settings, model.image_shape, self.folder, self.real_images, model.pixels)
-        for probe in self.probes:
-            probe.check(context)
+        check_probes(self.probes, context)
         raise_together(partial(self._take_folder, step))
         self._wiring = WiringWatch(self.folder, self.real_images)
         tracker = Tracker(self.folder, self.loggers)
@@ -196,3 +205,14 @@ class ProbeRunner:
             self.folder.rewind(model.step - 1)
             return None
         return tracker.last_scalars
+
+
+def _whole(step: Any) -> int:
+    """The step as a number that a record can have; raises ValueError where it is none."""
+    try:
+        number = operator.index(step)  # of numpy and torch too
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise ValueError(f"step must be a whole number from 0 on, got {step!r}")
+    return number

@@ -31,8 +31,9 @@ class WiringWatch:
     def __init__(self, folder: RunFolder, real_images: Callable[[int], Tensor] | None) -> None:
         self._folder = folder
         self._real_images = real_images
-        self._is_decided = folder.wiring().get("verdict") in ("right", "wrong")
+        self._told = ""
         self._next_step = 0
+        self._is_decided = False  # also in a run that goes on, perhaps wired anew
 
     def look(self, model: ProbeModel) -> None:
         """Check the model, which is at rest on its device; a finding is a warning, and training goes on."""
@@ -51,6 +52,7 @@ class WiringWatch:
             self._is_decided = self._real_images is None
         if wiring is not None and wiring.verdict != "undecided":
             self._is_decided = True
-        if wiring is None or wiring.verdict == "wrong":
+        if (wiring is None or wiring.verdict == "wrong") and found["words"] != self._told:
+            self._told = found["words"]
             warnings.warn(f"step {model.step}: {found['words']}", stacklevel=3)
         self._folder.save_wiring({"step": model.step} | found)

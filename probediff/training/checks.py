@@ -49,11 +49,17 @@ def check_network(eps_model: EpsModel, image_shape: tuple[int, int, int], loss: 
         timestep = torch.tensor([0, eps_model.num_train_timesteps - 1], device=weight.device)
         with undisturbed(network):
             x = seeded_noise(0, range(2), image_shape).to(weight)
+            before = x.clone()
             try:
                 output = eps_model.output(x, timestep)
             except Exception as error:  # somebody else's code may raise anything
                 words = f"{type(error).__name__}: {' '.join(str(error).split())}{_place(error)}"
                 raise ValueError(f"--network must {_task(network, image_shape)}, got {words}") from error
+        if not torch.equal(x, before):
+            raise ValueError(
+                f"--network must leave its input as it is, got {type(network).__name__}, which writes into it: "
+                "samplers go on with what they gave it; let it work on a copy"
+            )
         if not output.isfinite().all():
             raise ValueError(f"--network must {_task(network, image_shape)}, got numbers that are not finite")
         out_channels = output.shape[1]

@@ -105,3 +105,11 @@ def test_the_package_of_the_page_brings_its_probe(tmp_path: Path, monkeypatch: p
     (installed_files / "entry_points.txt").write_text("\n".join(lines))
     monkeypatch.syspath_prepend(tmp_path)
     assert available_probes()["pixel_range"].__module__ == "my_package.probes"
+
+
+def test_a_class_that_is_gone_is_left_out_and_named(tmp_path: Path) -> None:
+    gone = "trainer: {callbacks: [{class_path: gone.Contrast}, {class_path: %s.Contrast}]}"
+    RunFolder(tmp_path).config_path.write_text(gone % HERE)
+    with pytest.warns(UserWarning, match=r"left out: a probe of .*config.yaml must name a class .*'gone.Contrast'"):
+        (probe,) = outside_probes.foreign_probes(tmp_path, [], trust=True)
+    assert probe.name() == "contrast"

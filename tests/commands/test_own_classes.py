@@ -55,6 +55,11 @@ class Several(Plain):
         return self.layer(x), x
 
 
+class Writes(Plain):
+    def forward(self, x, timestep):
+        return self.layer(x.mul_(2))
+
+
 class Index(Plain):
     def forward(self, x, timestep):
         return self.layer(x)[torch.tensor([9])]
@@ -80,7 +85,8 @@ REFUSED = {
     "--network nets.Three": r"--network must predict .* got \(2, 3, 8, 8\)",
     "--network nets.Rows": r"--network must predict .* got \(2, 1, 4, 8\)",
     "--network nets.NotFinite": "--network must predict .* got numbers that are not finite",
-    "--network nets.Several": "--network must predict .* got AttributeError: 'tuple'",
+    "--network nets.Several": "--network must predict .* got ValueError: the network must return .* got a tuple",
+    "--network nets.Writes": "--network must leave its input as it is, got Writes, which writes into it",
     "--network nets.Index": r"--network must predict .* got IndexError: .*nets.py:\d+\)",
     "--network nets.Odd --network.width 3": "--network must be made with arguments that it takes, got KeyError: 'odd'",
     "--network nets.Odd": "--network.width must be given for nets.Odd, got none; see --network.help nets.Odd",

@@ -60,7 +60,8 @@ def load_afterwards(path: Path, weights: Weights, ema_rate: float | None) -> Pro
 
 
 def train(fit: Fit, module: L.LightningModule, *callbacks: L.Callback, **options: Any) -> None:
-    settings = tiny_settings(weights=options.pop("weights", "ema"))
+    is_averaged = isinstance(module, Manual) or any(isinstance(c, EMAWeightAveraging) for c in callbacks)
+    settings = tiny_settings(weights=options.pop("weights", "ema" if is_averaged else "raw"))
     probing = Probing(ProbeSchedule(every_n_steps=1), settings, False, options.pop("keep_full_checkpoints", None))
     fit(None, module, **({"max_steps": 3, "callbacks": [*callbacks, probing, InversionAngles()]} | options))  # type: ignore[arg-type]
 
@@ -136,7 +137,7 @@ def test_a_run_goes_on_and_is_replayed_bit_for_bit(fit: Fit, tmp_path: Path) -> 
 def test_settings_of_the_run_have_to_stay(fit: Fit, tmp_path: Path) -> None:
     train(fit, Plain(), max_steps=1)
     with pytest.raises(ValueError, match=r"other settings.*\n.*probing.settings.num_samples: 17 there, 18 now"):
-        probing = Probing(ProbeSchedule(every_n_steps=1), tiny_settings(num_samples=18), False)
+        probing = Probing(ProbeSchedule(every_n_steps=1), tiny_settings(num_samples=18, weights="raw"), False)
         trainer = L.Trainer(
             accelerator="cpu", default_root_dir=tmp_path / "run", logger=False, enable_checkpointing=False,
             enable_progress_bar=False, enable_model_summary=False, callbacks=[probing, InversionAngles()], max_steps=2,
@@ -195,7 +196,7 @@ def test_a_module_without_a_model_says_what_it_needs(fit: Fit) -> None:
 
 def test_averages_that_are_none_are_told_of(fit: Fit) -> None:
     with pytest.warns(UserWarning, match=r"same weights for 'ema' and 'raw'.*weights='raw'"):
-        train(fit, Plain(), max_steps=1)
+        train(fit, Plain(), weights="ema", max_steps=1)
 
 
 def test_thinned_checkpoints_have_raw_and_averaged_weights(fit: Fit, tmp_path: Path) -> None:
