@@ -50,8 +50,8 @@ def begin_run(folder: RunFolder, config: Mapping[str, Any], step: int | None) ->
     text = yaml.safe_dump(dict(config), sort_keys=False)
     refuse_secrets(text)
     is_ours = folder.config_path.is_file() and has_checksum(folder.config_path)
-    if is_ours and folder.config().keys() >= _OF_FIT:
-        return
+    if step is not None and folder.config_path.is_file() and folder.config().keys() >= _OF_FIT:
+        return  # a run of `probediff fit`, which goes on by other means; earlier versions wrote no checksum
     if step is None or not is_ours:
         if folder.config_path.is_file():
             aside = set_aside(folder.path, [CONFIG])

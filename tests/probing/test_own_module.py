@@ -20,6 +20,7 @@ from probediff.models import ProbeModel, load_checkpoint_model, wrap_network
 from probediff.models.base import Weights
 from probediff.probing import ProbePass, ProbeResult
 from probediff.probing.replay import compare_with_run
+from probediff.probing.run_config import begin_run
 from probediff.probing.wiring import Wiring
 from probediff.runs.folder import RunFolder
 from probediff.schedule import NoiseSchedule
@@ -219,3 +220,11 @@ def test_a_model_whose_images_are_not_clipped_is_not_clipped(fit: Fit) -> None:
     probing = Probing(ProbeSchedule(), tiny_settings(), False, model=given)
     with pytest.raises(ValueError, match=r"settings.clip must be False for a model that was wrapped with clip=False"):
         fit(None, module, max_steps=1, callbacks=[probing, InversionAngles()])  # type: ignore[arg-type]
+
+
+def test_the_configuration_of_fit_stays_where_its_run_goes_on_by_other_means(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path).create()
+    text = "{network: {}, data: {}, model: {}}"  # of a version without checksums
+    folder.config_path.write_text(text)
+    begin_run(folder, {"module": {"unknown": "x"}}, step=3)
+    assert folder.config_path.read_text() == text

@@ -12,7 +12,12 @@ from sklearn.datasets import load_digits
 from probediff.denoisers import GaussianDenoiser
 from probediff.models import ProbeModel, wrap_network
 from probediff.probing import ProbeRunner
+from probediff.probing.afterwards import ProbeTask, probe_afterwards
+from probediff.probing.probe import images_function
 from probediff.probing.wiring_watch import WiringWatch
+from probediff.report.groups import group_runs
+from probediff.report.overview import overview
+from probediff.report.sources import read_runs
 from probediff.runs.folder import RunFolder
 from probediff.runs.summary import describe_failures
 from probediff.schedule import NoiseSchedule
@@ -79,3 +84,16 @@ def test_what_is_undecided_is_looked_at_again_when_the_training_is_twice_as_far(
         watch.look(replace(model(NoiseSchedule.linear(1000)), step=step))
         looked += [step] * (len(asked) - before)
     assert looked == [0, 1, 2, 4, 8]
+
+
+def test_probes_that_run_afterwards_name_it_too_and_the_report_says_it(tmp_path: Path) -> None:
+    wrong = model(NoiseSchedule.cosine(1000))
+    folder = RunFolder(tmp_path / "probed")
+    real_images = images_function(IMAGES)
+    options = {"real_images": real_images, "config_text": "probing: {}", "checks_wiring": True}
+    task = ProbeTask(folder, SETTINGS, [0], lambda step: wrong, **options)  # type: ignore[arg-type]
+    with pytest.warns(UserWarning, match="step 0: wiring wrong"):
+        probe_afterwards(task, [], torch.device("cpu"), progress=False)
+    assert folder.wiring()["verdict"] == "wrong"
+    text = " ".join(overview(group_runs(read_runs([tmp_path / "probed"]))).text)
+    assert "trained with the schedule linear, not cosine" in text
