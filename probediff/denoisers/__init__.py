@@ -1,5 +1,6 @@
 """Everything that predicts eps: networks, the closed-form Gaussian denoiser, published checkpoints and pipelines."""
 
+from probediff.denoisers.empirical import SmoothedEmpiricalDenoiser
 from probediff.denoisers.gaussian import GaussianDenoiser
 from probediff.denoisers.openai import OpenAICheckpoint, load_openai, load_openai_network, openai_eps_model
 from probediff.denoisers.pipelines import Autoencoder, Pipeline, load_pipeline
@@ -13,6 +14,7 @@ __all__ = [
     "OpenAICheckpoint",
     "Pipeline",
     "PredictionModel",
+    "SmoothedEmpiricalDenoiser",
     "UNet",
     "load_openai",
     "load_openai_network",

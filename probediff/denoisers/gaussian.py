@@ -108,20 +108,25 @@ class GaussianDenoiser(nn.Module):
         Raises:
             ValueError: On other shapes.
         """
-        dimensions = self.mean.shape[0]
-        if x.dim() not in (2, 4) or math.prod(x.shape[1:]) != dimensions:
-            raise ValueError(
-                f"x must be (B, {dimensions}) or (B, C, H, W) with C * H * W = {dimensions}, got {tuple(x.shape)}: "
-                "use the image size the denoiser was made for"
-            )
-        if timestep.shape != x.shape[:1]:
-            raise ValueError(f"timestep must be ({x.shape[0]},), got {tuple(timestep.shape)}: pass one a sample")
+        dimensions = len(self.mean)
+        check_asked(x, timestep, dimensions)
         signal = self.signal_variance[timestep][:, None]
         noise = self.noise_variance[timestep][:, None]
         centred = x.reshape(x.shape[0], dimensions).to(self.mean.dtype) - signal.sqrt() * self.mean
         gain = noise.sqrt() / (signal * self.eigenvalues + noise)
         eps = ((centred @ self.eigenvectors) * gain) @ self.eigenvectors.T
         return eps.reshape(x.shape).to(x.dtype)
+
+
+def check_asked(x: Tensor, timestep: Tensor, dimensions: int) -> None:
+    """Raise ValueError unless x is (B, D) or (B, C, H, W) of D = ``dimensions`` values, and the timestep (B,)."""
+    if x.dim() not in (2, 4) or math.prod(x.shape[1:]) != dimensions:
+        raise ValueError(
+            f"x must be (B, {dimensions}) or (B, C, H, W) with C * H * W = {dimensions}, got {tuple(x.shape)}: "
+            "use the image size the denoiser was made for"
+        )
+    if timestep.shape != x.shape[:1]:
+        raise ValueError(f"timestep must be ({x.shape[0]},), got {tuple(timestep.shape)}: pass one a sample")
 
 
 def _eigendecomposition(mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
