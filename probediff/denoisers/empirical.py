@@ -13,8 +13,7 @@ from probediff.measures.covariance import moments
 from probediff.schedule import NoiseSchedule
 
 _CHUNK = 4096
-#: Of the directions of an image, so many of the strongest bound the weights before they are computed.
-_HEAD_SHARE = 6
+_SMALL_BATCH = 64
 
 
 class SmoothedEmpiricalDenoiser(nn.Module):
@@ -40,9 +39,9 @@ class SmoothedEmpiricalDenoiser(nn.Module):
         bandwidth: h in [0, 1].
         schedule: Noise schedule whose alpha_bar the timesteps index.
         mirrored: Whether each image counts with its mirror image, as for a network whose training flips them.
-        dropped_weight: Images may be passed over in an evaluation as long as their weights p_i add up to less than
-            this, which moves the denoised image by less than sqrt(1 - h^2) times this times the largest distance
-            between two training images. 0 passes over none.
+        dropped_weight: Images may be passed over as long as the p_i of an evaluation that are lost add up to less than
+            this, which moves a denoised image by less than this times sqrt(1 - h^2) times the largest distance between
+            two training images. It saves up to half of the time; with 0 only images of weight 0 are passed over.
 
     Attributes:
         mean: (D,) m; eigenvalues (D,) s; eigenvectors (D, D), in columns. The divisor of S is M - 1, also for
@@ -95,13 +94,13 @@ class SmoothedEmpiricalDenoiser(nn.Module):
         self.register_buffer("signal_variance", alpha_bar.to(images.dtype))
         # 1 - alpha_bar has a buffer of its own because it would lose its digits near t = 0 in float32.
         self.register_buffer("noise_variance", (1 - alpha_bar).to(images.dtype))
-        self._kept_squares: dict[tuple[int, bool], Tensor] = {}
+        self._known_squares: dict[int, Tensor] = {}
 
     def with_bandwidth(self, bandwidth: float) -> SmoothedEmpiricalDenoiser:
         """Another member of the family; it shares the images and the eigenbasis, and so moves with this one."""
         other = copy.copy(self)
         other.bandwidth = _check_bandwidth(bandwidth)
-        other._kept_squares = {}
+        other._known_squares = {}
         return other
 
     def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
@@ -117,134 +116,81 @@ class SmoothedEmpiricalDenoiser(nn.Module):
         Raises:
             ValueError: On other shapes.
         """
-        noise, shrinkage, rest, _ = self._posterior(x, timestep)
-        return self._to_pixels(noise.sqrt() * shrinkage * rest, x)
+        return self.predict(x, timestep)[1]
 
     def predict(self, x: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
         """Return the expected image and the expected noise; arguments and errors as of `forward`."""
-        noise, shrinkage, rest, point = self._posterior(x, timestep)
-        smoothed = self.bandwidth**2 * self.signal_variance[timestep][:, None].sqrt() * self.eigenvalues
-        image = self._contraction * point + smoothed * shrinkage * rest
-        return self._to_pixels(image, x, self.mean), self._to_pixels(noise.sqrt() * shrinkage * rest, x)
+        check_asked(x, timestep, len(self.mean))
+        signal, noise = self.signal_variance[timestep][:, None], self.noise_variance[timestep][:, None]
+        pixels = x.reshape(len(x), -1).to(self.mean.dtype)
+        rows = (pixels - signal.sqrt() * self.mean) @ self.eigenvectors
+        smoothed = self.bandwidth**2 * self.eigenvalues
+        shrinkage = 1 / (signal * smoothed + noise)
+        point, scale = torch.zeros_like(rows), signal.sqrt() * self._contraction
+        if self.bandwidth < 1:
+            query = scale * rows * shrinkage
+            parts = zip(query.split(self._num_rows), timestep.split(self._num_rows), strict=True)
+            point = torch.cat([self._expected_point(*part) for part in parts])
+        rest = shrinkage * (rows - scale * point)
+        image, eps = self._contraction * point + signal.sqrt() * smoothed * rest, noise.sqrt() * rest
+        # One of them leaves the eigenbasis, and the other follows from it without loss of digits.
+        is_noisy = noise > signal
+        exact = torch.where(is_noisy, image, eps) @ self.eigenvectors.T
+        image = torch.where(is_noisy, exact + self.mean, (pixels - noise.sqrt() * exact) / signal.sqrt())
+        eps = torch.where(is_noisy, (pixels - signal.sqrt() * image) / noise.sqrt(), exact)
+        return image.reshape(x.shape).to(x.dtype), eps.reshape(x.shape).to(x.dtype)
+
+    @property
+    def _num_rows(self) -> int:
+        """So many rows at once that their weights take no more memory than the images, or than a small batch does."""
+        return max(len(self.eigenvalues) // 2, _SMALL_BATCH)
 
     @property
     def _contraction(self) -> float:
         """The factor c = sqrt(1 - h^2)."""
         return math.sqrt(1 - self.bandwidth**2)
 
-    def _to_pixels(self, rows: Tensor, x: Tensor, mean: Tensor | None = None) -> Tensor:
-        """Rows (B, D) of the eigenbasis in the shape and dtype of `x`."""
-        pixels = rows @ self.eigenvectors.T
-        return (pixels if mean is None else pixels + mean).reshape(x.shape).to(x.dtype)
-
-    def _posterior(self, x: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """1 - a (B, 1), w (B, D), r - sqrt(a) c y (B, D) and y = sum p_i y_i (B, D)."""
-        check_asked(x, timestep, len(self.mean))
-        signal, noise = self.signal_variance[timestep][:, None], self.noise_variance[timestep][:, None]
-        pixels = x.reshape(len(x), -1).to(self.mean.dtype)
-        rows = (pixels - signal.sqrt() * self.mean) @ self.eigenvectors
-        shrinkage = 1 / (signal * self.bandwidth**2 * self.eigenvalues + noise)
-        if self.bandwidth == 1:
-            return noise, shrinkage, rows, torch.zeros_like(rows)
-        scale = signal.sqrt() * self._contraction
-        length = self._tail(shrinkage * rows.square()).sum(1, keepdim=True).sqrt() if self.dropped_weight else None
-        point = self._expected_point(scale * rows * shrinkage, length, timestep)
-        return noise, shrinkage, rows - scale * point, point
-
-    def _expected_point(self, query: Tensor, length: Tensor | None, timestep: Tensor) -> Tensor:
+    def _expected_point(self, query: Tensor, timestep: Tensor) -> Tensor:
         """sum_i p_i y_i (B, D), where the exponent of p_i is query . y_i minus half of `_squares`."""
         levels, level_of_row = timestep.unique(return_inverse=True)
-        known = levels.tolist()
-        squares = torch.stack([self._squares(level) for level in known])
+        squares = torch.stack([self._squares(level) for level in levels.tolist()])
+        # Of a mirror image the antisymmetric part has the other sign.
+        signs = (1, -1) if self.mirrored else (1,)
+        blocks = [slice(0, self._num_symmetric), slice(self._num_symmetric, None)]
+        weights = query.new_empty(len(signs), len(query), len(self.points))
+        for start in range(0, len(self.points), _CHUNK):
+            some = slice(start, start + _CHUNK)
+            even, odd = (query[:, block] @ self.points[some, block].T for block in blocks)
+            even -= squares[level_of_row, some] / 2
+            for sign, exponents in zip(signs, weights, strict=True):
+                torch.add(even, odd, alpha=sign, out=exponents[:, some])
+        weights = weights.sub_(weights.amax((0, 2))[:, None]).exp_()
         points = self.points
-        if length is not None:
-            tails = torch.stack([self._squares(level, is_tail=True) for level in known])
-            kept = self._images_that_matter(query, length, squares[level_of_row], tails[level_of_row])
-            points, squares = (points, squares) if kept is None else (points[kept], squares[:, kept])
-        total: Tensor = query.new_zeros(query.shape)
-        weight = query.new_zeros(len(query), 1)
-        largest = query.new_full((len(query), 1), -math.inf)
-        # Chunk by chunk with the largest exponent so far taken out, so that M weights a row are never held at once.
+        # Far from the noisiest levels most weights are so small that float numbers have none but 0 for them.
+        matters = (weights > self.dropped_weight / (len(signs) * len(points))).flatten(0, 1).any(0)
+        kept = matters.nonzero()[:, 0]
+        if 2 * len(kept) < len(points):
+            points, weights = points[kept], weights[:, :, kept]
+        total = query.new_zeros(query.shape)
         for start in range(0, len(points), _CHUNK):
-            chunk, halves = points[start : start + _CHUNK], squares[:, start : start + _CHUNK] / 2
-            exponents = self._exponents(query, chunk) - halves[level_of_row][:, None]
-            new_largest = torch.maximum(largest, exponents.amax((1, 2))[:, None])
-            decay = (largest - new_largest).exp()
-            weights = (exponents - new_largest[:, None]).exp_()
-            weight = weight * decay + weights.sum((1, 2))[:, None]
-            total = total * decay
-            # Of a mirror image the antisymmetric part has the other sign.
-            for block, sign in zip(self._blocks(), (1, -1), strict=False):
-                signed = weights[:, 0] + sign * weights[:, 1] if self.mirrored else weights[:, 0]
-                total[:, block] += signed @ chunk[:, block]
-            largest = new_largest
-        return total / weight
+            some = slice(start, start + _CHUNK)
+            for turn, block in enumerate(blocks):
+                signed = sum(sign**turn * part[:, some] for sign, part in zip(signs, weights, strict=True))
+                total[:, block] += signed @ points[some, block]
+        return total / weights.sum((0, 2))[:, None]
 
-    def _blocks(self, share: int = 1) -> list[slice]:
-        """The directions that mirroring leaves as they are, and those whose sign it turns; the strongest of each."""
-        count = len(self.eigenvalues)
-        blocks = [slice(0, self._num_symmetric), slice(self._num_symmetric, count)]
-        return [slice(b.start, b.start + -(-(b.stop - b.start) // share)) for b in blocks if b.stop > b.start]
-
-    def _exponents(self, query: Tensor, points: Tensor, share: int = 1) -> Tensor:
-        """Products of the query with (m, D) points and, after them, their mirror images: (B, 1 or 2, m)."""
-        products = [query[:, block] @ points[:, block].T for block in self._blocks(share)]
-        if not self.mirrored:
-            return products[0][:, None]
-        symmetric, antisymmetric = products[0], sum(products[1:], torch.zeros(()).to(query))
-        return torch.stack([symmetric + antisymmetric, symmetric - antisymmetric], 1)
-
-    def _squares(self, level: int, is_tail: bool = False) -> Tensor:
-        """The M numbers a c^2 y_i . (w y_i) of a timestep, or the part of it that the weaker directions give.
-
-        They are kept, for all images of a batch and all batches of a sampler are at the same timesteps.
-        """
-        known = self._kept_squares.get((level, is_tail))
+    def _squares(self, level: int) -> Tensor:
+        """The M numbers a c^2 y_i . (w y_i) of a timestep, which a batch and all batches of a sampler share."""
+        known = self._known_squares.get(level)
         if known is None or known.device != self.points.device or known.dtype != self.points.dtype:
             signal, noise = self.signal_variance[level], self.noise_variance[level]
             weights = signal * self._contraction**2 / (signal * self.bandwidth**2 * self.eigenvalues + noise)
-            if is_tail:
-                weights = self._tail(weights)
             known = torch.cat([chunk.square() @ weights for chunk in self.points.split(_CHUNK)])
-            if len(self._kept_squares) >= len(self.eigenvalues):
+            if len(self._known_squares) >= len(self.eigenvalues):
                 # No more of them than directions: they never take more memory than the images.
-                self._kept_squares.clear()
-            self._kept_squares[level, is_tail] = known
+                self._known_squares.clear()
+            self._known_squares[level] = known
         return known
-
-    def _tail(self, values: Tensor) -> Tensor:
-        """(..., D) values with zeros in the strongest directions."""
-        values = values.clone()
-        for block in self._blocks(_HEAD_SHARE):
-            values[..., block] = 0
-        return values
-
-    def _images_that_matter(self, query: Tensor, length: Tensor, squares: Tensor, tails: Tensor) -> Tensor | None:
-        """Indices of images outside of which the weights of any row add up to less than `dropped_weight`.
-
-        The strongest directions and the squares are computed; what the other directions add to an exponent is, by the
-        inequality of Cauchy and Schwarz, at most the product of two lengths. Against this bound stands the exponent of
-        the image that seems nearest.
-
-        Args:
-            query: (B, D).
-            length: (B, 1) of r in the other directions, weighed by w.
-            squares: (B, M) of `_squares`.
-            tails: (B, M), likewise.
-
-        Returns:
-            (K,), or None where these are more than half of the images: then all of them cost less.
-        """
-        exponents = self._exponents(query, self.points, _HEAD_SHARE) - squares[:, None] / 2
-        best = exponents.flatten(1).argmax(1)
-        image, is_mirror = best % len(self.points), best >= len(self.points)
-        nearest = self.points[image]
-        nearest[is_mirror, self._num_symmetric :] *= -1
-        exponent = (query * nearest).sum(1) - squares.gather(1, image[:, None])[:, 0] / 2
-        least = exponent + math.log(self.dropped_weight / exponents[0].numel())
-        bound = exponents + (length * tails.sqrt())[:, None]
-        kept = (bound >= least[:, None, None]).flatten(0, 1).any(0).nonzero()[:, 0]
-        return kept if 2 * len(kept) < len(self.points) else None
 
 
 def _check_bandwidth(bandwidth: float) -> float:
