@@ -13,7 +13,7 @@ from probediff.measures.covariance import moments
 from probediff.schedule import NoiseSchedule
 
 _CHUNK = 4096
-_SMALL_BATCH = 64
+_FEW_WEIGHTS = 1 << 22
 
 
 class SmoothedEmpiricalDenoiser(nn.Module):
@@ -142,8 +142,9 @@ class SmoothedEmpiricalDenoiser(nn.Module):
 
     @property
     def _num_rows(self) -> int:
-        """So many rows at once that their weights take no more memory than the images, or than a small batch does."""
-        return max(len(self.eigenvalues) // 2, _SMALL_BATCH)
+        """So many rows at once that their weights take no more memory than the images, or than is little anyway."""
+        num_weights = (1 + self.mirrored) * len(self.points)
+        return max(1, max(self.points.numel(), _FEW_WEIGHTS) // num_weights)
 
     @property
     def _contraction(self) -> float:
