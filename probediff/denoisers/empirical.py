@@ -127,7 +127,7 @@ class SmoothedEmpiricalDenoiser(nn.Module):
         smoothed = self.bandwidth**2 * self.eigenvalues
         shrinkage = 1 / (signal * smoothed + noise)
         point, scale = torch.zeros_like(rows), signal.sqrt() * self._contraction
-        if self.bandwidth < 1:
+        if self.bandwidth < 1 and len(x):
             query = scale * rows * shrinkage
             parts = zip(query.split(self._num_rows), timestep.split(self._num_rows), strict=True)
             point = torch.cat([self._expected_point(*part) for part in parts])
