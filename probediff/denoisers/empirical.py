@@ -122,7 +122,7 @@ class SmoothedEmpiricalDenoiser(nn.Module):
         """Return the expected image and the expected noise; arguments and errors as of `forward`."""
         check_asked(x, timestep, len(self.mean))
         signal, noise = self.signal_variance[timestep][:, None], self.noise_variance[timestep][:, None]
-        pixels = x.reshape(len(x), -1).to(self.mean.dtype)
+        pixels = x.reshape(len(x), len(self.mean)).to(self.mean.dtype)
         rows = (pixels - signal.sqrt() * self.mean) @ self.eigenvectors
         smoothed = self.bandwidth**2 * self.eigenvalues
         shrinkage = 1 / (signal * smoothed + noise)

@@ -46,7 +46,7 @@ def literal(images: Tensor, h: float, x: Tensor, timestep: Tensor, mirrored: boo
     if mirrored:
         rows = np.concatenate([rows, images.flip(-1).flatten(1).numpy()])
     # One divisor, M - 1 with M images, also where each counts with its mirror image.
-    covariance = np.cov(rows.T, bias=True) * len(images) / (len(images) - 1)
+    covariance = np.atleast_2d(np.cov(rows.T, bias=True)) * len(images) / (len(images) - 1)
     pairs = zip(x.flatten(1).numpy(), timestep.tolist(), strict=True)
     eps = [literal_eps(rows, covariance, h, row, float(SCHEDULE.alpha_bar[t])) for row, t in pairs]
     return torch.from_numpy(np.array(eps)).reshape(x.shape)
