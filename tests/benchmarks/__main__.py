@@ -16,7 +16,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import event, growth, machine, measures, noise_search, overhead, sampling, startup, training
+from tests.benchmarks import (
+    event,
+    exact,
+    growth,
+    machine,
+    measures,
+    noise_search,
+    overhead,
+    sampling,
+    startup,
+    training,
+)
 from tests.benchmarks.harness import in_own_process
 from tests.benchmarks.page import markdown, table
 
@@ -77,6 +88,10 @@ class Bench:
         self.add(measures.measure(self.quick))
         self.add(in_own_process(noise_search.measure))
 
+    def exact(self) -> None:
+        """Exact denoisers."""
+        self.add(exact.measure(self.quick))
+
     def growth(self) -> None:
         """Exponents."""
         self.result["growth"] = growth.measure(self.quick)
@@ -91,7 +106,7 @@ class Bench:
         print(table(figures), flush=True)
 
 
-SECTIONS = ("start", "training", "overhead", "sampling", "event", "measures", "growth")
+SECTIONS = ("start", "training", "overhead", "sampling", "event", "measures", "exact", "growth")
 
 
 def main() -> None:

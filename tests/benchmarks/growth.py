@@ -16,6 +16,7 @@ from probediff.probing import PassSettings
 from probediff.probing.shared_pass import PassRequest, run_pass
 from probediff.schedule import NoiseSchedule
 from tests.benchmarks.contenders import NETWORKS
+from tests.benchmarks.exact import evaluations
 from tests.benchmarks.harness import in_own_process, peak_gib, synchronized
 from tests.benchmarks.measures import run_case
 
@@ -90,6 +91,22 @@ def _draws(world_size: int) -> float:
     return min(synchronized(lambda: training_draws(0, 0, x_0, 4000, 0, world_size), cpu) for _ in range(20))
 
 
+def _exact_rows(quick: bool) -> list[dict[str, Any]]:
+    """Evaluations of the exact denoisers over training images M, images N and dimensions D, each alone."""
+    scale = 16 if quick else 1
+    count, num, size = 50_000 // scale, 1000 // scale, 3072 // scale
+    cases = {"M": [(count // k, num, size) for k in (4, 2, 1)], "N": [(count, num // k, size) for k in (4, 2, 1)]}
+    cases["D"] = [(count, num, size // k) for k in (4, 2, 1)]
+    rows = []
+    for along, sizes in cases.items():
+        found = [in_own_process(evaluations, *case, False)[0] for case in sizes]
+        # Beside the products with M images stand two with the D x D eigenbasis, a sixteenth of them here.
+        seconds = [{"seconds": one["seconds"]["noisy"], "peak_gib": one["peak_gib"]} for one in found]
+        along_sizes = [case["MND".index(along)] for case in sizes]
+        rows.append(_row("exact denoiser, one evaluation", along, along_sizes, 1, 0.0, seconds))
+    return rows
+
+
 def measure(quick: bool) -> list[dict[str, Any]]:
     """Rows of the growth table."""
     rows = []
@@ -101,6 +118,7 @@ def measure(quick: bool) -> list[dict[str, Any]]:
         rows.append(_row(case, "D", dims, over_dim, base, by_dim))
     steps = (4, 8) if quick else (8, 16, 32)
     rows.append(_row("probe pass, N = 64", "DDIM steps", steps, 1, base, in_own_process(probe_passes, steps)))
+    rows += _exact_rows(quick)
     worlds = (8, 16, 32, 64)
     seconds = [_draws(world) for world in worlds]
     draws = {"what": "randomness of a training step", "along": "processes", "sizes": list(worlds), "seconds": seconds}
