@@ -112,7 +112,7 @@ class FilteredPosteriorMean(nn.Module):
             for part in (keys == key).nonzero()[:, 0].split(max(1, _WORKING_NUMBERS // self._numbers_a_pair)):
                 image[part] = self._expected_image(Query(rows[part], scale[part], noise[part]), key)
         eps = (rows - column * image) / noise[:, None, None, None].sqrt()
-        return tuple(values.reshape(x.shape).to(x.dtype) for values in (image + self.centre, eps))  # type: ignore[return-value]
+        return (image + self.centre).reshape(x.shape).to(x.dtype), eps.reshape(x.shape).to(x.dtype)
 
     @abstractmethod
     def _expected_image(self, query: Query, key: int) -> Tensor:

@@ -50,7 +50,7 @@ class WienerDenoiser(GaussianDenoiser):
         """Return the expected image and the expected noise; arguments and errors as of `forward`."""
         check_asked(x, timestep, len(self.mean))
         signal, noise = self.signal_variance[timestep][:, None], self.noise_variance[timestep][:, None]
-        rows = (x.reshape(len(x), -1).to(self.mean.dtype) - signal.sqrt() * self.mean) @ self.eigenvectors
+        rows = (x.reshape(len(x), len(self.mean)).to(self.mean.dtype) - signal.sqrt() * self.mean) @ self.eigenvectors
         shrunk = rows / (signal * self.eigenvalues + noise)
         image = (signal.sqrt() * self.eigenvalues * shrunk) @ self.eigenvectors.T + self.mean
         eps = (noise.sqrt() * shrunk) @ self.eigenvectors.T

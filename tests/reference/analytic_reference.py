@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -41,14 +42,12 @@ def local_exponents(x: Array, a: float, images: Array, size: int) -> Array:
     return exponents
 
 
-def local(x: Array, a: float, images: Array, size: int, batches: Batches | None = None) -> Array:
-    """The local score machine; with `batches` each of them counts alike, however many images it has."""
-    parts = [images] if batches is None else batches
-    exponents = [local_exponents(x, a, part, size) - np.log(len(part)) for part in parts]
-    everything, logits = np.concatenate(parts), np.concatenate(exponents)
+def local(x: Array, a: float, images: Array, size: int) -> Array:
+    """The local score machine."""
+    exponents = local_exponents(x, a, images, size)
     result = np.zeros_like(x)
-    for i, j in np.ndindex(x.shape[1:]):
-        result[:, i, j] = softmax(logits[:, i, j]) @ everything[:, :, i, j]
+    for i, j in np.ndindex(*x.shape[1:]):
+        result[:, i, j] = softmax(exponents[:, i, j]) @ images[:, :, i, j]
     return result
 
 
@@ -72,34 +71,34 @@ def _patches(x: Array, images: Array, size: int, border: str) -> Iterator[tuple[
         yield i, j, query[:, i : i + size, j : j + size].ravel(), np.stack(sources)
 
 
-def equivariant(x: Array, a: float, images: Array, size: int, border: str, batches: Batches | None = None) -> Array:
-    """The equivariant local score machine; `batches` as of `local`."""
-    parts = [images] if batches is None else batches
+def equivariant(x: Array, a: float, batches: Batches, size: int, border: str) -> Array:
+    """The equivariant local score machine; of several batches each counts alike, however many images it has."""
     result = np.zeros_like(x)
-    for found in zip(*(_patches(x, part, size, border) for part in parts), strict=True):
-        i, j, query, _ = found[0]
-        sources = np.concatenate([patches for *_, patches in found])
-        prior = np.concatenate([np.full(len(patches), -np.log(len(patches))) for *_, patches in found])
+    for patches in zip(*(_patches(x, batch, size, border) for batch in batches), strict=True):
+        i, j, query, _ = patches[0]
+        sources = np.concatenate([part for *_, part in patches])
+        prior = np.concatenate([np.full(len(part), -np.log(len(part))) for *_, part in patches])
         exponents = -((query - np.sqrt(a) * sources) ** 2).sum(1) / (2 * (1 - a)) + prior
         centres = sources.reshape(len(sources), len(x), -1)[:, :, size**2 // 2]
         result[:, i, j] = softmax(exponents) @ centres
     return result
 
 
-def wiener_filter(a: float, images: Array) -> Array:
-    """a S (a S + (1 - a) I)^-1, S with the divisor M - 1."""
-    covariance = np.cov(images.reshape(len(images), -1).T)
+def wiener_filter(a: float, images: Array, ddof: int) -> Array:
+    """a S (a S + (1 - a) I)^-1, S with the divisor M - ddof."""
+    covariance = np.cov(images.reshape(len(images), -1).T, ddof=ddof)
     return np.linalg.solve(a * covariance + (1 - a) * np.eye(len(covariance)), a * covariance)
 
 
-def wiener(x: Array, a: float, images: Array) -> Array:
+def wiener(x: Array, a: float, images: Array, ddof: int = 1) -> Array:
+    """m + S (a S + (1 - a) I)^-1 sqrt(a) (x - sqrt(a) m)."""
     mean = images.mean(0).ravel()
-    return (mean + wiener_filter(a, images) @ (x.ravel() - np.sqrt(a) * mean) / np.sqrt(a)).reshape(x.shape)
+    return (mean + wiener_filter(a, images, ddof) @ (x.ravel() - np.sqrt(a) * mean) / np.sqrt(a)).reshape(x.shape)
 
 
-def pca_mask(a: float, images: Array, threshold: float, constant: float | None = None) -> Array:
+def pca_mask(a: float, images: Array, threshold: float, ddof: int = 1, constant: float | None = None) -> Array:
     """(D, D): 1 where output p (columns) looks at the value q (rows); `constant` is what is 0 on L's diagonal."""
-    weights = wiener_filter(a, images)
+    weights = wiener_filter(a, images, ddof)
     smallest = 1e-6 * weights.diagonal().max() if constant is None else constant
     for q, own in enumerate(weights.diagonal().copy()):
         weights[q] /= own if own > smallest else 1.0
@@ -120,13 +119,15 @@ def pca_locality(x: Array, a: float, images: Array, mask: Array, batches: Batche
     return np.mean(means, 0).reshape(x.shape)
 
 
-#: (x, a, images) -> image of each kind, with the options of the default tests.
-FORMULAS: dict[str, Callable[[Array, float, Array], Array]] = {
-    "wiener": wiener,
-    "optimal": optimal,
-    "nearest": nearest,
-    "local": lambda x, a, images: local(x, a, images, 5),
-    "equivariant": lambda x, a, images: equivariant(x, a, images, 3, "circular"),
-    "equivariant_zeros": lambda x, a, images: equivariant(x, a, images, 5, "zeros"),
-    "pca_locality": lambda x, a, images: pca_locality(x, a, images, pca_mask(a, images, 0.05)),
+#: (x, a, images, ddof) -> image of each kind; patches of the size given, or the threshold.
+FORMULAS: dict[str, Callable[[Array, float, Array, int, Any], Array]] = {
+    "wiener": lambda x, a, images, ddof, _: wiener(x, a, images, ddof),
+    "optimal": lambda x, a, images, ddof, _: optimal(x, a, images),
+    "nearest": lambda x, a, images, ddof, _: nearest(x, a, images),
+    "local": lambda x, a, images, ddof, size: local(x, a, images, size),
+    "circular": lambda x, a, images, ddof, size: equivariant(x, a, [images], size, "circular"),
+    "zeros": lambda x, a, images, ddof, size: equivariant(x, a, [images], size, "zeros"),
+    "pca_locality": lambda x, a, images, ddof, threshold: pca_locality(
+        x, a, images, pca_mask(a, images, threshold, ddof)
+    ),
 }
