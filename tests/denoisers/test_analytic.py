@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -211,3 +212,12 @@ def test_bad_images_and_queries_are_told(kind: str) -> None:
         model(torch.zeros(2, 3, 8, 7), torch.zeros(2, dtype=torch.int64))
     with pytest.raises(ValueError, match="timestep must be"):
         model(X, TIMESTEPS[:3])
+
+
+def test_the_page_has_every_kind_with_its_options() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "analytic_denoisers.md").read_text()
+    for kind, options in ANALYTIC_OPTIONS.items():
+        named = f" ({', '.join(f'`{option}`' for option in options)})" if options else ""
+        assert f"\n| `{kind}`{named} |" in page
+    for sigma, size in CIFAR10_PATCH_SIZES[2:]:
+        assert re.search(rf"{sigma}\s+(on\s+)?{size}\b", page), sigma
