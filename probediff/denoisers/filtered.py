@@ -147,9 +147,9 @@ class FilteredPosteriorMean(nn.Module):
         for points in self._chunks(num_queries):
             exponents, responses = compare(points)
             # The largest exponent so far is taken out, so that the weights of all images are never held at once.
-            new_largest = torch.maximum(largest, exponents.amax(-1, keepdim=True))
+            new_largest = torch.maximum(largest, exponents.detach().amax(-1, keepdim=True))
             decay = (largest - new_largest).exp()
-            weights = exponents.sub_(new_largest).exp_()
+            weights = (exponents - new_largest).exp_()
             weight = weight * decay + weights.sum(-1, keepdim=True)
             total = total * decay + weights @ responses
             largest = new_largest

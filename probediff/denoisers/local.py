@@ -33,7 +33,7 @@ class _MaskedPosteriorMean(FilteredPosteriorMean):
 
         def compare(points: Tensor) -> tuple[Tensor, Tensor]:
             # Differences before squares, so that near t = 0 no digits cancel.
-            squares = (rows - scale * points.flatten(1).T[:, None]).square_()
+            squares = (rows - scale * points.flatten(1).T[:, None]).square()
             exponents = self._sum_seen(squares.flatten(1), key).unflatten(1, squares.shape[1:]).mul_(factor)
             return exponents, points.reshape(len(points), -1, len(exponents)).permute(2, 0, 1)
 

@@ -125,6 +125,18 @@ def test_single_precision_batches_and_copies(name: str) -> None:
     torch.testing.assert_close(alone, single(X, TIMESTEPS), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_gradients_are_those_of_the_noise(name: str) -> None:
+    model, x = make(name, mirrored=True), X[1:3]
+    direction, weights = hashed_normal("direction", x.shape), hashed_normal("weights", x.shape)
+    moved = [float((model(x + h * direction, TIMESTEPS[1:3]) * weights).sum()) for h in (1e-5, -1e-5)]
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad((model(leaf, TIMESTEPS[1:3]) * weights).sum(), leaf)
+    assert float((gradient * direction).sum()) == pytest.approx((moved[0] - moved[1]) / 2e-5, rel=1e-5, abs=1e-5)
+    _, tangent = torch.func.jvp(lambda x: model(x, TIMESTEPS[1:3]), (x,), (direction,))
+    assert float((tangent * weights).sum()) == pytest.approx(float((gradient * direction).sum()))
+
+
 class LargestResult(TorchDispatchMode):
     """The number of elements of the largest tensor that an operation returns."""
 
