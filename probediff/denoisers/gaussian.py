@@ -61,12 +61,7 @@ class GaussianDenoiser(nn.Module):
             TypeError: When the images are not floating point.
             ValueError: When there are fewer than two images or they are not (N, C, H, W).
         """
-        if not images.is_floating_point():
-            raise TypeError(
-                f"images must be floating point in [-1, 1], got {images.dtype}: scale uint8 by x / 127.5 - 1"
-            )
-        if images.dim() != 4 or images.shape[0] < 2:
-            raise ValueError(f"images must be (N, C, H, W) with N >= 2, got {tuple(images.shape)}: pass more images")
+        check_images(images)
         estimate = moments([images])
         return cls(estimate.mean, estimate.covariance, schedule)
 
@@ -116,6 +111,14 @@ class GaussianDenoiser(nn.Module):
         gain = noise.sqrt() / (signal * self.eigenvalues + noise)
         eps = ((centred @ self.eigenvectors) * gain) @ self.eigenvectors.T
         return eps.reshape(x.shape).to(x.dtype)
+
+
+def check_images(images: Tensor) -> None:
+    """Raise TypeError unless images are floating point, ValueError unless they are (N, C, H, W) with N of 2 or more."""
+    if not images.is_floating_point():
+        raise TypeError(f"images must be floating point in [-1, 1], got {images.dtype}: scale uint8 by x / 127.5 - 1")
+    if images.dim() != 4 or images.shape[0] < 2:
+        raise ValueError(f"images must be (N, C, H, W) with N >= 2, got {tuple(images.shape)}: pass more images")
 
 
 def check_asked(x: Tensor, timestep: Tensor, dimensions: int) -> None:

@@ -79,3 +79,17 @@ def analytic_output(x: Tensor, scaled_timestep: Tensor) -> Tensor:
     """Like `analytic_eps` with the learned variance below it: cat(eps, v), v = 1.2 sin(1.5 x + tau / 200)."""
     tau = scaled_timestep.to(x.dtype)[:, None, None, None]
     return torch.cat([analytic_eps(x, scaled_timestep), 1.2 * torch.sin(1.5 * x + tau / 200)], dim=1)
+
+
+def smooth_images(name: str, count: int, size: int) -> Tensor:
+    """Float64 images (count, 3, size, size) in (-1, 1) whose neighbouring pixels and channels are correlated.
+
+    tanh(1.5 sum_uv n_uv / (1 + u + v) cos(pi u (i + 1/2) / size) cos(pi v (j + 1/2) / size)), u and v in 0..4, n from
+    `hashed_normal`, half of it shared by the channels.
+    """
+    normal = hashed_normal(name, (count, 4, 5, 5))
+    coefficients = (normal[:, :3] + normal[:, 3:]) / math.sqrt(2)
+    order = torch.arange(5, dtype=torch.float64)
+    waves = torch.cos(math.pi * order[:, None] * (torch.arange(size, dtype=torch.float64) + 0.5) / size)
+    coefficients = coefficients / (1 + order[:, None] + order)
+    return torch.tanh(1.5 * torch.einsum("ncuv,ui,vj->ncij", coefficients, waves, waves))
