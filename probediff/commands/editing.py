@@ -11,7 +11,10 @@ from probediff.models.images import Space
 from probediff.models.source import ModelChoice
 from probediff.whitening.statistics import Statistics, StatisticsSource
 
-MODEL_HELP = "what `probediff probe` takes; a Stable Diffusion or SDXL pipeline (folder or hub id); or gaussian:RUN"
+MODEL_HELP = (
+    "what `probediff probe` takes, exact:RUN,h=0.4 and gaussian:RUN included; or a Stable Diffusion or SDXL pipeline "
+    "(folder or hub id)"
+)
 
 
 def add_sampling_options(parser: CommandParser, out: str, takes_source_prompt: bool) -> None:
