@@ -5,9 +5,9 @@ T1 is table 1 of P1, *There and Back Again*.
 
 from typing import Any
 
-from probediff.report.curves import Quantity
 from probediff.report.groups import Comparison, Estimate, Group, estimate
 from probediff.report.measured import last_table, newest_pictures, over_training, probe_section
+from probediff.report.panels import Quantity
 from probediff.report.parts import Section, how_computed, missing_from
 from probediff.report.published import published_for, published_note
 from probediff.report.sources import Run, read_json

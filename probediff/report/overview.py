@@ -4,10 +4,11 @@ import hashlib
 import re
 from typing import Any
 
-from probediff.report.curves import Quantity, draw, in_words, panel
+from probediff.report.curves import draw
 from probediff.report.groups import Comparison, last_estimate
 from probediff.report.latents import MEASURED
 from probediff.report.measured import spread_note, values_by_step
+from probediff.report.panels import Quantity, in_words, panel
 from probediff.report.parts import Figure, Section
 from probediff.report.sources import Run
 from probediff.report.tables import Cell, Table

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from probediff.commands.report import report
-from probediff.report.curves import Line, Panel, draw, short_number
+from probediff.report.curves import draw, short_number
 from probediff.report.drawings import draw_picture, read_picture
+from probediff.report.panels import Line, Panel
 from probediff.report.parts import escaped
 from tests.report.synthetic import EVERY_PROBE, write_probes, write_run
 
