@@ -110,9 +110,9 @@ def members(group: Group, *but: str) -> list[Member]:
     ordered = sorted(best.values(), key=lambda m: (m.bandwidth is None, m.bandwidth or 0, m.label))
     if not any(member.kind.startswith(EXACT) for member in ordered):
         return []
-    if len({member.num_images for member in ordered}) == 1:
-        return ordered
-    return [replace(member, label=f"{member.label}, M = {member.num_images:,}") for member in ordered]
+    most = max(member.num_images for member in ordered)
+    fewer = {member for member in ordered if 0 < member.num_images < most}
+    return [replace(m, label=f"{m.label}, M = {m.num_images:,}") if m in fewer else m for m in ordered]
 
 
 @dataclass(frozen=True)

@@ -67,9 +67,8 @@ def whitening(comparison: Comparison) -> Section:
             figures += _figures(index, analysis)
             tables += [_curves(index, analysis), _transforms(index, analysis), _relation(index, analysis)]
         except (KeyError, TypeError, IndexError, ValueError) as error:
-            missing.append(
-                f"{analysis.name}: {analysis.folder / WHITENING} is of another version, without {error}; make it anew."
-            )
+            file = analysis.folder / WHITENING
+            missing.append(f"{analysis.name}: {file} is of another version, or damaged ({error}); make it anew.")
     if without := [run.name for run in comparison.runs if run.name not in analysed]:
         missing.append(f"No analysis of `probediff whitening` in {', '.join(without[:3])}.")
     text = (
@@ -147,11 +146,11 @@ def _slopes(index: int, analysis: Analysis) -> Figure:
         for title, (key, count) in maps.items()
     }
     caption = (
-        f"{analysis.name}. Above: slope of log gain against log eigenvalue (dashed: -1/2 is ZCA whitening, -1 the limit for "
-        f"Gaussian data), left out for the network where the gains of less than half of the directions are 3 standard "
-        f"errors above zero: noises unrelated to the images have about -1/2 too. Below: R² of the noises against the "
-        f"ZCA-whitened image with the best scale; without a scale, dotted, where it is not negative. Which counts a "
-        f"slope, an unscaled R² and the noises' rms belong to is in the table. "
+        f"{analysis.name}. Above: slope of log gain against log eigenvalue (dashed: -1/2 is ZCA whitening, -1 the "
+        f"limit for Gaussian data), left out for the network where the gains of less than half of the directions are 3 "
+        f"standard errors above zero: noises unrelated to the images have about -1/2 too. Below: R² of the noises "
+        f"against the ZCA-whitened image with the best scale; without a scale, dotted, where it is not negative. Which "
+        f"counts a slope, an unscaled R² and the noises' rms belong to is in the table. "
         + ("Thin, with a light band: exact denoisers, analysed alike. " if analysis.exact else "")
         + _how(values["conventions"])
     )
@@ -189,8 +188,8 @@ def _curves(index: int, analysis: Analysis) -> Table:
     who = [*parts.values(), *(f"exact, {label}" for label in exact)]
     header = ("", *(f"{name}: {column}" for name in who for column in columns.values()))
     caption = (
-        f"First-step map after so many iterations, and the full map, {analysis.name}. A slope of -1/2 with a high R² of ZCA and "
-        f"a noise rms of 1 together would be P2's claim."
+        f"First-step map after so many iterations, and the full map, {analysis.name}. A slope of -1/2 with a high R² "
+        f"of ZCA and a noise rms of 1 together would be P2's claim."
     )
     return Table(f"p2_slopes_{index}", caption, header, tuple(rows))
 
@@ -221,8 +220,8 @@ def _transforms(index: int, analysis: Analysis) -> Table:
     adjusted = values["transforms"][0]["r2_adjusted"]
     fitted = "" if adjusted is None else f" R² of W_diff is {adjusted:.3f} with its degrees of freedom taken off."
     caption = (
-        f"Fixed points against W x, and W against W_diff, {analysis.name}. P2's own norms are of ImageNet; norms scale with the "
-        f"range of the pixels, with D and with N, so that only their order can be compared.{fitted}"
+        f"Fixed points against W x, and W against W_diff, {analysis.name}. P2's own norms are of ImageNet; norms scale "
+        f"with the range of the pixels, with D and with N, so that only their order can be compared.{fitted}"
     )
     return Table(f"p2_transforms_{index}", caption, header, tuple(rows))
 
