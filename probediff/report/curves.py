@@ -100,11 +100,16 @@ def _draw_line(axis: Any, line: Line) -> Any:
 
 
 def _write_marks(axis: Any, panel: Panel) -> None:
-    """Words at the right ends of lines, each as near to its line as the ones below leave room for."""
+    """Words at the right ends of lines, each as near to its line as the others leave room for."""
     low, high = axis.get_ylim()
-    place = -1.0
-    for line in sorted((line for line in panel.lines if line.mark), key=lambda line: line.points[-1]):
-        place = max((line.points[-1] - low) / (high - low), place + _MARK_GAP)
+    marked = sorted((line for line in panel.lines if line.mark), key=lambda line: line.points[-1])
+    places = [(line.points[-1] - low) / (high - low) for line in marked]
+    for k in range(1, len(places)):
+        places[k] = max(places[k], places[k - 1] + _MARK_GAP)
+    # What that pushes beyond the upper end comes down again, and pushes those below it.
+    for k in reversed(range(len(places))):
+        places[k] = min(places[k], 1.0 if k == len(places) - 1 else places[k + 1] - _MARK_GAP)
+    for line, place in zip(marked, places, strict=True):
         colour = FAMILY_COLOUR if line.colour is None else PALETTE[line.colour % len(PALETTE)]
         axis.text(1.01, place, label(line.mark, 24), transform=axis.transAxes, color=colour, fontsize=6, va="center")
 

@@ -10,7 +10,7 @@ _WHAT = (
     "and smoothed by a Gaussian of their own covariance. At the bandwidth h = 0 that is the training set itself, at "
     "h = 1 the Gaussian with its mean and covariance; for every h mean and covariance are the same. A light band in a "
     "figure holds what exact denoisers from the smallest h that was probed to the largest give, its thin lines are "
-    "single ones: a curve inside of it does nothing that a known distribution does not do too."
+    "single ones: what a curve inside of it shows, a known distribution shows without any training."
 )
 _HOW_TO = (
     "No exact denoiser stands beside the curves. `probediff probe exact:RUN,h=0.4` records one with the run's own "

@@ -9,6 +9,8 @@ from typing import Literal
 
 from probediff.report.groups import (
     Comparison,
+    Group,
+    Member,
     Select,
     all_series,
     estimate,
@@ -175,11 +177,7 @@ def _family_lines(comparison: Comparison, quantity: Quantity) -> list[Line]:
     lines = []
     for index, group in enumerate(comparison.groups):
         colour = index if len(comparison.groups) > 1 else None
-        values = [
-            (member, level.mean)
-            for member in members(group)
-            if (level := last_estimate(group, quantity.select_exact(member.kind))) is not None
-        ]
+        values = _exact_values(group, quantity)
         banded = {member.bandwidth: value for member, value in values if member.bandwidth is not None}
         if len(banded) > 1:
             low, high = min(banded.values()), max(banded.values())
@@ -190,8 +188,13 @@ def _family_lines(comparison: Comparison, quantity: Quantity) -> list[Line]:
     return lines
 
 
+def _exact_values(group: Group, quantity: Quantity) -> list[tuple[Member, float]]:
+    levels = ((member, last_estimate(group, quantity.select_exact(member.kind))) for member in members(group))
+    return [(member, level.mean) for member, level in levels if level is not None]
+
+
 def in_words(comparison: Comparison, quantities: Sequence[Quantity], kind: str = "own") -> str:
-    """First and last value of each quantity and group, as the text that stands for a figure."""
+    """First and last value of each quantity and group, and the exact denoisers', as the text for a figure."""
     parts = []
     for quantity in (quantity for quantity in quantities if quantity.is_described):
         for group in comparison.groups:
@@ -201,4 +204,6 @@ def in_words(comparison: Comparison, quantities: Sequence[Quantity], kind: str =
                 step, first = next(iter(curve.items()))
                 title = quantity.title + (f" of {group.label}" if len(comparison.groups) > 1 else "")
                 parts.append(f"{title} goes from {first.mean:.3g} at step {step} to {last} at the last step")
+                if exact := [f"{value:.3g} at {member.label}" for member, value in _exact_values(group, quantity)]:
+                    parts[-1] += f" (exact denoisers: {', '.join(exact)})"
     return "; ".join(parts) or "no values"

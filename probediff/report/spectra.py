@@ -43,13 +43,13 @@ def draw_slopes(panels: dict[str, dict[str, Curve]], exact: dict[str, dict[str, 
     axes = figure.subplots(2, len(panels), squeeze=False, sharex="col", sharey="row")
     for column, (title, curves) in enumerate(panels.items()):
         upper, lower = axes[:, column]
-        _draw_family(upper, {name: (curve.counts, curve.slopes) for name, curve in exact[title].items()})
-        _draw_family(lower, {name: (curve.counts, curve.r2_scaled) for name, curve in exact[title].items()})
         for colour, (name, curve) in zip(("#0072B2", "#000000"), curves.items(), strict=False):
             style: dict[str, Any] = {"color": colour, "marker": "o", "markersize": 4, "linewidth": 1.8, "label": name}
             upper.plot(curve.counts, np.array(curve.slopes, dtype=float), **style)
             lower.plot(curve.counts, np.array(curve.r2_scaled, dtype=float), **style)
             lower.plot(curve.counts, np.array(curve.r2, dtype=float), **style | {"linestyle": ":", "label": ""})
+        _draw_family(upper, {name: (curve.counts, curve.slopes) for name, curve in exact[title].items()})
+        _draw_family(lower, {name: (curve.counts, curve.r2_scaled) for name, curve in exact[title].items()})
         for level, words in ((-0.5, "ZCA: -1/2"), (-1.0, "limit: -1")):
             upper.axhline(level, color="#6B6B6B", linestyle=(0, (5, 3)), linewidth=1.2)
             upper.annotate(words, (0.02, level - 0.02), xycoords=("axes fraction", "data"), va="top", fontsize=8)
@@ -72,7 +72,7 @@ def _draw_family(axis: Any, curves: dict[str, tuple[list[int], list[float | None
     known = {name: (counts, np.array(values, dtype=float)) for name, (counts, values) in curves.items()}
     known = {name: (counts, values) for name, (counts, values) in known.items() if np.isfinite(values).any()}
     for name, (counts, values) in known.items():
-        axis.plot(counts, values, color=FAMILY_COLOUR, linewidth=0.7)
+        axis.plot(counts, values, color=FAMILY_COLOUR, linewidth=0.7, marker=".", markersize=3)
         last = int(np.isfinite(values).nonzero()[0][-1])
         place = {"textcoords": "offset points", "xytext": (3, 0), "va": "center"}
         axis.annotate(label(name, 24), (counts[last], values[last]), fontsize=6, color=FAMILY_COLOUR, **place)
