@@ -20,6 +20,7 @@ from probediff.commands.vary import vary
 from probediff.commands.whitening import whitening
 from probediff.measures import cka
 from probediff.probing.network_similarity import compare_with_network
+from probediff.runs.catalogue import PROBES
 from probediff.runs.folder import RunFolder
 from tests.commands.conftest import SAMPLING, SEARCH, record
 from tests.commands.reading import read_values
@@ -60,6 +61,8 @@ def test_its_samples_are_compared_with_the_final_ones_of_the_network(probed: Pat
     expected = cka(folder.load_samples(0), run.load_samples(4))
     assert similarity["values"]["cka"] == pytest.approx(expected)
     assert similarity["values"]["final_step"] == 4
+    described = PROBES["network_similarity"]
+    assert described.extended(dict.fromkeys(similarity["values"], "number")) == described
     (final,) = (r for r in run.records() if (r["step"], r["probe"]) == (4, "timing"))
     assert similarity["final_weights_sha256"] == final["weights_sha256"] != similarity["weights_sha256"]
     # Four steps make other samples.
