@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +33,16 @@ class Analysis:
     values: dict[str, Any]
     exact: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    @property
-    def is_exact(self) -> bool:
-        """Whether it is of an exact denoiser."""
-        return self.folder.parent.name.startswith(EXACT)
+    @cached_property
+    def exact_folder(self) -> str:
+        """Name of the exact denoiser's folder; empty for a network's analysis."""
+        return self.run.exact_folder(self.folder)
 
     @property
     def name(self) -> str:
         """How the report calls it."""
-        folder = self.folder.parent if self.is_exact else self.folder
-        return self.run.name + ("" if folder.name == "whitening" else f", {folder.name}")
+        name = self.exact_folder or self.folder.name
+        return self.run.name + ("" if name == "whitening" else f", {name}")
 
     @property
     def conventions(self) -> dict[str, Any]:
@@ -52,7 +53,7 @@ class Analysis:
     @property
     def bandwidth(self) -> float | None:
         """Of an exact denoiser of the family."""
-        h = self.conventions.get("bandwidth")
+        h = 1.0 if self.exact_folder == "gaussian" else self.conventions.get("bandwidth")
         return float(h) if isinstance(h, int | float) else None
 
     def is_like(self, network: "Analysis") -> bool:
@@ -71,8 +72,10 @@ def find_analyses(comparison: Comparison) -> Iterator[Analysis]:
         run, paths = next(((run, paths) for run, paths in files if paths), (group.runs[0], []))
         read = ((path.parent, read_json(path, dict)) for path in paths)
         found = [Analysis(run, folder, values) for folder, values in read if values is not None]
-        networks = [analysis for analysis in found if not analysis.is_exact]
-        exact = sorted((a for a in found if a.is_exact), key=lambda a: (a.bandwidth is None, a.bandwidth or 0, a.name))
+        networks = [analysis for analysis in found if not analysis.exact_folder]
+        exact = sorted(
+            (a for a in found if a.exact_folder), key=lambda a: (a.bandwidth is None, a.bandwidth or 0, a.name)
+        )
         for network in networks:
             beside = {_member_name(other): other.values for other in exact if other.is_like(network)}
             yield Analysis(run, network.folder, network.values, beside)
@@ -80,4 +83,4 @@ def find_analyses(comparison: Comparison) -> Iterator[Analysis]:
 
 
 def _member_name(exact: Analysis) -> str:
-    return f"h = {exact.bandwidth:g}" if exact.bandwidth is not None else exact.folder.parent.name.removeprefix(EXACT)
+    return f"h = {exact.bandwidth:g}" if exact.bandwidth is not None else exact.exact_folder.removeprefix(EXACT)

@@ -117,11 +117,11 @@ def _method_rows(run: Run) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     paths = run.analyses(INVERSION_METHODS)
     for path in paths:
-        where = path.parent.name if len(paths) > 1 else ""
+        where = [run.exact_folder(path), path.parent.name] if len(paths) > 1 else []
         for row in read_json(path, list) or []:
             if isinstance(row, dict):
-                name = row.get("name", row.get("method", "unnamed"))
-                rows.append({**row, "name": f"{name} {where}".strip()})
+                name = str(row.get("name", row.get("method", "unnamed")))
+                rows.append({**row, "name": " ".join(filter(None, [name, *where]))})
     return rows
 
 

@@ -160,6 +160,11 @@ class Run:
         """Files of that name which analyses of this run, or of a published model, left in its folders."""
         return sorted(path for path in self.path.rglob(name) if SET_ASIDE not in path.relative_to(self.path).parts)
 
+    def exact_folder(self, file: Path) -> str:
+        """Name of the exact denoiser's folder that an analysis lies in; empty for one of the run's network."""
+        places = file.relative_to(self.path).parts[1:2]
+        return next((name for name in places if name == "gaussian" or name.startswith(EXACT)), "")
+
     @property
     def is_finished(self) -> bool:
         """Whether nothing more is to come; a model that is not trained here counts as finished."""

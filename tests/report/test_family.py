@@ -168,6 +168,15 @@ def test_runs_of_a_group_share_their_lines_and_groups_have_their_own(tmp_path: P
     assert [line.colour for line in apart] == [0, 1]
 
 
+def test_inversions_of_exact_denoisers_have_rows_of_their_own(run: Path) -> None:
+    folder = run / "probes" / "exact-h=0.4" / "inversions" / "num_steps=0010"
+    folder.mkdir(parents=True)
+    (folder / "inversion_methods.json").write_text(json.dumps([{"name": "ddim", "reconstruction_l2": 7.0}]))
+    rows = {row["method"]: row for row in rows_of(latents.inversion_methods(compared(run)).tables[0])}
+    assert float(rows["ddim num_steps=0010"]["reconstruction l2"]) == 3
+    assert float(rows["ddim exact-h=0.4 num_steps=0010"]["reconstruction l2"]) == 7
+
+
 def test_analyses_of_exact_denoisers_stand_beside_that_of_the_network(run: Path) -> None:
     """Of the same iterations and images; another one is shown by itself."""
     network = json.loads((run / "probes" / "whitening" / "whitening.json").read_text())
