@@ -181,10 +181,11 @@ def _family_lines(comparison: Comparison, quantity: Quantity) -> list[Line]:
         banded = {member.bandwidth: value for member, value in values if member.bandwidth is not None}
         if len(banded) > 1:
             low, high = min(banded.values()), max(banded.values())
-            words = f"exact denoisers, h = {min(banded):g} to {max(banded):g}"
-            words += f", {group.label}" if len(comparison.groups) > 1 else ""
+            words = comparison.exact_label(group, f"exact denoisers, h = {min(banded):g} to {max(banded):g}")
             lines.append(Line(words, "band", {-1: (low + high) / 2}, {-1: (high - low) / 2}, colour))
-        lines += [Line("", "member", {-1: value}, {}, colour, member.label) for member, value in values]
+        # Without a band the lines themselves are in the legend.
+        words = "" if len(banded) > 1 else comparison.exact_label(group, "exact denoisers")
+        lines += [Line(words, "member", {-1: value}, {}, colour, member.label) for member, value in values]
     return lines
 
 

@@ -161,6 +161,7 @@ def test_runs_of_a_group_share_their_lines_and_groups_have_their_own(tmp_path: P
         write_exact(run, "exact-h=0.4", 2 * seed, bandwidth=0.4)
     (line,) = lines(panel(compared(*seeds), ACCURACY), "member")
     assert line.points[-1] == pytest.approx((accuracy(0) + accuracy(2)) / 2)
+    assert (line.label, line.mark) == ("exact denoisers", "h = 0.4")
     config = seeds[1] / "config.yaml"
     config.write_text(config.read_text().replace("learning_rate: 0.0001", "learning_rate: 0.1"))
     apart = lines(panel(compared(*seeds), ACCURACY), "member")
