@@ -44,9 +44,12 @@ class CheckpointSimilarity(Probe):
         earlier = [step for step in self._folder.sample_steps() if step < event.step]
         if not earlier:
             return ProbeResult()
-        x_0 = self._folder.load_samples(earlier[-1])
-        values = self._compare(event.x_0, x_0, self._features(event.x_0), self._features(x_0))
+        values = self.compare(event.x_0, self._folder.load_samples(earlier[-1]))
         return ProbeResult({**values, "previous_step": float(earlier[-1])})
+
+    def compare(self, x: Tensor, y: Tensor) -> dict[str, float]:
+        """How alike two sets of samples are, pair by pair; `check` has loaded the feature networks."""
+        return self._compare(x, y, self._features(x), self._features(y))
 
     def finish(self, context: ProbeContext) -> dict[int, ProbeResult]:
         """Every stored checkpoint against the final one."""

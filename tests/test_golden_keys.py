@@ -51,6 +51,8 @@ RECORDED_NOW = {
     *("weights", "prompt", "negative_prompt", "guidance_scale", "centred", "drawn_on", "strengths", "noises"),
     *("noise_seed", "num_targets", "num_samples", "state_dtype", "origin", "sha256 of what follows", "options"),
     *("image_size", "num_head_channels", "trust"),
+    # Of exact denoisers, whose record network_similarity has the keys of checkpoint_similarity_final.
+    *("bandwidth", "mirrored", "dropped_weight", "covariance_divisor", "final_weights_sha256"),
     # Of W&B's runs.
     *("job_type", "notes"),
     # Of the training, whose speed counts these; of the checks of found noises.

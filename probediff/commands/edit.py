@@ -3,7 +3,7 @@ the image, and from the image's DDIM latent.
 
 Examples:
   probediff edit images --model runs/cifar10/RUN --run runs/cifar10/RUN --ridge 1e-3
-  probediff edit images --model runs/cifar10/RUN --noises random,ddim --strengths 0.5
+  probediff edit images --model exact:runs/cifar10/RUN,h=0.4 --noises random,ddim --strengths 0.5
   probediff edit cat.png --model stabilityai/sd-turbo --prompt dog --source_prompt cat --guidance_scale 1 --noises ddim
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from probediff.commands.editing import (
-    MODEL_HELP,
+    IMAGE_MODEL_HELP,
     add_sampling_options,
     describe_sampler,
     describe_statistics,
@@ -69,7 +69,7 @@ def build_parser() -> CommandParser:
     """All options of the command."""
     parser = CommandParser("edit", "IMAGE ... --model MODEL", __doc__)
     parser.add_argument("image", metavar="IMAGE", nargs="+", help="image files, or folders of them")
-    parser.add_argument("--model", metavar="MODEL", required=True, help=MODEL_HELP)
+    parser.add_argument("--model", metavar="MODEL", required=True, help=IMAGE_MODEL_HELP)
     for options in (EditOptions, StatisticsSource, NoiseSearchSettings):
         # --trust is an option of all models and runs.
         parser.add_class_arguments(options, as_group=True, skip={"trust"} if options is StatisticsSource else set())

@@ -4,14 +4,14 @@ import sys
 from dataclasses import fields
 from typing import Any
 
-from probediff.commands.options import CommandParser, WholeNumbers, device_of, pick
+from probediff.commands.options import MODEL_HELP, CommandParser, WholeNumbers, device_of, pick
 from probediff.editing.models import EditableModel, Prompts, Sampler, load_editable
 from probediff.models.base import conditions_of
 from probediff.models.images import Space
 from probediff.models.source import ModelChoice
 from probediff.whitening.statistics import Statistics, StatisticsSource
 
-MODEL_HELP = "what `probediff probe` takes; a Stable Diffusion or SDXL pipeline (folder or hub id); or gaussian:RUN"
+IMAGE_MODEL_HELP = f"{MODEL_HELP}; gaussian:RUN; or a Stable Diffusion or SDXL pipeline (folder or hub id)"
 
 
 def add_sampling_options(parser: CommandParser, out: str, takes_source_prompt: bool) -> None:

@@ -3,6 +3,7 @@ takes. Clipping is off, because no method can invert a clipped step.
 
 Examples:
   probediff inversions runs/digits/RUN --num_steps 20
+  probediff inversions exact:runs/digits/RUN,h=0.3 --num_steps 20
   probediff inversions runs/digits/RUN --methods ddim fixed_point --set fixed_point.iterations=10
 """
 
@@ -16,7 +17,7 @@ from typing import Any, get_args
 
 import torch
 
-from probediff.commands.options import CommandParser, WholeNumbers, check_at_least, device_of, pick
+from probediff.commands.options import MODEL_HELP, CommandParser, WholeNumbers, check_at_least, device_of, pick
 from probediff.commands.runner import run_command
 from probediff.files import write_json
 from probediff.files.capacity import EVALUATION_SEC, check_memory, check_time
@@ -55,7 +56,7 @@ latent in the triangle of noise, image and latent; correlation: mean of the 10 l
 def build_parser() -> CommandParser:
     """All options of the command."""
     parser = CommandParser("inversions", "MODEL", __doc__)
-    parser.add_argument("model", metavar="MODEL", help="run folder, checkpoint, state dict, or diffusers pipeline")
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("--methods", nargs="+", choices=get_args(Method), help="which ones; all by default")
     parser.add_argument(
         "--set",

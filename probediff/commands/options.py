@@ -29,6 +29,9 @@ from probediff.schedule import Convention
 
 T = TypeVar("T")
 
+#: What every command that works with a model takes.
+MODEL_HELP = "run folder, checkpoint, exact denoiser exact:RUN,h=0.4, state dict, or diffusers pipeline"
+
 
 class WholeNumbers(tuple[int, ...]):
     """One or several whole numbers, typed as 10,100,1000 or [10, 100, 1000]."""

@@ -1,11 +1,13 @@
 """Run the probes of training on a model that is there already.
 
-MODEL is a run folder of probediff fit (all its checkpoints, with the settings of the run), one of its checkpoints, a
-state dict of OpenAI's improved-diffusion or guided-diffusion (.pt, .safetensors), or a diffusers pipeline (folder or
-hub id). A command that was interrupted goes on where it was when it is given again.
+MODEL is a run folder of probediff fit (all its checkpoints, with the settings of the run), one of its checkpoints, an
+exact denoiser of the run's images (exact:RUN,h=H with H from 0, the training set, to 1, its Gaussian), a state dict of
+OpenAI's improved-diffusion or guided-diffusion (.pt, .safetensors), or a diffusers pipeline (folder or hub id). A
+command that was interrupted goes on where it was when it is given again.
 
 Examples:
   probediff probe runs/cifar10/RUN
+  probediff probe exact:runs/cifar10/RUN,h=0.4 --num_steps 10,100
   probediff probe runs/cifar10/RUN --checkpoints last --num_steps 10,100,1000,4000
   probediff probe cifar10_uncond_50M_500K.pt --num_steps 100 --settings.num_samples 256
 """
@@ -21,18 +23,22 @@ from typing import Any, Literal
 
 import torch
 
+from probediff.callbacks import CheckpointSimilarity
 from probediff.commands.options import CommandParser, WholeNumbers, available_probes, device_of, pick
 from probediff.commands.outside_probes import foreign_probes
 from probediff.commands.printing import print_once, quiet_libraries
 from probediff.commands.runner import STATUS_LOST, run_guarded
 from probediff.data import ImageDataModule
-from probediff.models import ProbeModel, fit_gaussian, load_run_data
+from probediff.models import ProbeModel, load_run_data
 from probediff.models.arguments import typed_arguments
+from probediff.models.exact import GAUSSIAN, exact_run, is_exact
 from probediff.models.images import Space, images_of_folder
 from probediff.models.run import run_of
 from probediff.models.source import ModelChoice, Source, find_source, published_convention
 from probediff.probing.afterwards import ProbeTask, probe_afterwards
+from probediff.probing.network_similarity import compare_with_network
 from probediff.probing.probe import Probe
+from probediff.probing.processes import is_first_process
 from probediff.probing.replay import compare_with_run
 from probediff.probing.settings import PassSettings
 from probediff.runs.configuration import CONFIG, refuse_secrets
@@ -50,7 +56,8 @@ class ProbeOptions:
         num_steps: DDIM steps, also several: 10,100,1000,4000 (There and Back Again, table 2).
         samples: Invert each checkpoint's own samples, or those of the final one (There and Back Again, figure 4).
         images: Invert the images of this folder instead of samples.
-        denoiser: Probe the network, or the exact denoiser of Gaussian data fitted to the images of the run.
+        denoiser: Probe the network, or the exact denoiser of Gaussian data fitted to the images of the run; others
+            are a MODEL of their own, exact:RUN,h=H.
         reference: Folder of real images to compare with.
         progress: Show progress bars.
     """
@@ -92,7 +99,7 @@ def _probe(arguments: list[str]) -> int | None:
     refuse_secrets(text)
     objects = parser.instantiate(options)
     tasks = [replace(task, config_text=text) for task in build_tasks(source, objects)]
-    if source.run is not None and options.checkpoints == "all":
+    if source.run is not None and not source.is_exact and options.checkpoints == "all":
         run = RunFolder(source.run)
         if gone := sorted(run.complete_steps() - set(run.checkpoints())):
             names = ", ".join(run.checkpoint_path(step).name for step in gone)
@@ -104,9 +111,9 @@ def _probe(arguments: list[str]) -> int | None:
         foreign = foreign_probes(source.run, available_probes(), options.trust)
         # As the run has them: of an installed probe the options that it has here are not those of the run.
         enabled = [p for p in enabled if p.name() not in [own.name() for own in foreign]] + foreign
-    lost = [line for task in tasks for line in _run(task, enabled, objects, device)]
+    lost = [line for task in tasks for line in _run(task, source, enabled, objects, device)]
     for task in tasks:
-        print_once(_summary(task, source, objects.denoiser))
+        print_once(_summary(task, source))
     if lost:
         print_once(f"\nLOST, because it could not be written: {'; '.join(lost)}")
         return STATUS_LOST
@@ -119,14 +126,10 @@ def parse(arguments: list[str]) -> tuple[CommandParser, Any, Source]:
     if model.startswith("-"):
         raise ValueError(f"MODEL must come first, got {model!r}: probediff probe MODEL [--KEY VALUE ...]")
     parser = build_parser()
-    is_run = model.endswith(".ckpt") or RunFolder(model).config_path.is_file()
-    run = run_of(Path(model)) if model.endswith(".ckpt") else Path(model)
+    run = exact_run(model) if is_exact(model) else run_of(Path(model)) if model.endswith(".ckpt") else Path(model)
     parser.set_defaults(_run_defaults(run, {action.dest for action in parser._actions}))
     options = parser.parse_args(rest)
-    # Of a run it is a setting with a default; of published weights there is no choice, so that none may be typed.
-    is_typed = any(argument.partition("=")[0] in ("--settings.weights", "--weights") for argument in rest)
-    weights = options.settings.weights if is_typed or is_run else None
-    source = find_source(pick(ModelChoice, options, model=model, weights=weights))
+    source = find_source(_choice(model, run, options, rest))
     if source.run is None:
         parser.set_defaults(_model_defaults(source.load(0)))
         options = parser.parse_args(rest)
@@ -134,6 +137,23 @@ def parse(arguments: list[str]) -> tuple[CommandParser, Any, Source]:
         for key, value in from_environment(options.wandb).items():
             options.wandb[key] = value
     return parser, options, source
+
+
+def _choice(model: str, run: Path, options: Any, typed: Sequence[str]) -> ModelChoice:
+    """Which model is meant; raises ValueError for a baseline of what has no images."""
+    is_run = RunFolder(run).config_path.is_file()
+    if options.denoiser == "gaussian":
+        if is_exact(model):
+            raise ValueError(f"--denoiser must be left out for {model}, an exact denoiser by itself, got gaussian")
+        if not is_run:
+            raise ValueError("--denoiser gaussian needs the images of a run: give a run folder as MODEL")
+        if options.checkpoints not in ("all", "last"):
+            raise ValueError(f"--checkpoints must be left out for --denoiser gaussian, got {options.checkpoints}")
+        return ModelChoice(f"{GAUSSIAN}{run}", trust=options.trust)
+    # Of a run's network they are settings with defaults; elsewhere there is no choice, so that none may be typed.
+    names = {argument.partition("=")[0].removeprefix("--").removeprefix("settings.") for argument in typed}
+    fixed = () if is_run and not is_exact(model) else {"weights", "ema_rate"} - names
+    return pick(ModelChoice, options, model=model, **dict.fromkeys(fixed))
 
 
 def _run_defaults(run: Path, options: Collection[str]) -> dict[str, Any]:
@@ -169,14 +189,7 @@ def build_tasks(source: Source, options: Any) -> list[ProbeTask]:
         ValueError: options that contradict each other.
     """
     steps, load, extra = source.steps, source.load, dict[str, Any]()
-    kind = "replay" if source.run is not None else ""
-    if options.denoiser == "gaussian":
-        if source.run is None:
-            raise ValueError("--denoiser gaussian needs the images of a run: give a run folder as MODEL")
-        if options.checkpoints not in ("all", "last"):
-            raise ValueError(f"--checkpoints must be left out for --denoiser gaussian, got {options.checkpoints}")
-        gaussian = fit_gaussian(source.run, trust=options.trust)
-        kind, steps, load = "gaussian", [gaussian.step], lambda step: gaussian
+    kind = "" if source.run is None or source.is_exact else "replay"
     images, samples_of_step, num_samples = None, None, options.settings.num_samples
     if options.images is not None:
         if options.samples == "final":
@@ -185,6 +198,8 @@ def build_tasks(source: Source, options: Any) -> list[ProbeTask]:
         images, extra = real.first(num_samples), dict(real.conventions)
         kind, num_samples = "images", len(images)
     elif options.samples == "final":
+        if source.is_exact:
+            raise ValueError("--samples must be own for an exact denoiser, which has no final checkpoint, got final")
         kind, samples_of_step = "final_samples", steps[-1]
         extra["samples_of_step"] = samples_of_step
     model, out = load(steps[0]), Path(options.out) if options.out else _default_out(source, kind)
@@ -213,8 +228,8 @@ def build_tasks(source: Source, options: Any) -> list[ProbeTask]:
 
 
 def _default_out(source: Source, kind: str) -> Path:
-    """``RUN/probes/<kind>``, or, for a published model, ``probes/<name>`` and ``probes/<name>-images``."""
-    if source.run is not None:
+    """``RUN/probes/<kind>``, or, for an exact denoiser or a published model, ``<name>`` and ``<name>-images``."""
+    if source.run is not None and not source.is_exact:
         return source.out / kind
     return source.out.with_name(f"{source.out.name}-{kind}" if kind else source.out.name)
 
@@ -250,18 +265,23 @@ def _announce(task: ProbeTask) -> None:
     )
 
 
-def _run(task: ProbeTask, enabled: Sequence[Probe], options: Any, device: torch.device) -> list[str]:
+def _run(task: ProbeTask, source: Source, enabled: Sequence[Probe], options: Any, device: torch.device) -> list[str]:
     """Probe; returns what could not be kept."""
     loggers = [] if options.wandb.mode == "disabled" else [FailsafeWandbLogger(options.wandb, task.folder.path)]
     tracker = probe_afterwards(task, task.applicable(enabled), device, loggers, options.progress)
+    similarity: CheckpointSimilarity = options.checkpoint_similarity
+    if source.is_exact and source.run is not None and task.images is None and similarity.enabled and is_first_process():
+        how = (similarity.compare, similarity.options(), loggers)
+        if why := compare_with_network(task.folder, RunFolder(source.run), *how):
+            print_once(f"{task.folder.path}: {why}")
     for logger in loggers:
         logger.finalize("success")
     return [] if tracker is None else [f"{lost} in {task.folder.path}" for lost in tracker.lost_results()]
 
 
-def _summary(task: ProbeTask, source: Source, denoiser: str) -> str:
+def _summary(task: ProbeTask, source: Source) -> str:
     lines = [f"\n{task.folder.path}", probe_tables(task.folder), *describe_failures(task.folder)]
-    is_replay = task.images is None and task.samples_of_step is None and denoiser == "network"
+    is_replay = task.images is None and task.samples_of_step is None and not source.is_exact
     if source.run is not None and is_replay:
         lines += compare_with_run(task.folder, source.run).in_words()
     return "\n".join(lines)

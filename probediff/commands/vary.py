@@ -3,6 +3,7 @@ noises, and whether they are nearer to the target images.
 
 Examples:
   probediff vary probes/search_noise/noises.safetensors runs/cifar10/RUN gaussian:runs/cifar10/RUN
+  probediff vary probes/search_noise/noises.safetensors exact:runs/cifar10/RUN,h=0.3 exact:runs/cifar10/RUN,h=0.6
   probediff vary noises.safetensors stabilityai/sd-turbo --prompt "a photograph" --guidance_scale 1 --num_steps 4
 """
 
@@ -13,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from probediff.commands.editing import MODEL_HELP, add_sampling_options, describe_sampler, load_sampler
+from probediff.commands.editing import IMAGE_MODEL_HELP, add_sampling_options, describe_sampler, load_sampler
 from probediff.commands.options import CommandParser, check_at_least, pick
 from probediff.commands.runner import run_command
 from probediff.editing.grids import labelled_grid
@@ -35,7 +36,7 @@ def build_parser() -> CommandParser:
     """All options of the command."""
     parser = CommandParser("vary", "NOISES MODEL ...", __doc__)
     parser.add_argument("noises", metavar="NOISES", help="noises.safetensors of probediff search-noise")
-    parser.add_argument("model", metavar="MODEL", nargs="+", help=MODEL_HELP)
+    parser.add_argument("model", metavar="MODEL", nargs="+", help=IMAGE_MODEL_HELP)
     add_sampling_options(parser, "probes/vary", takes_source_prompt=False)
     return parser
 

@@ -1,12 +1,13 @@
 """Is the first step of a model a de-whitening, as *First-step inference* (P2) says?
 
 The noises that P2's iteration finds for images, against ZCA and other whitenings of them, after several numbers of
-iterations, beside the Gaussian denoiser of the same data. MODEL is what `probediff probe` takes. The same command goes
-on where it was stopped.
+iterations, beside the Gaussian denoiser of the same data. MODEL is what `probediff probe` takes, exact denoisers
+(exact:RUN,h=H) included. The same command goes on where it was stopped.
 
 Examples:
   probediff whitening runs/cifar10/RUN
   probediff whitening runs/cifar10/RUN --denoiser gaussian --num_steps 10,100,1000
+  probediff whitening exact:runs/cifar10/RUN,h=0.3
   probediff whitening MODEL --reference ~/images --num_fixed_points 4000 --ridge 1e-4
 """
 
@@ -20,7 +21,7 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 
-from probediff.commands.options import CommandParser, WholeNumbers, check_at_least, device_of, pick
+from probediff.commands.options import MODEL_HELP, CommandParser, WholeNumbers, check_at_least, device_of, pick
 from probediff.commands.runner import run_command
 from probediff.display.progress import progress_bar
 from probediff.files import save_tensors
@@ -29,6 +30,7 @@ from probediff.measures.covariance import moments
 from probediff.measures.whitening import WhiteningTransform
 from probediff.models import ProbeModel
 from probediff.models.base import conditions_of, undisturbed
+from probediff.models.exact import is_exact
 from probediff.models.images import RealImages, Space, images_of_folder, run_images
 from probediff.models.source import ModelChoice, Source, find_source, published_convention
 from probediff.runs.batches import PartialPass
@@ -116,7 +118,7 @@ class WhiteningOptions:
 def build_parser() -> CommandParser:
     """All options of the command."""
     parser = CommandParser("whitening", "MODEL", __doc__)
-    parser.add_argument("model", metavar="MODEL", help="run folder, checkpoint, state dict, or diffusers pipeline")
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     shown = [0.2, 0.4, 0.6, 0.8, 0.9, 0.98]
     parser.add_argument("--shown_timesteps", type=float, nargs="+", default=shown, help="of figure 3, as shares of T")
     parser.add_class_arguments(WhiteningOptions, as_group=True)
@@ -149,6 +151,8 @@ def _whitening(options: Any) -> None:
 
 def _prepare(options: Any) -> _Work:
     """Read and check everything that can be wrong, before the first network evaluation."""
+    if options.denoiser == "gaussian" and is_exact(options.model):
+        raise ValueError(f"--denoiser must be left out for {options.model}, an exact denoiser by itself, got gaussian")
     source = find_source(pick(ModelChoice, options))
     model = source.load_only()
     convention = options.settings.convention or published_convention(model)

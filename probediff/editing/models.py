@@ -14,15 +14,14 @@ from torch import Tensor, nn
 from probediff.ddim import DDIMPath, as_predict
 from probediff.denoisers.guidance import Prompt, check_guidance
 from probediff.denoisers.text_to_image import is_text_to_image, load_text_to_image
-from probediff.models import ProbeModel, fit_gaussian
+from probediff.models import ProbeModel
 from probediff.models.base import conventions_of, undisturbed
+from probediff.models.exact import GAUSSIAN, is_exact
 from probediff.models.published import is_checkpoint_file
 from probediff.models.source import OF_RUNS, OF_STATE_DICTS, ModelChoice, find_source, published_convention
 from probediff.runs.configuration import CONFIG
 from probediff.runs.folder import CHECKPOINTS, PROBED
 from probediff.schedule import Convention
-
-GAUSSIAN = "gaussian:"
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ class Sampler:
 
 
 def load_editable(choice: ModelChoice, prompts: Prompts) -> EditableModel:
-    """What ``probediff probe`` takes, a text-to-image pipeline, or ``gaussian:RUN``, the baseline of a run's images.
+    """What ``probediff probe`` takes, or a text-to-image pipeline.
 
     Raises:
         ImportError: a pipeline, and diffusers or transformers is not installed.
@@ -138,14 +137,12 @@ def load_editable(choice: ModelChoice, prompts: Prompts) -> EditableModel:
     if is_text_model(choice.model):
         choice.refuse([*OF_RUNS, *OF_STATE_DICTS], "a text-to-image pipeline, which says it itself")
         return _load_text_model(choice.model, prompts)
-    if choice.model.startswith(GAUSSIAN):
-        choice.refuse([*OF_RUNS, *OF_STATE_DICTS], "which has no network")
-        run = Path(choice.model.removeprefix(GAUSSIAN))
-        name, probe, out = "gaussian", fit_gaussian(run, trust=choice.trust), run / PROBED
-    else:
-        source = find_source(choice)
-        probe, out = source.load_only(), source.out
-        name = str(probe.conventions["model"]) if source.run is None else f"{source.run.name} step {probe.step}"
+    source = find_source(choice)
+    # Edits by the Gaussian have always lain beside those by the network.
+    probe, out = source.load_only(), source.out.parent if choice.model.startswith(GAUSSIAN) else source.out
+    name = str(probe.conventions["model"]) if source.run is None else f"{source.run.name} step {probe.step}"
+    if source.is_exact:
+        name = source.out.name
 
     def path(num_steps: int, convention: Convention | None) -> DDIMPath:
         return DDIMPath.of(probe.schedule, num_steps, convention or published_convention(probe), probe.clip)
@@ -157,7 +154,7 @@ def is_text_model(spec: str) -> bool:
     """Whether ``spec`` is a text-to-image pipeline; raises as ``is_text_to_image`` for what is no model at all."""
     path = Path(spec).expanduser()
     is_run = (path / CHECKPOINTS).is_dir() or (path / CONFIG).is_file()
-    is_own = spec.startswith(GAUSSIAN) or is_run or is_checkpoint_file(path)
+    is_own = is_exact(spec) or is_run or is_checkpoint_file(path)
     return not is_own and is_text_to_image(spec)
 
 

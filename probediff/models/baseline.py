@@ -1,15 +1,21 @@
 """The Gaussian with the mean and covariance of a run's training images: what second-order statistics explain."""
 
+from __future__ import annotations
+
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from probediff.data.base import ImageArray
+from probediff.data.base import ImageArray, ImageTensors
 from probediff.denoisers import GaussianDenoiser
 from probediff.models.base import ProbeModel, conventions_of
 from probediff.models.run import Diffusion, load_run_data, read_run_config
+from probediff.schedule import NoiseSchedule
 
 _CHUNK_SIZE = 1024
 
@@ -32,19 +38,60 @@ def fit_gaussian(run: Path, num_images: int | None = None, trust: bool = False) 
         FileNotFoundError: no run there, or its data are gone.
         ValueError: ``num_images`` outside 2 .. the number of images, or a configuration that cannot be read.
     """
-    diffusion = Diffusion.of(run, read_run_config(run))
-    data = load_run_data(run, trust)
-    total = len(data.images)
-    count = total if num_images is None else num_images
-    if not 2 <= count <= total:
-        raise ValueError(f"num_images must lie in 2..{total}, the training images of {run}, got {count}")
-    indices = np.arange(count, dtype=np.int64) * total // count
-    mean, covariance = image_moments(data.images, indices, mirrored=diffusion.random_flip)
-    schedule = diffusion.noise_schedule()
-    denoiser = GaussianDenoiser(mean, covariance, schedule).float().eval()
-    shape = (data.channels, data.image_size, data.image_size)
-    conventions = conventions_of(denoiser, diffusion.schedule, schedule, shape, denoiser="gaussian", fitted_to=count)
-    return ProbeModel(denoiser, schedule, shape, 0, conventions)
+    images = TrainingImages.of(run, num_images, trust)
+    return images.model_of(images.gaussian(), denoiser="gaussian")
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """The images that an exact denoiser of a run is fitted to.
+
+    Attributes:
+        array: all of the run, (N, C, H, W) uint8.
+        indices: (M,) those that are taken.
+        diffusion: schedule of the run, and whether it flips its images.
+    """
+
+    array: ImageArray
+    indices: npt.NDArray[np.int64]
+    diffusion: Diffusion
+
+    @classmethod
+    def of(cls, run: Path, num_images: int | None, trust: bool, option: str = "num_images") -> TrainingImages:
+        """Those of a run; arguments and errors as of ``fit_gaussian``, where ``option`` is what their number is."""
+        diffusion = Diffusion.of(run, read_run_config(run))
+        array = load_run_data(run, trust).images
+        total = len(array)
+        count = total if num_images is None else num_images
+        if not 2 <= count <= total:
+            raise ValueError(f"{option} must lie in 2..{total}, the training images of {run}, got {count}")
+        return cls(array, np.arange(count, dtype=np.int64) * total // count, diffusion)
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether each counts with its mirror image."""
+        return self.diffusion.random_flip
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """That of the run."""
+        return self.diffusion.noise_schedule()
+
+    def read(self) -> Tensor:
+        """All that are taken, (M, C, H, W) float32 in [-1, 1]."""
+        return ImageTensors(self.array).__getitems__(self.indices.tolist())
+
+    def gaussian(self) -> GaussianDenoiser:
+        """The exact denoiser of the Gaussian with their moments, in float32; they are read in chunks."""
+        mean, covariance = image_moments(self.array, self.indices, self.mirrored)
+        return GaussianDenoiser(mean, covariance, self.schedule).float().eval()
+
+    def model_of(self, eps_model: nn.Module, **conventions: Any) -> ProbeModel:
+        """What is probed of a denoiser that was fitted to them; its step is 0."""
+        _, channels, height, width = self.array.shape
+        shape, told = (channels, height, width), conventions | {"fitted_to": len(self.indices)}
+        conventions = conventions_of(eps_model, self.diffusion.schedule, self.schedule, shape, **told)
+        return ProbeModel(eps_model, self.schedule, shape, 0, conventions)
 
 
 def image_moments(images: ImageArray, indices: np.ndarray, mirrored: bool) -> tuple[Tensor, Tensor]:

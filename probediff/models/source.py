@@ -1,10 +1,11 @@
-"""Find a model by what a user names: a run, a checkpoint, a published file, a pipeline."""
+"""Find a model by what a user names: a run, a checkpoint, an exact denoiser, a published file, a pipeline."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from probediff.models.base import ProbeModel, Weights
+from probediff.models.exact import exact_run, is_exact, load_exact
 from probediff.models.published import is_checkpoint_file, load_published
 from probediff.models.run import load_checkpoint_model, run_of
 from probediff.runs.folder import CHECKPOINTS, PROBED, RunFolder
@@ -20,7 +21,7 @@ class ModelChoice:
     """Which model is meant; an option that the model has no use for is refused.
 
     Args:
-        model: run folder, checkpoint, state dict, or diffusers pipeline.
+        model: run folder, checkpoint, exact denoiser of a run's images, state dict, or diffusers pipeline.
         checkpoints: of a run: all, last, or training steps such as 0,100,5000.
         weights: of a run: the averaged (ema) or the raw ones; ema by default.
         ema_rate: which average; the first of the run by default.
@@ -58,16 +59,18 @@ class Source:
     """What can be probed behind the argument MODEL.
 
     Attributes:
-        steps: training steps of the checkpoints; ``[0]`` for a published model.
+        steps: training steps of the checkpoints; ``[0]`` for a published model or an exact denoiser.
         load: step -> model.
         run: the run folder, if it is one's own.
         out: where results go by default.
+        is_exact: whether it is an exact denoiser of the run's images and no network of the run.
     """
 
     steps: list[int]
     load: Callable[[int], ProbeModel]
     run: Path | None
     out: Path
+    is_exact: bool = False
 
     def load_only(self) -> ProbeModel:
         """The one model that is meant; raises ValueError where several checkpoints are."""
@@ -82,8 +85,13 @@ def find_source(choice: ModelChoice) -> Source:
     Raises:
         ImportError: a pipeline, and diffusers is not installed.
         FileNotFoundError: nothing of that name.
-        ValueError: nothing that can be probed, a checkpoint that the run does not keep, or an option without effect.
+        ValueError: nothing that can be probed, a checkpoint that the run does not keep, an exact denoiser that is
+            none, or an option without effect.
     """
+    if is_exact(choice.model):
+        choice.refuse((*OF_RUNS, *OF_STATE_DICTS), "an exact denoiser, which has no network")
+        run, (name, exact) = exact_run(choice.model), load_exact(choice.model, choice.trust)
+        return Source([exact.step], lambda step: exact, run, run / PROBED / name, is_exact=True)
     path = Path(choice.model)
     if (path / CHECKPOINTS).is_dir() or path.suffix == ".ckpt":
         return _own_source(choice, path)

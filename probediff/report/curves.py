@@ -1,26 +1,14 @@
-"""Curves against training step: thin runs, bold means, nulls, the Gaussian denoiser and published values.
-
-Published values are those of P1, *There and Back Again*.
-"""
+"""Drawing of curves against training step, in panels with one legend."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from probediff.pictures import label
 from probediff.report.drawings import draw_axes, plain_axes
-from probediff.report.groups import (
-    Comparison,
-    Select,
-    all_series,
-    estimate,
-    last_estimate,
-    mean_curve,
-    of_kind,
-    own,
-)
+from probediff.report.panels import Line, Panel, Role
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -28,150 +16,12 @@ if TYPE_CHECKING:
 #: Colours that people with any colour vision tell apart (Okabe and Ito 2008), dark ones first.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
-_NULL_COLOUR = "#6B6B6B"
+_NULL_COLOUR, FAMILY_COLOUR = "#6B6B6B", "#8C6BB1"
+#: Share of an axis between the words at the ends of two lines.
+_MARK_GAP = 0.055
 _LARGEST_DRAWN, _LARGEST_STEP = 1e100, 2**53
 _PANEL_INCHES = (3.5, 2.75)
 _LEGEND_INCHES, _MOST_LEGEND_LETTERS, _MOST_LEGEND_ROWS = 2.1, 40, 40
-
-Role = Literal["run", "mean", "single", "null", "baseline", "published"]
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """A number of a probe that is shown as a panel of curves.
-
-    Attributes:
-        probe, key: where it is recorded.
-        title, y_label: words of the panel.
-        scale: what it is multiplied with.
-        published: a level.
-        y_range: ends of the vertical axis; as the values need it by default.
-        is_described: whether the text that stands for the figure tells its values.
-    """
-
-    probe: str
-    key: str
-    title: str
-    y_label: str = "value"
-    scale: float = 1.0
-    published: float | None = None
-    y_range: tuple[float, float] | None = None
-    is_described: bool = True
-
-    def select(self, kind: str = "own") -> Select:
-        """Its values in the folders of ``kind``."""
-        return of_kind(kind, self.probe, self.key, self.scale)
-
-
-@dataclass(frozen=True)
-class Line:
-    """One curve, or a level across the panel when it has no steps.
-
-    Attributes:
-        label: its words in the legend; empty for none.
-        role: decides how it is drawn.
-        points: value by training step; a level has one point at step -1.
-        std: half width of the band by step.
-        colour: index of the group's colour; None for black.
-    """
-
-    label: str
-    role: Role
-    points: dict[int, float]
-    std: dict[int, float]
-    colour: int | None = None
-
-    @property
-    def is_level(self) -> bool:
-        """Whether it has no training steps."""
-        return set(self.points) == {-1}
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One pair of axes.
-
-    Attributes:
-        title, y_label: its words.
-        lines: what is drawn.
-        y_range: ends of the vertical axis; as the values need it by default.
-    """
-
-    title: str
-    y_label: str
-    lines: tuple[Line, ...]
-    y_range: tuple[float, float] | None = None
-
-    @property
-    def has_curves(self) -> bool:
-        """Whether anything changes with the training step here."""
-        return any(len(line.points) > 1 for line in self.lines if line.role in ("run", "mean", "single"))
-
-
-def panel(comparison: Comparison, quantity: Quantity, kind: str = "own") -> Panel:
-    """The curves of all groups, with the null, the Gaussian denoiser and the published value where they exist."""
-    probe, key, scale = quantity.probe, quantity.key, quantity.scale
-    keys, description = comparison.keys(probe), comparison.describe(probe)
-    lines: list[Line] = []
-    for index in range(len(comparison.groups)):
-        lines += _group_lines(comparison, index, quantity.select(kind))
-    if null := description.null_of(key, keys):
-        lines += _null_lines(comparison, own(probe, null, scale * description.column(key).null_factor))
-    beside = f"{key}_gaussian"
-    lines += _baseline_lines(comparison, own(probe, beside, scale) if beside in keys else quantity.select("gaussian"))
-    if quantity.published is not None and lines:
-        lines.append(Line("published (P1)", "published", {-1: quantity.published}, {}))
-    return Panel(quantity.title, quantity.y_label, tuple(lines), quantity.y_range)
-
-
-def same_range(panels: list[Panel], share: float = 0.05) -> list[Panel]:
-    """The panels with one vertical axis for all, a share of its length free at both ends."""
-    values = [value for panel in panels for line in panel.lines for value in line.points.values()]
-    if not values:
-        return panels
-    free = share * (max(values) - min(values)) or 0.5
-    return [replace(panel, y_range=(min(values) - free, max(values) + free)) for panel in panels]
-
-
-def _group_lines(comparison: Comparison, index: int, select: Select) -> list[Line]:
-    group = comparison.groups[index]
-    every = all_series(group, select)
-    if len(every) < 2:
-        return [Line(group.label, "single", series, {}, index) for series in every]
-    runs = [Line("", "run", series, {}, index) for series in every]
-    mean = mean_curve(group, select)
-    points = {step: value.mean for step, value in mean.items()}
-    std = {step: value.std or 0.0 for step, value in mean.items()}
-    return [*runs, Line(f"{group.label}, mean ± std", "mean", points, std, index)] if points else runs
-
-
-def _null_lines(comparison: Comparison, null: Select) -> list[Line]:
-    """One level for all runs where they agree, otherwise one in each group's colour; a null may change by step."""
-    lines: dict[str, Line] = {}
-    for index, group in enumerate(comparison.groups):
-        for series in all_series(group, null):
-            values = {f"{value:.3g}" for value in series.values()}
-            points = {-1: next(iter(series.values()))} if len(values) == 1 else series
-            lines.setdefault(",".join(sorted(values)), Line(f"null, {group.label}", "null", points, {}, index))
-    if len(lines) > 1 and len(comparison.groups) > 1:
-        return list(lines.values())
-    return [replace(line, label="null", colour=None) for line in lines.values()]
-
-
-def _baseline_lines(comparison: Comparison, baseline: Select) -> list[Line]:
-    lines = []
-    for index, group in enumerate(comparison.groups):
-        every = all_series(group, baseline)
-        if not every:
-            continue
-        if all(len(series) == 1 for series in every):
-            level = estimate(value for series in every for value in series.values())
-            points = {-1: level.mean} if level else {}
-        else:
-            points = {step: value.mean for step, value in mean_curve(group, baseline).items()}
-        colour = index if len(comparison.groups) > 1 else None
-        lines.append(Line(comparison.gaussian_label(group), "baseline", points, {}, colour))
-    return lines
 
 
 def draw(panels: Sequence[Panel]) -> Drawing:
@@ -191,6 +41,7 @@ def draw(panels: Sequence[Panel]) -> Drawing:
         if panel.y_range is not None:
             axis.set_ylim(*panel.y_range)
         _step_axis(axis, panel)
+        _write_marks(axis, panel)
     if handles:
         _add_legend(figure, handles)
     return figure
@@ -223,6 +74,7 @@ def _add_legend(figure: Drawing, handles: dict[str, Any]) -> None:
 
 def _draw_line(axis: Any, line: Line) -> Any:
     colour = "black" if line.colour is None else PALETTE[line.colour % len(PALETTE)]
+    family = FAMILY_COLOUR if line.colour is None else colour
     marker = _MARKERS[(line.colour or 0) % len(_MARKERS)]
     styles: dict[Role, dict[str, Any]] = {
         "run": {"linewidth": 0.8, "alpha": 0.5, "color": colour},
@@ -230,9 +82,13 @@ def _draw_line(axis: Any, line: Line) -> Any:
         "single": {"linewidth": 1.8, "color": colour, "marker": marker, "markersize": 4},
         "null": {"linewidth": 1.5, "color": _NULL_COLOUR if line.colour is None else colour, "linestyle": (0, (5, 3))},
         "baseline": {"linewidth": 1.5, "color": colour, "linestyle": (0, (6, 2, 1, 2)), "alpha": 0.9},
+        "member": {"linewidth": 0.6, "color": family, "alpha": 0.9},
+        "band": {"linewidth": 0, "color": family, "alpha": 0.15},
         "published": {"linewidth": 1.5, "color": "black", "linestyle": (0, (1, 1.5))},
     }
     style = styles[line.role]
+    if line.role == "band":
+        return axis.axhspan(line.points[-1] - line.std[-1], line.points[-1] + line.std[-1], **style)
     if line.is_level:
         return axis.axhline(line.points[-1], **{k: v for k, v in style.items() if not k.startswith("marker")})
     steps, values = list(line.points), list(line.points.values())
@@ -241,6 +97,21 @@ def _draw_line(axis: Any, line: Line) -> Any:
         high = [line.points[step] + line.std[step] for step in steps]
         axis.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
     return axis.plot(steps, values, **style)[0]
+
+
+def _write_marks(axis: Any, panel: Panel) -> None:
+    """Words at the right ends of lines, each as near to its line as the others leave room for."""
+    low, high = axis.get_ylim()
+    marked = sorted((line for line in panel.lines if line.mark), key=lambda line: line.points[-1])
+    places = [(line.points[-1] - low) / (high - low) for line in marked]
+    for k in range(1, len(places)):
+        places[k] = max(places[k], places[k - 1] + _MARK_GAP)
+    # What that pushes beyond the upper end comes down again, and pushes those below it.
+    for k in reversed(range(len(places))):
+        places[k] = min(places[k], 1.0 if k == len(places) - 1 else places[k + 1] - _MARK_GAP)
+    for line, place in zip(marked, places, strict=True):
+        colour = FAMILY_COLOUR if line.colour is None else PALETTE[line.colour % len(PALETTE)]
+        axis.text(1.01, place, label(line.mark, 24), transform=axis.transAxes, color=colour, fontsize=6, va="center")
 
 
 def _step_axis(axis: Any, panel: Panel) -> None:
@@ -273,17 +144,3 @@ def short_number(value: float) -> str:
         if abs(value) >= size:
             return f"{value / size:.4g}{letter}"
     return f"{value:.4g}"
-
-
-def in_words(comparison: Comparison, quantities: Sequence[Quantity], kind: str = "own") -> str:
-    """First and last value of each quantity and group, as the text that stands for a figure."""
-    parts = []
-    for quantity in (quantity for quantity in quantities if quantity.is_described):
-        for group in comparison.groups:
-            curve = mean_curve(group, quantity.select(kind))
-            last = last_estimate(group, quantity.select(kind), 3)
-            if curve and last is not None:
-                step, first = next(iter(curve.items()))
-                title = quantity.title + (f" of {group.label}" if len(comparison.groups) > 1 else "")
-                parts.append(f"{title} goes from {first.mean:.3g} at step {step} to {last} at the last step")
-    return "; ".join(parts) or "no values"

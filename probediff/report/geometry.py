@@ -6,13 +6,13 @@ F1 to F4 are figures of P1, *There and Back Again*.
 import numpy as np
 
 from probediff.pictures import is_triangle
-from probediff.report.curves import Quantity
 from probediff.report.drawings import HeatMap, draw_heat_maps, draw_triangles
-from probediff.report.groups import Comparison, last_estimate, of_kind
+from probediff.report.groups import Comparison, last_estimate, members, of_kind
 from probediff.report.measured import last_table, measured_groups, newest_pictures, over_training
+from probediff.report.panels import Quantity
 from probediff.report.parts import Figure, Section, how_computed, missing_from
 from probediff.report.published import ANGLES, PASSES_LATENT
-from probediff.report.sources import Run
+from probediff.report.sources import ProbeRecords
 
 _ANGLES, _TRAJECTORY = "inversion_angles", "trajectory_heatmap"
 _VERTICES = (("noise", "noise"), ("image", "sample"), ("latent", "latent"))
@@ -100,7 +100,7 @@ def heat_map(comparison: Comparison) -> Section:
     maps: dict[str, HeatMap] = {}
     missing = list(missing_from(comparison, _TRAJECTORY))
     for group in comparison.groups:
-        stored = [arrays for run in group.runs if (arrays := _stored_map(run)) is not None]
+        stored = [arrays for run in group.runs if (arrays := _stored_map(run.own)) is not None]
         alike = [arrays for arrays in stored if all(a.shape == b.shape for a, b in zip(arrays, stored[0], strict=True))]
         if alike:
             mean = np.mean([distance for distance, _, _ in alike], axis=0)
@@ -113,7 +113,8 @@ def heat_map(comparison: Comparison) -> Section:
     ]
     caption = "Where the trajectory comes closest, at the last step; mean ± std over runs (number of runs)."
     published = ["published, all models"]
-    table = last_table(comparison, _TRAJECTORY, "f3_closest", caption, rows, published, with_gaussian=False)
+    exact = _exact_maps(comparison)
+    table = last_table(comparison, _TRAJECTORY, "f3_closest", caption, rows, published, with_exact=bool(exact))
     figures: tuple[Figure, ...] = ()
     if maps:
         caption = (
@@ -123,8 +124,24 @@ def heat_map(comparison: Comparison) -> Section:
         closest = "; ".join(f"{label}: {_closest(*arrays)}" for label, arrays in maps.items())
         alt = f"Heat maps over share of sampling steps and lambda. {closest}"
         figures = (Figure("f3_heat_map", draw_heat_maps(maps), caption, alt),)
+    if exact:
+        caption = "The same of exact denoisers of the images, whose distribution is known; see section Exact denoisers."
+        closest = "; ".join(f"{label}: {_closest(*arrays)}" for label, arrays in exact.items())
+        figures += (Figure("f3_exact", draw_heat_maps(exact), caption, f"Heat maps of exact denoisers. {closest}"),)
     title = "Distance of the trajectory to the noise-latent line (F3)"
     return Section("trajectory", title, _passing(comparison), figures, (table,) if rows else (), tuple(missing))
+
+
+def _exact_maps(comparison: Comparison) -> dict[str, HeatMap]:
+    """Those of the exact denoisers of each group, of its first run that has them."""
+    maps = {}
+    for group in comparison.groups:
+        for member in members(group):
+            folders = [records for run in group.runs if (records := run.like_own(member.kind))]
+            stored = next((arrays for records in folders if (arrays := _stored_map(records)) is not None), None)
+            if stored is not None:
+                maps[comparison.exact_label(group, f"exact, {member.label}")] = stored
+    return maps
 
 
 def _passing(comparison: Comparison) -> tuple[str, ...]:
@@ -144,8 +161,8 @@ def _closest(distance: np.ndarray, share: np.ndarray, lambdas: np.ndarray) -> st
     return f"closest to the latent after a share of {share[int(at_latent.argmin())]:.2f} of the steps"
 
 
-def _stored_map(run: Run) -> HeatMap | None:
-    arrays = run.own.folder.newest_arrays(_TRAJECTORY)
+def _stored_map(records: ProbeRecords) -> HeatMap | None:
+    arrays = records.folder.newest_arrays(_TRAJECTORY)
     if not {"mean_distance", "step_fraction", "lambdas"} <= set(arrays):
         return None
     distance, share, lambdas = arrays["mean_distance"], arrays["step_fraction"], arrays["lambdas"]

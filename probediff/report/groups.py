@@ -3,10 +3,10 @@
 import math
 import statistics
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from probediff.report.sources import Run
+from probediff.report.sources import EXACT, ProbeRecords, Run
 from probediff.runs.catalogue import Description
 from probediff.runs.grouping import LEFT_OUT, config_value, is_told_apart
 
@@ -27,6 +27,31 @@ class Group:
 
     label: str
     runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One exact denoiser of the images of a group's runs.
+
+    Attributes:
+        kind: of its folders of records.
+        label: how it is called.
+        bandwidth: h where it is of the family from the training set (0) to its Gaussian (1), None for any other.
+        num_images: that it was fitted to.
+    """
+
+    kind: str
+    label: str
+    bandwidth: float | None
+    num_images: int
+
+    @classmethod
+    def of(cls, records: ProbeRecords) -> "Member":
+        """That of a folder of records."""
+        h, count = records.convention("bandwidth"), records.convention("fitted_to") or 0
+        h = 1.0 if records.kind == "gaussian" else h
+        name = str(records.kind).removeprefix(EXACT).replace(",", ", ")
+        return cls(records.kind, name if h is None else f"h = {h:g}", h, count)
 
 
 @dataclass(frozen=True)
@@ -62,7 +87,32 @@ class Comparison:
 
     def gaussian_label(self, group: Group) -> str:
         """How the Gaussian denoiser of a group is called."""
-        return "Gaussian denoiser" + (f", {group.label}" if len(self.groups) > 1 else "")
+        return self.exact_label(group, "Gaussian denoiser")
+
+    def exact_label(self, group: Group, name: str) -> str:
+        """How an exact denoiser of a group is called."""
+        return name + (f", {group.label}" if len(self.groups) > 1 else "")
+
+
+def members(group: Group, *but: str) -> list[Member]:
+    """The exact denoisers whose records were made as the runs' own, by bandwidth; none where the Gaussian is the only.
+
+    Of several of one bandwidth the one that was fitted to the most images stands for all.
+
+    Args:
+        group: the runs.
+        but: settings that may be others.
+    """
+    best: dict[Any, Member] = {}
+    every = [Member.of(records) for run in group.runs for records in run.exact(*but)]
+    for member in sorted(every, key=lambda member: -member.num_images):
+        best.setdefault(member.label if member.bandwidth is None else member.bandwidth, member)
+    ordered = sorted(best.values(), key=lambda m: (m.bandwidth is None, m.bandwidth or 0, m.label))
+    if not any(member.kind.startswith(EXACT) for member in ordered):
+        return []
+    most = max(member.num_images for member in ordered)
+    fewer = {member for member in ordered if 0 < member.num_images < most}
+    return [replace(m, label=f"{m.label}, M = {m.num_images:,}") if m in fewer else m for m in ordered]
 
 
 @dataclass(frozen=True)

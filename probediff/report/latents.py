@@ -5,9 +5,9 @@ T1 is table 1 of P1, *There and Back Again*.
 
 from typing import Any
 
-from probediff.report.curves import Quantity
 from probediff.report.groups import Comparison, Estimate, Group, estimate
 from probediff.report.measured import last_table, newest_pictures, over_training, probe_section
+from probediff.report.panels import Quantity
 from probediff.report.parts import Section, how_computed, missing_from
 from probediff.report.published import published_for, published_note
 from probediff.report.sources import Run, read_json
@@ -117,11 +117,11 @@ def _method_rows(run: Run) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     paths = run.analyses(INVERSION_METHODS)
     for path in paths:
-        where = path.parent.name if len(paths) > 1 else ""
+        where = [run.exact_folder(path), path.parent.name] if len(paths) > 1 else []
         for row in read_json(path, list) or []:
             if isinstance(row, dict):
-                name = row.get("name", row.get("method", "unnamed"))
-                rows.append({**row, "name": f"{name} {where}".strip()})
+                name = str(row.get("name", row.get("method", "unnamed")))
+                rows.append({**row, "name": " ".join(filter(None, [name, *where]))})
     return rows
 
 

@@ -5,22 +5,23 @@ T2 and F5 to F8 are a table and figures of P1, *There and Back Again*.
 
 import numpy as np
 
-from probediff.report.curves import Quantity
 from probediff.report.drawings import draw_picture, read_picture
-from probediff.report.groups import Comparison, Estimate, Group, estimate
+from probediff.report.groups import Comparison, Estimate, Group, estimate, members
 from probediff.report.measured import evenly, last_table, newest_pictures, over_training
+from probediff.report.panels import Quantity
 from probediff.report.parts import Figure, Section, how_computed, missing_from
 from probediff.report.published import published_for, published_note
 from probediff.report.sources import ProbeRecords, Run
 from probediff.report.tables import Cell, Table
 
-_ASSIGNMENT, _FINAL = "assignment_accuracy", "checkpoint_similarity_final"
+_ASSIGNMENT, _FINAL, _TO_NETWORK = "assignment_accuracy", "checkpoint_similarity_final", "network_similarity"
 _WAYS = (("image_to_noise", "sample → noise"), ("noise_to_image", "noise → sample"))
 _SIMILARITIES = {"cka": "CKA", "cka_debiased": "CKA, debiased", "svcca": "SVCCA", "ssim": "SSIM"}
 _MOST_ROWS, _SAMPLES_A_ROW, _TILE_PX = 10, 12, 64
 
 #: Number of DDIM steps and convention.
 Setting = tuple[int, str]
+_SETTING = ("num_steps", "convention")
 
 
 def assignment_table(comparison: Comparison) -> Section:
@@ -44,6 +45,12 @@ def _accuracy_table(comparison: Comparison, settings: set[Setting]) -> Table:
     with_gaussian = [group for group in comparison.groups if any(run.of_kind("gaussian") for run in group.runs)]
     columns = [("own", group, group.label) for group in comparison.groups]
     columns += [("gaussian", group, comparison.gaussian_label(group)) for group in with_gaussian]
+    columns += [
+        (member.kind, group, comparison.exact_label(group, f"exact, {member.label}"))
+        for group in comparison.groups
+        for member in members(group, *_SETTING)
+        if member.kind != "gaussian"
+    ]
     rows: list[tuple[Cell, ...]] = []
     # P1 used the convention of OpenAI's code; its numbers of steps stand here for comparison.
     for setting in sorted({*settings, *((n, "openai") for n in published.assignment if n not in dict(settings))}):
@@ -62,8 +69,12 @@ def _accuracy_table(comparison: Comparison, settings: set[Setting]) -> Table:
 
 
 def _folders(run: Run) -> list[ProbeRecords]:
-    """The run's own records first, then replays, other numbers of steps of a model, the Gaussian denoiser."""
-    return [run.own, *run.of_kind("replay"), *run.of_kind("model"), *run.of_kind("gaussian")]
+    """The run's own records first, then replays, other numbers of steps of a model, exact denoisers.
+
+    Of these, but for the Gaussian, only what was made as the run's own apart from steps and convention.
+    """
+    exact = [records for records in run.exact(*_SETTING) if records.kind != "gaussian"]
+    return [run.own, *run.of_kind("replay"), *run.of_kind("model"), *run.of_kind("gaussian"), *exact]
 
 
 def _setting(records: ProbeRecords) -> Setting | None:
@@ -72,7 +83,7 @@ def _setting(records: ProbeRecords) -> Setting | None:
 
 
 def _last_at(run: Run, kind: str, setting: Setting, key: str) -> float | None:
-    alike = [r for r in _folders(run) if (r.kind == "gaussian") == (kind == "gaussian") and _setting(r) == setting]
+    alike = [r for r in _folders(run) if (r.kind if r.is_exact else "own") == kind and _setting(r) == setting]
     series = next((series for records in alike if (series := records.series(_ASSIGNMENT, key))), {})
     return list(series.values())[-1] if series else None
 
@@ -113,9 +124,10 @@ def settling(comparison: Comparison) -> Section:
     titles = {key: key.removesuffix("_cosine").upper() + " features, cosine" for key in keys} | _SIMILARITIES
     text = (
         "Similarity of each checkpoint's samples to the final model's, from the same noises. P1 finds that all settle "
-        "within a few epochs (figure 6)."
+        "within a few epochs (figure 6). Levels, where they were recorded: the samples of exact denoisers against the "
+        "final ones, from the same noises; so similar is what has the covariance of the images and was never trained."
     )
-    quantities = [Quantity(_FINAL, key, titles[key], "similarity") for key in keys]
+    quantities = [Quantity(_FINAL, key, titles[key], "similarity", baseline=_TO_NETWORK) for key in keys]
     figures = over_training(comparison, "f6_similarity", quantities, text, alt="Curves") if keys else ()
     missing = missing_from(comparison, _FINAL)
     if not keys and any(not run.is_finished for run in comparison.runs):

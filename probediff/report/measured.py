@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from probediff.report.curves import Quantity, draw, in_words, panel, same_range
+from probediff.report.curves import draw
 from probediff.report.drawings import draw_picture, read_picture
-from probediff.report.groups import Comparison, Group, last_estimate, mean_curve, of_kind, own
+from probediff.report.groups import Comparison, Group, last_estimate, mean_curve, members, of_kind, own
+from probediff.report.panels import Quantity, in_words, panel, same_range
 from probediff.report.parts import Figure, Section, how_computed, missing_from, tell_redefined
 from probediff.report.tables import Cell, Table
 
@@ -64,12 +65,16 @@ def evenly(steps: list[int], most: int) -> list[int]:
 
 
 def measured_groups(comparison: Comparison, probe: str) -> list[tuple[str, str, Group]]:
-    """Title, kind and group of each column: every group, and its Gaussian denoiser where the probe measured that."""
+    """Title, kind and group of each column: every group, and its exact denoisers where the probe measured those."""
     columns = [(group.label, "own", group) for group in comparison.groups]
     for group in comparison.groups:
         folders = [folder for run in group.runs if (folder := run.like_own("gaussian"))]
         if any(folder.values(probe) for folder in folders):
             columns.append((comparison.gaussian_label(group), "gaussian", group))
+        for member in members(group):
+            folders = [folder for run in group.runs if (folder := run.like_own(member.kind))]
+            if member.kind != "gaussian" and any(folder.values(probe) for folder in folders):
+                columns.append((comparison.exact_label(group, f"exact, {member.label}"), member.kind, group))
     return columns
 
 
@@ -80,9 +85,9 @@ def last_table(
     caption: str,
     rows: Sequence[tuple[Any, ...]],
     last_header: Sequence[str] = (),
-    with_gaussian: bool = True,
+    with_exact: bool = True,
 ) -> Table:
-    """Values at the last step: a column for every group and its Gaussian denoiser.
+    """Values at the last step: a column for every group and each of its exact denoisers.
 
     Args:
         comparison: the groups.
@@ -91,9 +96,9 @@ def last_table(
         caption: one sentence.
         rows: words, key and decimals of each value, and its cells in further columns.
         last_header: of these.
-        with_gaussian: whether the Gaussian denoiser is among the columns.
+        with_exact: whether exact denoisers are among the columns.
     """
-    columns = [column for column in measured_groups(comparison, probe) if with_gaussian or column[1] == "own"]
+    columns = [column for column in measured_groups(comparison, probe) if with_exact or column[1] == "own"]
     cells = [
         (words, *(last_estimate(group, of_kind(kind, probe, key), digits) for _, kind, group in columns), *others)
         for words, key, digits, *others in rows

@@ -1,9 +1,10 @@
 """Probes that this package does not have: what their records say by themselves, and by the catalogue of the run."""
 
-from probediff.report.curves import Panel, Quantity, draw, in_words, panel
+from probediff.report.curves import draw
 from probediff.report.drawings import draw_picture, read_picture
 from probediff.report.groups import Comparison
 from probediff.report.overview import file_stem
+from probediff.report.panels import Panel, Quantity, in_words, panel
 from probediff.report.parts import Figure, Section, how_computed, missing_from
 from probediff.runs.catalogue import PROBES, Description
 

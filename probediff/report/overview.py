@@ -4,10 +4,11 @@ import hashlib
 import re
 from typing import Any
 
-from probediff.report.curves import Quantity, draw, in_words, panel
+from probediff.report.curves import draw
 from probediff.report.groups import Comparison, last_estimate
 from probediff.report.latents import MEASURED
 from probediff.report.measured import spread_note, values_by_step
+from probediff.report.panels import Quantity, in_words, panel
 from probediff.report.parts import Figure, Section
 from probediff.report.sources import Run
 from probediff.report.tables import Cell, Table
@@ -32,8 +33,9 @@ def overview(comparison: Comparison) -> Section:
         f"have the same configuration except the seed, or the same value of the key that they were grouped by.",
         spread_note(comparison.groups),
         "Beside the runs' own figures: the null (what chance or white noise gives; dashed), the Gaussian denoiser (the "
-        "exact denoiser of Gaussian data with the same mean and covariance, from `probediff probe`; dash-dotted) and "
-        "published values of P1, There and Back Again (dotted), each where it exists.",
+        "exact denoiser of Gaussian data with the same mean and covariance, from `probediff probe`; dash-dotted), "
+        "other exact denoisers (thin, in a light band) and published values of P1, There and Back Again (dotted), each "
+        "where it exists.",
     ]
     text += [f"{run.name}: {words}." for run in comparison.runs if (words := run.own.folder.wiring().get("words"))]
     tables = (Table("overview", caption, header, tuple(rows)),)

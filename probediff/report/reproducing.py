@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from probediff.report.curves import Line, Panel, Role, draw
+from probediff.report.curves import draw
 from probediff.report.groups import Comparison, estimate
 from probediff.report.measured import evenly
+from probediff.report.panels import Line, Panel, Role
 from probediff.report.parts import Figure, Section
 from probediff.report.sources import Run
 from probediff.report.tables import Cell, Table

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 
-from probediff.report import geometry, latents, mapping, outside, overview, reproducing, whitening
+from probediff.report import family, geometry, latents, mapping, outside, overview, reproducing, whitening
 from probediff.report.groups import Comparison
 from probediff.report.parts import Section
 
 SECTIONS: tuple[Callable[[Comparison], Section], ...] = (
     overview.overview,
     overview.training,
+    family.exact_denoisers,
     geometry.pictures,
     latents.correlation,
     geometry.triangle,

@@ -16,12 +16,17 @@ from probediff.runs.lock import is_held
 
 T = TypeVar("T")
 
-#: Folders of ``probediff probe`` below a run; any other name is that of a model.
+#: Folders of ``probediff probe`` below a run; an exact denoiser has its own name, any other is that of a model.
 KINDS = ("replay", "final_samples", "gaussian", "images")
+EXACT, _EXACT_GAUSSIAN = "exact-", "exact-h=1"
 #: What a report looks at first where a model was probed with several numbers of steps, as in *There and Back Again*.
 _USUAL_NUM_STEPS = 100
 #: Of conventions that are computed with.
-_TYPES = {"num_steps": int, "num_samples": int, "image_shape": list}
+_TYPES: dict[str, Any] = {"num_steps": int, "num_samples": int, "image_shape": list, "fitted_to": int}
+_TYPES |= {"bandwidth": (int, float), "denoiser": str}
+#: What values of an exact denoiser share with the run's own that they stand beside; most of all T1 depends on N.
+_SHARED = ("num_samples", "num_steps", "convention", "clip", "clip_inversion", "inversion")
+_TO_FINAL, _TO_NETWORK = "checkpoint_similarity_final", "network_similarity"
 #: Data sets that published figures exist for, by what their names have in common.
 _PUBLISHED = {"cifar10": "CIFAR-10", "imagenet64": "ImageNet-64", "celeba": "LDM-CelebA"}
 
@@ -32,7 +37,8 @@ class ProbeRecords:
 
     Attributes:
         folder: where they lie, pictures and samples beside them.
-        kind: ``own`` for what a run recorded while it trained, otherwise one of ``KINDS`` or ``model``.
+        kind: ``own`` for what a run recorded while it trained, otherwise one of ``KINDS``, ``model``, or the name
+            of its folder for an exact denoiser.
         records: in the order of writing.
         cut_short: whether the last line is incomplete, as a kill leaves it; it does not count.
     """
@@ -92,6 +98,18 @@ class ProbeRecords:
         return next((c[key] for c in reversed(self.conventions()) if key in c and isinstance(c[key], kind)), None)
 
     @property
+    def is_exact(self) -> bool:
+        """Whether an exact denoiser was probed."""
+        return self.kind == "gaussian" or self.kind.startswith(EXACT)
+
+    def differing_from(self, own: "ProbeRecords") -> dict[str, tuple[Any, Any]]:
+        """Why values of this exact denoiser may not stand beside a run's own: key -> (here, there)."""
+        pairs = {key: (_plain(self.convention(key)), _plain(own.convention(key))) for key in _SHARED}
+        differing = {key: pair for key, pair in pairs.items() if None not in pair and pair[0] != pair[1]}
+        images = self.convention("images")
+        return differing if images is None else differing | {"images": (images, "own samples")}
+
+    @property
     def last_step(self) -> int | None:
         """The last step with a record, None without records."""
         return max((record["step"] for record in self.records), default=None)
@@ -124,14 +142,28 @@ class Run:
         return sorted((p for p in self.extra if p.kind == kind), key=lambda p: p.convention("num_steps") or 0)
 
     def like_own(self, kind: str) -> ProbeRecords | None:
-        """The folder of ``kind`` with the number of steps of the run's own records, otherwise its first one."""
+        """The folder of ``kind`` with the number of steps of the run's own records, otherwise its first one.
+
+        Of an exact denoiser none other than one that was made as the run's own records.
+        """
+        if kind.startswith(EXACT):
+            return next((p for p in self.exact() if p.kind == kind), None)
         folders = self.of_kind(kind)
         num_steps = self.own.convention("num_steps")
         return next((p for p in folders if p.convention("num_steps") == num_steps), folders[0] if folders else None)
 
+    def exact(self, *but: str) -> list[ProbeRecords]:
+        """What exact denoisers recorded with the settings of the run's own records, ``but`` for some of them."""
+        return [p for p in self.extra if p.is_exact and not p.differing_from(self.own).keys() - {*but}]
+
     def analyses(self, name: str) -> list[Path]:
         """Files of that name which analyses of this run, or of a published model, left in its folders."""
         return sorted(path for path in self.path.rglob(name) if SET_ASIDE not in path.relative_to(self.path).parts)
+
+    def exact_folder(self, file: Path) -> str:
+        """Name of the exact denoiser's folder that an analysis lies in; empty for one of the run's network."""
+        places = file.relative_to(self.path).parts[1:2]
+        return next((name for name in places if name == "gaussian" or name.startswith(EXACT)), "")
 
     @property
     def is_finished(self) -> bool:
@@ -224,10 +256,28 @@ def _read_run(path: Path, name: str) -> Run:
         if own.convention("model") or own.convention("denoiser"):
             own = replace(own, kind="model")
         kinds = sorted((path / PROBED).glob("*/"))
-        extra = [_read_records(p, k.name if k.name in KINDS else "model") for k in kinds for p in probed_folders(k)]
+        extra = [_without_outdated(_read_records(p, _kind_of(k)), own) for k in kinds for p in probed_folders(k)]
     else:
         own, *extra = sorted((_read_records(p, "model") for p in probed_folders(path)), key=_is_usual, reverse=True)
     return Run(name, path, own.folder.config(), own.folder.provenance(), own, tuple(extra))
+
+
+def _kind_of(folder: Path) -> str:
+    if folder.name == _EXACT_GAUSSIAN:
+        return "gaussian"
+    return folder.name if folder.name in KINDS or folder.name.startswith(EXACT) else "model"
+
+
+def _without_outdated(records: ProbeRecords, own: ProbeRecords) -> ProbeRecords:
+    """Without a similarity to samples that are not the run's final ones any more."""
+    finals = {values.get("final_step") for values in own.values(_TO_FINAL).values()}
+    kept = (r for r in records.records if r["probe"] != _TO_NETWORK or r["values"].get("final_step") in finals)
+    return replace(records, records=tuple(kept))
+
+
+def _plain(value: Any) -> Any:
+    """A convention in a word; of an inversion the method."""
+    return value.get("method") if isinstance(value, dict) else value
 
 
 def _is_usual(records: ProbeRecords) -> tuple[bool, int]:

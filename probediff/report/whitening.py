@@ -4,16 +4,15 @@ P2 is *First-step inference in diffusion models learns image de-whitening*.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from probediff.report.curves import Quantity
+from probediff.report.analyses import Analysis, find_analyses
 from probediff.report.drawings import draw_picture, read_picture
 from probediff.report.groups import Comparison
 from probediff.report.measured import over_training
+from probediff.report.panels import Quantity
 from probediff.report.parts import Figure, Section, missing_from
 from probediff.report.published import FIRST_STEP_DISTANCES
-from probediff.report.sources import Run, read_json
 from probediff.report.spectra import Curve, draw_fit, draw_slopes
 from probediff.report.tables import Cell, Table
 from probediff.runs.by_step import read_arrays
@@ -40,6 +39,11 @@ _WHAT = (
 )
 
 
+#: Key of the rows, key of their count, and words.
+_MAPS = (
+    ("first_step", "iterations", "first-step map", "iterations"),
+    ("full_map", "num_steps", "full map: DDIM inversion", "DDIM steps"),
+)
 _OVER_TRAINING = (
     Quantity(_PROBE, "significant_share", "share of directions that follow"),
     Quantity(_PROBE, "slope", "slope"),
@@ -56,15 +60,15 @@ def whitening(comparison: Comparison) -> Section:
     missing: list[str] = []
     words: list[str] = []
     analysed = set()
-    for index, (run, folder, values) in enumerate(_analyses(comparison), start=1):
-        analysed.add(run.name)
-        name = run.name + ("" if folder.name == _PROBE else f", {folder.name}")
+    for index, analysis in enumerate(find_analyses(comparison), start=1):
+        analysed.add(analysis.run.name)
         try:
-            words.append(f"{name}: {values['in_words']}")
-            figures += _figures(index, name, folder, values)
-            tables += [_curves(index, name, values), _transforms(index, name, values), _relation(index, name, values)]
-        except (KeyError, TypeError, IndexError) as error:
-            missing.append(f"{name}: {folder / WHITENING} is of another version, without {error}; make it anew.")
+            words.append(f"{analysis.name}: {analysis.values['in_words']}")
+            figures += _figures(index, analysis)
+            tables += [_curves(index, analysis), _transforms(index, analysis), _relation(index, analysis)]
+        except (KeyError, TypeError, IndexError, ValueError) as error:
+            file = analysis.folder / WHITENING
+            missing.append(f"{analysis.name}: {file} is of another version, or damaged ({error}); make it anew.")
     if without := [run.name for run in comparison.runs if run.name not in analysed]:
         missing.append(f"No analysis of `probediff whitening` in {', '.join(without[:3])}.")
     text = (
@@ -78,19 +82,10 @@ def whitening(comparison: Comparison) -> Section:
     return Section("whitening", "De-whitening (P2)", shown, tuple(figures), tuple(tables), tuple(missing))
 
 
-def _analyses(comparison: Comparison) -> Iterator[tuple[Run, Path, dict[str, Any]]]:
-    """Run, folder and numbers of each analysis of one run of each group, for those of all would be too many."""
-    for group in comparison.groups:
-        files = ((run, run.analyses(WHITENING)) for run in group.runs)
-        run, paths = next(((run, paths) for run, paths in files if paths), (group.runs[0], []))
-        for path in paths:
-            if (values := read_json(path, dict)) is not None:
-                yield run, path.parent, values
-
-
-def _figures(index: int, name: str, folder: Path, values: dict[str, Any]) -> Iterator[Figure]:
+def _figures(index: int, analysis: Analysis) -> Iterator[Figure]:
+    name, folder, values = analysis.name, analysis.folder, analysis.values
     how = _how(values["conventions"])
-    yield _slopes(index, name, values, how)
+    yield _slopes(index, analysis)
     for stem, (labels, text) in _pictures(values).items():
         pixels = read_picture(folder / f"{stem}.png")
         if pixels is not None:
@@ -136,28 +131,35 @@ def _pictures(values: dict[str, Any]) -> dict[str, tuple[list[str], str]]:
     }
 
 
-def _slopes(index: int, name: str, values: dict[str, Any], how: str) -> Figure:
+def _slopes(index: int, analysis: Analysis) -> Figure:
+    values = analysis.values
     models = {"network": "model", "Gaussian denoiser": "gaussian"}
     if values["conventions"]["denoiser"] == "gaussian":
         del models["network"]
+    maps = {title: (key, count) for key, count, title, _ in _MAPS}
     panels = {
-        title: {
-            label: Curve([row[count] for row in values[key]], *_series(values[key], part))
-            for label, part in models.items()
-        }
-        for title, key, count in (
-            ("first-step map", "first_step", "iterations"),
-            ("full map: DDIM inversion", "full_map", "num_steps"),
-        )
+        title: {label: _curve(values[key], count, part) for label, part in models.items()}
+        for title, (key, count) in maps.items()
+    }
+    family = {
+        title: {label: _curve(other[key], count, "model") for label, other in analysis.exact.items()}
+        for title, (key, count) in maps.items()
     }
     caption = (
-        f"{name}. Above: slope of log gain against log eigenvalue (dashed: -1/2 is ZCA whitening, -1 the limit for "
-        f"Gaussian data), left out for the network where the gains of less than half of the directions are 3 standard "
-        f"errors above zero: noises unrelated to the images have about -1/2 too. Below: R² of the noises against the "
-        f"ZCA-whitened image with the best scale; without a scale, dotted, where it is not negative. Which counts a "
-        f"slope, an unscaled R² and the noises' rms belong to is in the table. {how}"
+        f"{analysis.name}. Above: slope of log gain against log eigenvalue (dashed: -1/2 is ZCA whitening, -1 the "
+        f"limit for Gaussian data), left out for the network where the gains of less than half of the directions are 3 "
+        f"standard errors above zero: noises unrelated to the images have about -1/2 too. Below: R² of the noises "
+        f"against the ZCA-whitened image with the best scale; without a scale, dotted, where it is not negative. Which "
+        f"counts a slope, an unscaled R² and the noises' rms belong to is in the table. "
+        + ("Thin, with a light band: exact denoisers, analysed alike. " if analysis.exact else "")
+        + _how(values["conventions"])
     )
-    return Figure(f"p2_slopes_{index}", draw_slopes(panels), caption, f"Curves of slope and R². {values['in_words']}")
+    alt = f"Curves of slope and R². {values['in_words']}"
+    return Figure(f"p2_slopes_{index}", draw_slopes(panels, family), caption, alt)
+
+
+def _curve(rows: list[dict[str, Any]], count: str, part: str) -> Curve:
+    return Curve([row[count] for row in rows], *_series(rows, part))
 
 
 def _series(rows: list[dict[str, Any]], part: str) -> tuple[list[float | None], list[float | None], list[float | None]]:
@@ -171,24 +173,23 @@ def _series(rows: list[dict[str, Any]], part: str) -> tuple[list[float | None], 
     return slopes, [row[part]["zca_r2_scaled"] for row in rows], [row[part]["zca_r2"] for row in rows]
 
 
-def _curves(index: int, name: str, values: dict[str, Any]) -> Table:
+def _curves(index: int, analysis: Analysis) -> Table:
     """Beside every slope what it hides: R² without a scale, and the size of the noises."""
     columns = {"slope": "slope", "zca_r2": "R² of ZCA", "noise_rms": "noise rms", "zca_r2_scaled": "R², best scale"}
+    values, exact = analysis.values, analysis.exact
     parts = {"model": "model", "gaussian": "Gaussian denoiser"}
     if values["conventions"]["denoiser"] == "gaussian":
         del parts["model"]
-    rows: list[tuple[Cell, ...]] = [
-        (f"{row[count]} {words}", *(row[part][key] for part in parts for key in columns))
-        for key_of_rows, count, words in (
-            ("first_step", "iterations", "iterations"),
-            ("full_map", "num_steps", "DDIM steps"),
-        )
-        for row in values[key_of_rows]
-    ]
-    header = ("", *(f"{who}: {column}" for who in parts.values() for column in columns.values()))
+    rows: list[tuple[Cell, ...]] = []
+    for key_of_rows, count, _, words in _MAPS:
+        for row, *others in zip(values[key_of_rows], *(other[key_of_rows] for other in exact.values()), strict=True):
+            shown = [*(row[part] for part in parts), *(other["model"] for other in others)]
+            rows.append((f"{row[count]} {words}", *(numbers[key] for numbers in shown for key in columns)))
+    who = [*parts.values(), *(f"exact, {label}" for label in exact)]
+    header = ("", *(f"{name}: {column}" for name in who for column in columns.values()))
     caption = (
-        f"First-step map after so many iterations, and the full map, {name}. A slope of -1/2 with a high R² of ZCA and "
-        f"a noise rms of 1 together would be P2's claim."
+        f"First-step map after so many iterations, and the full map, {analysis.name}. A slope of -1/2 with a high R² "
+        f"of ZCA and a noise rms of 1 together would be P2's claim."
     )
     return Table(f"p2_slopes_{index}", caption, header, tuple(rows))
 
@@ -207,7 +208,8 @@ def _how(conventions: dict[str, Any]) -> str:
     return "Computed with " + ", ".join(f"{key} {value}" for key, value in parts.items()) + "."
 
 
-def _transforms(index: int, name: str, values: dict[str, Any]) -> Table:
+def _transforms(index: int, analysis: Analysis) -> Table:
+    values = analysis.values
     rows: list[tuple[Cell, ...]] = []
     for row in values["transforms"]:
         published: tuple[Cell, Cell] = FIRST_STEP_DISTANCES.get(row["name"], (None, None))
@@ -218,15 +220,23 @@ def _transforms(index: int, name: str, values: dict[str, Any]) -> Table:
     adjusted = values["transforms"][0]["r2_adjusted"]
     fitted = "" if adjusted is None else f" R² of W_diff is {adjusted:.3f} with its degrees of freedom taken off."
     caption = (
-        f"Fixed points against W x, and W against W_diff, {name}. P2's own norms are of ImageNet; norms scale with the "
-        f"range of the pixels, with D and with N, so that only their order can be compared.{fitted}"
+        f"Fixed points against W x, and W against W_diff, {analysis.name}. P2's own norms are of ImageNet; norms scale "
+        f"with the range of the pixels, with D and with N, so that only their order can be compared.{fitted}"
     )
     return Table(f"p2_transforms_{index}", caption, header, tuple(rows))
 
 
-def _relation(index: int, name: str, values: dict[str, Any]) -> Table:
-    relation = values["relation"]
-    rows: tuple[tuple[Cell, ...], ...] = (
+def _relation(index: int, analysis: Analysis) -> Table:
+    values, exact = analysis.values, analysis.exact
+    columns = [_relation_rows(analysed["relation"]) for analysed in (values, *exact.values())]
+    rows = tuple((*own, *(other[1] for other in others)) for own, *others in zip(*columns, strict=True))
+    caption = f"Noises and the samples made from them, N = {values['relation']['num_samples']:.0f}, {analysis.name}."
+    header = ("", "paired", "random or null", *(f"paired, exact, {label}" for label in exact))
+    return Table(f"p2_relation_{index}", caption, header, rows)
+
+
+def _relation_rows(relation: dict[str, Any]) -> tuple[tuple[Cell, ...], ...]:
+    return (
         ("mean L2 distance", relation["paired_l2"], relation["random_l2"]),
         ("Pearson correlation", relation["paired_pearson"], relation["random_pearson"]),
         ("correlation of a value with its own / any other", relation["diagonal_correlation"],
@@ -236,5 +246,3 @@ def _relation(index: int, name: str, values: dict[str, Any]) -> Table:
         *((f"shared low frequencies, mean of {row['num_images']:.0f} samples", row["pearson"], None)
           for row in relation["averages"]),
     )  # fmt: skip
-    caption = f"Noises and the samples made from them, N = {relation['num_samples']:.0f}, {name}."
-    return Table(f"p2_relation_{index}", caption, ("", "paired", "random or null"), rows)

@@ -165,8 +165,8 @@ _CORRELATION = (
     *_settings("k"),
 )
 _SIMILARITIES = "cka cka_debiased svcca ssim *_cosine"
-_TO_PREVIOUS = _quantities(_SIMILARITIES, "Similarity to the previous checkpoint")
-_TO_FINAL = _quantities(_SIMILARITIES, "Similarity to the final samples")
+_TO_PREVIOUS = (*_quantities(_SIMILARITIES, "Similarity to the previous checkpoint"), *_settings("previous_step"))
+_TO_FINAL = (*_quantities(_SIMILARITIES, "Similarity to the final samples"), *_settings("final_step"))
 _NORMALITY = (
     *_quantities("mean+ std+ ks_mean_distance+ ks_rejected_share+ shapiro_rejected_share+ norm_outside_share+"),
     *_quantities("pixel_divergence+ squared_norm_per_value+ low_to_high_power+ patch_correlation+"),
@@ -233,10 +233,7 @@ _MEASURED = (
     Description("assignment_accuracy", "Assigning samples to noises and back", "Assignment", _ASSIGNMENT),
     Description("pixel_correlation", "Correlated pixels", "Correlation", _CORRELATION),
     Description(
-        "checkpoint_similarity",
-        "Similarity to the samples of the previous checkpoint",
-        "Similarity",
-        (*_quantities(_SIMILARITIES, "Similarity to the previous checkpoint"), *_settings("previous_step")),
+        "checkpoint_similarity", "Similarity to the samples of the previous checkpoint", "Similarity", _TO_PREVIOUS
     ),
     Description("latent_normality", "Normality of the latents", "Normality", _NORMALITY),
     Description("trajectory_heatmap", "Distance of the trajectory to the noise-latent line", "Trajectory", _TRAJECTORY),
@@ -252,12 +249,9 @@ _AT_THE_END = (
     Description(
         "fixed_noise_generation_final", "Samples over training", "Fixed noise", (Column("over_training", "picture"),)
     ),
-    Description(
-        "checkpoint_similarity_final",
-        "Similarity to the final samples",
-        "Similarity",
-        (*_quantities(_SIMILARITIES, "Similarity to the final samples"), *_settings("final_step")),
-    ),
+    Description("checkpoint_similarity_final", "Similarity to the final samples", "Similarity", _TO_FINAL),
+    # Of an exact denoiser: its samples and those of the run's final network.
+    Description("network_similarity", "Similarity to the network", "Similarity", _TO_FINAL, is_default=False),
     Description(
         "paper_compat_final",
         "Similarity to the final samples as the authors of P1 computed it",

@@ -23,8 +23,9 @@ from probediff.commands.runs import runs
 from probediff.display.text import printable, shorten, spreadsheet_cell
 from probediff.editing.grids import labelled_grid, loss_curves
 from probediff.pictures import label, lettering
-from probediff.report.curves import Line, Panel, draw
+from probediff.report.curves import draw
 from probediff.report.drawings import draw_heat_maps, draw_picture, draw_triangles
+from probediff.report.panels import Line, Panel
 from probediff.report.parts import escaped
 from probediff.report.spectra import draw_fit
 from probediff.report.tables import Table

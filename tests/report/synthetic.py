@@ -102,6 +102,7 @@ def values_of(probe: str, step: int, offset: float) -> dict[str, float | None]:
         "latent_interpolation": {"midpoint_ssim": 0.9 - done / 2, "midpoint_ssim_null": 0.1, "num_pairs": 2.0},
         "sample_quality": {"dino_fid": 300 - 250 * done, "dino_fid_null": 12.0, "num_real": 100.0},
         "checkpoint_similarity_final": {"cka": 0.1 + 0.8 * done, "ssim": 0.05 + 0.7 * done, "final_step": 1000.0},
+        "network_similarity": {"cka": 0.8 + offset / 100, "ssim": 0.3 + offset / 100, "final_step": 1000.0},
         "my_own_probe": {"range": 3.5 + done + offset},
     }
     return table[probe]
@@ -187,12 +188,30 @@ def write_probes(run: Path) -> None:
     write_records(run / "probes/final_samples/num_steps=0100", angles, offset=2, finished=False, samples_of_step=1000)
     gaussian = ("inversion_angles", "assignment_accuracy", "pixel_correlation", "latent_normality")
     write_records(run / "probes/gaussian/num_steps=0100", gaussian, (0,), 5, False, denoiser="gaussian")
+    write_exact(run, "exact-h=0", -4, bandwidth=0.0)
+    write_exact(run, "exact-h=0.4", 3, bandwidth=0.4)
     rows = [
         {"name": "ddim", "method": "ddim", "reconstruction_l2": 3.0, "noise_distance": 20.0, "null_x": None},
         {"name": "edict", "method": "edict", "reconstruction_l2": 1e-5, "noise_distance": 2.0, "null_x": None},
     ]
     (run / "probes/replay/num_steps=0010/inversion_methods.json").write_text(json.dumps(rows))
     write_whitening(run / "probes" / "whitening")
+
+
+def write_exact(run: Path, name: str, offset: float, num_steps: int = 100, **options: Any) -> Path:
+    """What ``probediff probe exact:RUN,...`` adds below a run."""
+    folder = run / "probes" / name / f"num_steps={num_steps:04d}"
+    probes = (
+        "inversion_angles",
+        "assignment_accuracy",
+        "pixel_correlation",
+        "trajectory_heatmap",
+        "network_similarity",
+    )
+    how = {"denoiser": "smoothed_empirical", "fitted_to": 50_000, "num_steps": num_steps} | options
+    write_records(folder, probes, (0,), offset, False, **how)
+    write_files(folder, (0,), 0)
+    return folder
 
 
 def write_whitening(folder: Path) -> None:

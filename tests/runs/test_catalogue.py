@@ -40,8 +40,9 @@ def recorded(fit: Fit, tmp_path: Path) -> dict[str, set[str]]:
 
 
 def test_every_recorded_key_is_in_the_catalogue_and_every_key_there_is_recorded(recorded: dict[str, set[str]]) -> None:
-    # The first is logged by Lightning to W&B alone; the second measures nothing without a feature network.
-    assert set(PROBES) - set(recorded) == {"train", "sample_quality"}
+    # The first is logged by Lightning to W&B alone; the second measures nothing without a feature network; the third
+    # is of exact denoisers (tests/commands/test_exact.py).
+    assert set(PROBES) - set(recorded) == {"train", "sample_quality", "network_similarity"}
     for probe, keys in recorded.items():
         description = PROBES[probe]
         assert description.extended(dict.fromkeys(keys, "number")) == description, probe

@@ -1,0 +1,82 @@
+"""How alike the samples of an exact denoiser are to those of a run's final network, from the same noises.
+
+Two denoisers that have nothing in common but the covariance of their images make samples of high CKA from the same
+noises: what a network's similarity to its own final samples is worth (*There and Back Again*, figure 6) shows beside.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from probediff.runs.conditions import WEIGHTS, as_json
+from probediff.runs.folder import END_OF_EVENT, RunFolder
+from probediff.runs.lock import claim
+from probediff.runs.record import Record
+from probediff.runs.results import ProbeResult, ResultLogger
+from probediff.runs.tracking import Entry, Tracker
+
+#: Name of the record.
+NETWORK_SIMILARITY = "network_similarity"
+#: Key of the record for which weights the run's final samples are of.
+FINAL_WEIGHTS = "final_weights_sha256"
+#: Settings that samples of the same noises share.
+_SHARED = ("noise_seed", "num_samples", "num_steps", "convention", "clip", "image_shape")
+
+
+def compare_with_network(
+    folder: RunFolder,
+    run: RunFolder,
+    compare: Callable[[Tensor, Tensor], dict[str, float]],
+    options: dict[str, Any],
+    loggers: Sequence[ResultLogger] = (),
+) -> str:
+    """Compare the stored samples of an exact denoiser with a finished run's final ones, and record it.
+
+    What is there already of the same final samples stays; what is of earlier ones goes.
+
+    Args:
+        folder: results of the exact denoiser.
+        run: the run whose images it was fitted to.
+        compare: two sets of samples -> how alike they are.
+        options: of that comparison, for the record.
+        loggers: get the numbers too.
+
+    Returns:
+        Why nothing was recorded; empty where the record is there.
+    """
+    ends = [record for record in folder.records() if record["probe"] == END_OF_EVENT]
+    final = _final_event(run)
+    if final is None or not ends:
+        return "not compared with the run's final samples, for the run has not come to its end: give the command again"
+    here, there = ends[-1]["conventions"], final["conventions"]
+    differing = [key for key in _SHARED if as_json(here.get(key)) != there.get(key)]
+    if differing:
+        words = ", ".join(f"{key} {here.get(key)} here and {there.get(key)} there" for key in differing)
+        return f"not compared with the run's final samples, which are not of the same noises and steps: {words}"
+    step, identity = ends[-1]["step"], {WEIGHTS: ends[-1].get(WEIGHTS), FINAL_WEIGHTS: final.get(WEIGHTS)}
+    with claim(folder.path, "--out"):
+        known = [record for record in folder.records() if record["probe"] == NETWORK_SIMILARITY]
+        if any(_is_of(record, final) for record in known):
+            return ""
+        try:
+            values = compare(folder.load_samples(step), run.load_samples(final["step"]))
+        except (OSError, ValueError) as error:
+            return f"not compared with the run's final samples: {error}"
+        folder.forget(step, {NETWORK_SIMILARITY})
+        result = ProbeResult(values | {"final_step": float(final["step"])}).validate()
+        conventions = here | {"options": options}
+        Tracker(folder, loggers).log([Entry(step, NETWORK_SIMILARITY, result, conventions, identity)])
+    return ""
+
+
+def _final_event(run: RunFolder) -> Record | None:
+    """The end of the last event of a finished run, whose samples are stored."""
+    steps = run.sample_steps()
+    if not steps or not run.is_finished():
+        return None
+    return next((r for r in run.records() if r["probe"] == END_OF_EVENT and r["step"] == steps[-1]), None)
+
+
+def _is_of(record: Record, final: Record) -> bool:
+    return record["values"].get("final_step") == final["step"] and record.get(FINAL_WEIGHTS) == final.get(WEIGHTS)

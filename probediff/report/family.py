@@ -1,0 +1,54 @@
+"""Exact denoisers of the runs' images: which ones stand beside the runs' own figures, and which cannot."""
+
+from probediff.report.groups import Comparison, Member, members
+from probediff.report.parts import Section
+from probediff.report.sources import ProbeRecords, Run
+from probediff.report.tables import Cell, Table
+
+_WHAT = (
+    "Exact denoisers know a distribution instead of having learnt one: the training images, shrunk towards their mean "
+    "and smoothed by a Gaussian of their own covariance. At the bandwidth h = 0 that is the training set itself, at "
+    "h = 1 the Gaussian with its mean and covariance; for every h mean and covariance are the same. A light band in a "
+    "figure holds what exact denoisers from the smallest h that was probed to the largest give, its thin lines are "
+    "single ones: what a curve inside of it shows, a known distribution shows without any training."
+)
+_HOW_TO = (
+    "No exact denoiser stands beside the curves. `probediff probe exact:RUN,h=0.4` records one with the run's own "
+    "settings; several with h from 0 (the training set) to 1 (its Gaussian) make a band."
+)
+_SPELLED = {"num_samples": "N", "num_steps": "DDIM steps", "images": "inverted", "inversion": "inversion method"}
+_HEADER = ("folder", "h or kind", "images M", "N", "DDIM steps", "convention", "clip", "stands beside the run's own")
+
+
+def exact_denoisers(comparison: Comparison) -> Section:
+    """The exact denoisers below each run, with how they were probed."""
+    name, title = "exact-denoisers", "Exact denoisers"
+    folders = [(run, records) for run in comparison.runs for records in run.extra if records.is_exact]
+    missing = [] if any(members(group) for group in comparison.groups) else [_HOW_TO]
+    if not any(records.kind != "gaussian" for _, records in folders):
+        return Section(name, title, missing=tuple(missing))
+    shown = {(member.kind, member.num_images) for group in comparison.groups for member in members(group)}
+    rows = tuple(_row(run, records, shown) for run, records in folders)
+    caption = "Exact denoisers that were probed; where one does not stand beside the run's own figures, why."
+    others = sum(row[-1] != "yes" for row in rows)
+    if others:
+        missing.append(
+            f"{others} of {len(rows)} folders of exact denoisers do not stand in the figures: only what was made as "
+            f"the run's own records can, for the values depend on N and on the steps; the table says what differs."
+        )
+    return Section(name, title, (_WHAT,), (), (Table("exact_denoisers", caption, _HEADER, rows),), tuple(missing))
+
+
+def _row(run: Run, records: ProbeRecords, shown: set[tuple[str, int]]) -> tuple[Cell, ...]:
+    member = Member.of(records)
+    differing = records.differing_from(run.own)
+    words = "; ".join(f"{_SPELLED.get(key, key)} {here}, not {there}" for key, (here, there) in differing.items())
+    if not words and (member.kind, member.num_images) not in shown:
+        words = "another one of this h has more images"
+    how = (records.convention(key) for key in ("num_samples", "num_steps", "convention", "clip"))
+    place = "/".join([run.name, *records.folder.path.parts[-2:]])
+    return (place, member.label, member.num_images or None, *map(_in_a_word, how), words or "yes")
+
+
+def _in_a_word(value: object) -> Cell:
+    return None if value is None else {"True": "yes", "False": "no"}.get(str(value), str(value))
