@@ -32,7 +32,7 @@ from probediff.measures.normality import (
     squared_norms,
 )
 from probediff.measures.plain_areas import PlainAreaErrors, plain_area_errors, plain_areas
-from probediff.measures.similarity import cka, cosine_similarity, ssim, svcca
+from probediff.measures.similarity import cka, cosine_similarity, image_r2, ssim, svcca
 from probediff.measures.trajectory import (
     ClosestApproach,
     TrajectoryDistances,
@@ -82,6 +82,7 @@ __all__ = [
     "heat_map",
     "hub_counts",
     "hubness",
+    "image_r2",
     "kolmogorov_smirnov",
     "latent_normality",
     "least_squares_map",

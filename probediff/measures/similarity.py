@@ -44,6 +44,29 @@ def cosine_similarity(x: Tensor, y: Tensor) -> Tensor:
     return cosines.clamp(-1.0, 1.0)
 
 
+def image_r2(x: Tensor, reference: Tensor) -> Tensor:
+    """How much of each reference image an image explains: R², (N,) float64, 1 where they are equal.
+
+    1 - |x - r|^2 / |r - mean(r)|^2 with the mean over the values of the image, as analytic denoisers are compared with
+    networks (Lukoianov et al. 2025, which divide by the variance of the prediction). It has no lower limit.
+
+    Args:
+        x: (N, C, H, W) or (N, D).
+        reference: As `x`.
+
+    Raises:
+        ValueError: Shapes differ, nothing in them, values not finite, or a reference whose values are all equal.
+    """
+    x_rows, r_rows = same_shape_rows(x=x, reference=reference)
+    parts = []
+    for a, r in float64_chunks(x_rows, r_rows):
+        spread = (r - r.mean(dim=1, keepdim=True)).square().sum(dim=1)
+        if not bool((spread > 0).all()):
+            raise ValueError("reference must have images whose values differ, got one of a single value; leave it out")
+        parts.append(1 - (a - r).square().sum(dim=1) / spread)
+    return torch.cat(parts)
+
+
 def cka(x: Tensor, y: Tensor, debiased: bool = False) -> float:
     """Linear centred kernel alignment of two representations of the same N samples (Kornblith et al. 2019, eq. 1).
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from probediff.denoisers import SmoothedEmpiricalDenoiser
+from probediff.denoisers import ANALYTIC_OPTIONS, SmoothedEmpiricalDenoiser, analytic_denoiser
 from probediff.files.capacity import check_memory
 from probediff.models.base import ProbeModel
 from probediff.models.baseline import TrainingImages, fit_gaussian
@@ -21,7 +21,7 @@ EXACT, GAUSSIAN = "exact:", "gaussian:"
 #: The family from the Gaussian to the training images, which the bandwidth h chooses from.
 FAMILY = "smoothed_empirical"
 #: What ``denoiser=KIND`` may be, with the options of each; ``_make`` makes them.
-KINDS: dict[str, tuple[str, ...]] = {FAMILY: ("h", "dropped_weight")}
+KINDS: dict[str, tuple[str, ...]] = {FAMILY: ("h", "dropped_weight"), **ANALYTIC_OPTIONS}
 #: Options of every kind.
 _OF_ALL = ("denoiser", "images")
 _OPTION = re.compile(r"(\w+)=([\w.+-]+)")
@@ -29,6 +29,8 @@ _OPTION = re.compile(r"(\w+)=([\w.+-]+)")
 
 def _make(kind: str, options: dict[str, Any], images: TrainingImages) -> nn.Module:
     """The denoiser of a kind."""
+    if kind != FAMILY:
+        return analytic_denoiser(kind, images.read(), images.schedule, images.mirrored, **options)
     fitted_to = (images.read(), options["h"], images.schedule, images.mirrored)
     return SmoothedEmpiricalDenoiser(*fitted_to, options.get("dropped_weight", 0.0))
 
@@ -68,7 +70,7 @@ class ExactModel:
                 f"is exact:RUN,KEY=VALUE,..."
             )
         if kind == FAMILY and "h" not in options:
-            others = ", or another one with denoiser=KIND" if len(KINDS) > 1 else ""
+            others = f", or another one with denoiser=KIND ({', '.join(ANALYTIC_OPTIONS)})"
             raise ValueError(
                 f"{spec} must say which exact denoiser, got none: give its bandwidth with ,h=0.4 (0 is the training "
                 f"set, 1 its Gaussian){others}"

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from probediff.measures import image_r2
 from probediff.runs.conditions import WEIGHTS, as_json
 from probediff.runs.folder import END_OF_EVENT, RunFolder
 from probediff.runs.lock import claim
@@ -21,7 +22,7 @@ NETWORK_SIMILARITY = "network_similarity"
 #: Key of the record for which weights the run's final samples are of.
 FINAL_WEIGHTS = "final_weights_sha256"
 #: Settings that samples of the same noises share.
-_SHARED = ("noise_seed", "num_samples", "num_steps", "convention", "clip", "image_shape")
+_SHARED = ("noise_seed", "num_steps", "convention", "clip", "image_shape")
 
 
 def compare_with_network(
@@ -51,6 +52,9 @@ def compare_with_network(
         return "not compared with the run's final samples, for the run has not come to its end: give the command again"
     here, there = ends[-1]["conventions"], final["conventions"]
     differing = [key for key in _SHARED if as_json(here.get(key)) != there.get(key)]
+    # A noise depends on its index only, so that fewer of them are the first of the run's.
+    if here.get("num_samples", 0) > there.get("num_samples", 0):
+        differing.append("num_samples")
     if differing:
         words = ", ".join(f"{key} {here.get(key)} here and {there.get(key)} there" for key in differing)
         return f"not compared with the run's final samples, which are not of the same noises and steps: {words}"
@@ -60,7 +64,9 @@ def compare_with_network(
         if any(_is_of(record, final) for record in known):
             return ""
         try:
-            values = compare(folder.load_samples(step), run.load_samples(final["step"]))
+            samples = folder.load_samples(step)
+            final_samples = run.load_samples(final["step"])[: len(samples)]
+            values = compare(samples, final_samples) | _explained(samples, final_samples)
         except (OSError, ValueError) as error:
             return f"not compared with the run's final samples: {error}"
         folder.forget(step, {NETWORK_SIMILARITY})
@@ -68,6 +74,14 @@ def compare_with_network(
         conventions = here | {"options": options}
         Tracker(folder, loggers).log([Entry(step, NETWORK_SIMILARITY, result, conventions, identity)])
     return ""
+
+
+def _explained(samples: Tensor, final_samples: Tensor) -> dict[str, float]:
+    """R² of each of the network's images, on average; with images of other noises; its standard error."""
+    r2 = image_r2(samples, final_samples)
+    null = image_r2(samples.roll(1, 0), final_samples)
+    error = float(r2.std()) / len(r2) ** 0.5
+    return {"r2": float(r2.mean()), "r2_null": float(null.mean()), "r2_standard_error": error}
 
 
 def _final_event(run: RunFolder) -> Record | None:

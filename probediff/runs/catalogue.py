@@ -251,7 +251,13 @@ _AT_THE_END = (
     ),
     Description("checkpoint_similarity_final", "Similarity to the final samples", "Similarity", _TO_FINAL),
     # Of an exact denoiser: its samples and those of the run's final network.
-    Description("network_similarity", "Similarity to the network", "Similarity", _TO_FINAL, is_default=False),
+    Description(
+        "network_similarity",
+        "Similarity to the network",
+        "Similarity",
+        (*_TO_FINAL, *_quantities("r2+ r2_standard_error")),
+        is_default=False,
+    ),
     Description(
         "paper_compat_final",
         "Similarity to the final samples as the authors of P1 computed it",

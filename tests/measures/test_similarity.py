@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 from sklearn.cross_decomposition import CCA
 from sklearn.datasets import load_digits
+from sklearn.metrics import r2_score
 from sklearn.metrics.pairwise import paired_cosine_distances
 
-from probediff.measures import cka, cosine_similarity, similarity, ssim, svcca
+from probediff.measures import cka, cosine_similarity, image_r2, similarity, ssim, svcca
 from tests.reference.measures_reference import cka_literal, leading_left_vectors
 
 
@@ -256,3 +257,13 @@ def test_cosine_similarity_refuses_zero_vectors() -> None:
         cosine_similarity(y, x)
     with pytest.raises(ValueError, match="x and y must agree in shape"):
         cosine_similarity(x, torch.ones(4, 4))
+
+
+def test_image_r2_is_scikit_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("probediff.measures._rows.CHUNK_ELEMENTS", 20)
+    x, reference = normal(5, 3, 2, 2), 0.3 * normal(5, 3, 2, 2, seed=1) + 0.5
+    expected = [r2_score(r, a) for a, r in zip(x.flatten(1).numpy(), reference.flatten(1).numpy(), strict=True)]
+    np.testing.assert_allclose(image_r2(x, reference).numpy(), expected, rtol=1e-12)
+    assert image_r2(reference, reference).tolist() == [1.0] * 5
+    with pytest.raises(ValueError, match="reference must have images whose values differ"):
+        image_r2(x, torch.ones_like(x))

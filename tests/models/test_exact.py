@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probediff.denoisers import SmoothedEmpiricalDenoiser
+from probediff.denoisers import SmoothedEmpiricalDenoiser, analytic_denoiser
 from probediff.models import fit_gaussian, load_checkpoint_model
 from probediff.models.exact import ExactModel, is_exact, load_exact
 from probediff.models.source import ModelChoice, find_source
@@ -57,7 +57,10 @@ def test_a_folder_may_hold_commas(tmp_path_factory: pytest.TempPathFactory, name
         (",h=0.4,images=1", "images must lie in 2, 3, ..., got 1"),
         (",h=0.4,images=2.5", "images must lie in 2, 3, ..., got 2.5"),
         (",h=0.4,dropped_weight=1", "dropped_weight must lie in [0, 1), got 1"),
-        (",denoiser=network,h=0.4", "denoiser=KIND must be one of smoothed_empirical, got 'network'"),
+        (
+            ",denoiser=network,h=0.4",
+            "denoiser=KIND must be one of smoothed_empirical, wiener, optimal, nearest, local, equivariant, ",
+        ),
         (",h=0.4,bandwidth=3", "must be among denoiser, images, h, dropped_weight, got 'bandwidth'"),
         (",h=0.4,h=0.5", "got 'h=0.5' twice"),
     ],
@@ -69,8 +72,30 @@ def test_a_wrong_name_is_refused_in_one_line(options: str, message: str) -> None
 
 
 def test_what_is_no_option_is_refused_where_the_run_is_known(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"KEY among denoiser, images, h, dropped_weight, got '0.4'"):
+    with pytest.raises(ValueError, match=r"KEY among denoiser, images, h, dropped_weight, patch_size, .*, got '0.4'"):
         ExactModel.parse(f"exact:{tmp_path},0.4")
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("optimal", ""), ("local", ",patch_size=3"), ("equivariant", ",border=zeros"), ("pca_locality", "")],
+)
+def test_analytic_denoisers_have_names_too(finished: Path, kind: str, options: str) -> None:
+    exact = ExactModel.parse(f"exact:{finished},denoiser={kind},images=20{options}")
+    given = {"local": {"patch_size": 3}, "equivariant": {"border": "zeros"}}.get(kind, {})
+    assert exact.name == f"exact-{','.join([kind, *options[1:].split(',')])},images=20".replace(",,", ",")
+    model = exact.load()
+    expected = analytic_denoiser(kind, digits(20), NoiseSchedule.cosine(40), **given)
+    assert torch.equal(eps_of(model.eps_model), eps_of(expected))
+    assert (model.conventions["denoiser"], model.conventions["fitted_to"]) == (kind, 20)
+    assert given.items() <= model.conventions.items()
+
+
+def test_options_of_another_kind_are_refused(finished: Path) -> None:
+    with pytest.raises(ValueError, match="must be among denoiser, images, patch_size, got 'h'"):
+        ExactModel.parse(f"exact:{finished},denoiser=local,h=0.4")
+    with pytest.raises(ValueError, match=r"patch_size must be an odd number of pixels.*got 4"):
+        ExactModel.parse(f"exact:{finished},denoiser=local,patch_size=4").load()
 
 
 def test_it_is_fitted_to_the_images_of_the_run(finished: Path) -> None:
