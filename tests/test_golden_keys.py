@@ -52,7 +52,7 @@ RECORDED_NOW = {
     *("noise_seed", "num_targets", "num_samples", "state_dtype", "origin", "sha256 of what follows", "options"),
     *("image_size", "num_head_channels", "trust"),
     # Of exact denoisers, whose record network_similarity has the keys of checkpoint_similarity_final.
-    *("bandwidth", "mirrored", "dropped_weight", "covariance_divisor", "final_weights_sha256"),
+    *("bandwidth", "mirrored", "dropped_weight", "covariance_divisor", "statistics_of", "final_weights_sha256"),
     # Of W&B's runs.
     *("job_type", "notes"),
     # Of the training, whose speed counts these; of the checks of found noises.

@@ -11,6 +11,7 @@ from probediff.denoisers.equivariant import EquivariantScoreMachine
 from probediff.denoisers.filtered import NearestImage, OptimalDenoiser
 from probediff.denoisers.local import LocalScoreMachine, PCALocality
 from probediff.denoisers.wiener import WienerDenoiser
+from probediff.measures.covariance import Moments
 from probediff.schedule import NoiseSchedule
 
 _MAKERS: Mapping[str, Callable[..., nn.Module]] = {
@@ -21,6 +22,8 @@ _MAKERS: Mapping[str, Callable[..., nn.Module]] = {
     "equivariant": EquivariantScoreMachine,
     "pca_locality": PCALocality,
 }
+#: Those that are made of mean and covariance too.
+OF_STATISTICS = ("wiener", "pca_locality")
 #: The kinds, and the options that each takes beside the images.
 ANALYTIC_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "wiener": (),
@@ -33,7 +36,12 @@ ANALYTIC_OPTIONS: Mapping[str, tuple[str, ...]] = {
 
 
 def analytic_denoiser(
-    kind: str, images: Tensor, schedule: NoiseSchedule, mirrored: bool = False, **options: Any
+    kind: str,
+    images: Tensor,
+    schedule: NoiseSchedule,
+    mirrored: bool = False,
+    statistics: Moments | None = None,
+    **options: Any,
 ) -> nn.Module:
     """A denoiser made of training images by a formula; see docs/analytic_denoisers.md.
 
@@ -44,6 +52,8 @@ def analytic_denoiser(
         images: (M, C, H, W) floating point, in the range the denoiser will see, [-1, 1]; M at least 2.
         schedule: Noise schedule whose alpha_bar the timesteps index.
         mirrored: Whether each image counts with its mirror image.
+        statistics: For ``wiener`` and ``pca_locality``, mean and covariance, where the images are only a part of a
+            larger set; by default their own.
         options: ``patch_size`` (local, equivariant), ``border`` (equivariant), ``mask_threshold`` (pca_locality), as
             of the classes.
 
@@ -61,4 +71,6 @@ def analytic_denoiser(
     if unknown := [name for name in options if name not in known]:
         takes = f"must be among {', '.join(known)}" if known else "must be left out"
         raise ValueError(f"options of the denoiser {kind} {takes}, got {', '.join(unknown)}")
+    if kind in OF_STATISTICS:
+        options["statistics"] = statistics
     return _MAKERS[kind](images, schedule, mirrored=mirrored, **options)

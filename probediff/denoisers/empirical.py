@@ -8,8 +8,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from probediff.denoisers.gaussian import check_asked
-from probediff.measures.covariance import moments
+from probediff.denoisers.gaussian import check_asked, check_images
+from probediff.measures.covariance import Moments, moments
 from probediff.schedule import NoiseSchedule
 
 _CHUNK = 4096
@@ -23,9 +23,10 @@ class SmoothedEmpiricalDenoiser(nn.Module):
 
         x_0 = m + sqrt(1 - h^2) (x_i - m) + h z,   i uniform over the training images,   z from N(0, S).
 
-    For every h it has mean m and covariance S. h = 1 is the Gaussian of `GaussianDenoiser`; h = 0 is the training set,
-    whose denoiser knows nothing but these images. With a = alpha_bar, c = sqrt(1 - h^2), the eigenvalues s of S, and
-    images y_i and r = x_t - sqrt(a) m in the eigenbasis of S, the posterior is a mixture of one Gaussian an image:
+    For every h it has mean m and covariance S, if these are those of the x_i. h = 1 is the Gaussian of
+    `GaussianDenoiser`; h = 0 is the training set, whose denoiser knows nothing but these images. With a = alpha_bar,
+    c = sqrt(1 - h^2), the eigenvalues s of S, and images y_i and r = x_t - sqrt(a) m in the eigenbasis of S, the
+    posterior is a mixture of one Gaussian an image:
 
         p_i = softmax_i(sqrt(a) c r . (w y_i) - a c^2 / 2 y_i . (w y_i)),   w = 1 / (a h^2 s + 1 - a),
         eps = sqrt(1 - a) w (r - sqrt(a) c sum_i p_i y_i).
@@ -42,6 +43,9 @@ class SmoothedEmpiricalDenoiser(nn.Module):
         dropped_weight: Images may be passed over as long as the p_i of an evaluation that are lost add up to less than
             this, which moves a denoised image by less than this times sqrt(1 - h^2) times the largest distance between
             two training images. It saves up to half of the time; with 0 only images of weight 0 are passed over.
+
+        statistics: m and S, where the images are only a part of a larger set; by default their own. With fewer images
+            than values their own S is singular, and what it smooths by leaves most directions as they are.
 
     Attributes:
         mean: (D,) m; eigenvalues (D,) s; eigenvectors (D, D), in columns. The divisor of S is M - 1, also for
@@ -67,20 +71,22 @@ class SmoothedEmpiricalDenoiser(nn.Module):
         schedule: NoiseSchedule,
         mirrored: bool = False,
         dropped_weight: float = 0.0,
+        statistics: Moments | None = None,
     ) -> None:
         super().__init__()
-        if not images.is_floating_point():
-            raise TypeError(
-                f"images must be floating point in [-1, 1], got {images.dtype}: scale uint8 by x / 127.5 - 1"
+        check_images(images)
+        if statistics is not None and statistics.mean.shape != images[0].flatten().shape:
+            raise ValueError(
+                f"statistics must be of images of {images[0].numel()} values, got {len(statistics.mean)}: take the "
+                "moments of the set that the images are a part of"
             )
-        if images.dim() != 4 or images.shape[0] < 2:
-            raise ValueError(f"images must be (M, C, H, W) with M >= 2, got {tuple(images.shape)}: pass more images")
         if not 0 <= dropped_weight < 1:
             raise ValueError(f"dropped_weight must lie in [0, 1), got {dropped_weight}: 1e-6 changes nothing visible")
         self.bandwidth = _check_bandwidth(bandwidth)
         self.mirrored = mirrored
         self.dropped_weight = dropped_weight
-        mean, eigenvalues, eigenvectors, self._num_symmetric = _eigenbasis(images, mirrored)
+        estimate = moments(images.detach().split(_CHUNK)) if statistics is None else statistics
+        mean, eigenvalues, eigenvectors, self._num_symmetric = _eigenbasis(estimate, images.shape[1:], mirrored)
         rotation = eigenvectors.to(images)
         points = torch.empty(len(images), len(mean), dtype=images.dtype, device=images.device)
         for start in range(0, len(images), _CHUNK):
@@ -200,17 +206,16 @@ def _check_bandwidth(bandwidth: float) -> float:
     return float(bandwidth)
 
 
-def _eigenbasis(images: Tensor, mirrored: bool) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Mean (D,), eigenvalues (D,) and eigenvectors (D, D) of the images' covariance, in float64, strongest first.
+def _eigenbasis(estimate: Moments, shape: torch.Size, mirrored: bool) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Mean (D,), eigenvalues (D,) and eigenvectors (D, D) of a covariance, in float64, strongest first.
 
     With mirror images the directions that mirroring leaves as they are come first, then those whose sign it turns; the
     last number says how many are of the first kind.
     """
-    estimate = moments(images.split(_CHUNK))
     mean, covariance, count = estimate.mean, estimate.covariance, estimate.num_samples
     if not mirrored:
         return mean, *_decompose(covariance), len(mean)
-    mirror = torch.arange(len(mean), device=mean.device).reshape(images.shape[1:]).flip(-1).flatten()
+    mirror = torch.arange(len(mean), device=mean.device).reshape(shape).flip(-1).flatten()
     half_difference = (mean - mean[mirror]) / 2
     covariance = (covariance + covariance[mirror][:, mirror]) / 2
     covariance.addr_(half_difference, half_difference, alpha=count / (count - 1))

@@ -10,6 +10,7 @@ from torch import Tensor
 from probediff.denoisers.filtered import FilteredPosteriorMean, Query
 from probediff.denoisers.patch_sizes import PatchSize, patch_size_by_timestep
 from probediff.denoisers.wiener import WienerDenoiser
+from probediff.measures.covariance import Moments
 from probediff.schedule import NoiseSchedule
 
 #: A value whose own weight in the Wiener filter is at most this times the largest one counts as constant.
@@ -96,6 +97,7 @@ class PCALocality(_MaskedPosteriorMean):
     Args:
         images, schedule, mirrored: As of the base class; the divisor of S is M - 1, also for mirrored images.
         mask_threshold: In (0, 1]; 0.05 is the authors' configuration for CIFAR-10.
+        statistics: Mean and covariance, where the images are only a part of a larger set; by default their own.
 
     Raises:
         TypeError, ValueError: As of the base class, or on a `mask_threshold` outside (0, 1].
@@ -105,13 +107,18 @@ class PCALocality(_MaskedPosteriorMean):
     eigenvectors: Tensor
 
     def __init__(
-        self, images: Tensor, schedule: NoiseSchedule, mirrored: bool = False, mask_threshold: float = 0.05
+        self,
+        images: Tensor,
+        schedule: NoiseSchedule,
+        mirrored: bool = False,
+        mask_threshold: float = 0.05,
+        statistics: Moments | None = None,
     ) -> None:
         if not 0 < mask_threshold <= 1:
             raise ValueError(f"mask_threshold must lie in (0, 1], got {mask_threshold}: 0.05 is usual")
         super().__init__(images, schedule, mirrored)
         self.mask_threshold = float(mask_threshold)
-        wiener = WienerDenoiser.of_images(images, schedule, mirrored)
+        wiener = WienerDenoiser.of_images(images, schedule, mirrored, statistics)
         self.register_buffer("eigenvalues", wiener.eigenvalues)
         self.register_buffer("eigenvectors", wiener.eigenvectors)
         self._kept_mask: tuple[int, Tensor] | None = None

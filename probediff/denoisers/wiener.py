@@ -7,7 +7,7 @@ from typing import Self
 from torch import Tensor
 
 from probediff.denoisers.gaussian import GaussianDenoiser, check_asked, check_images
-from probediff.measures.covariance import moments
+from probediff.measures.covariance import Moments, moments
 from probediff.schedule import NoiseSchedule
 
 _CHUNK = 4096
@@ -21,26 +21,31 @@ class WienerDenoiser(GaussianDenoiser):
     """
 
     @classmethod
-    def of_images(cls, images: Tensor, schedule: NoiseSchedule, mirrored: bool = False) -> Self:
+    def of_images(
+        cls, images: Tensor, schedule: NoiseSchedule, mirrored: bool = False, statistics: Moments | None = None
+    ) -> Self:
         """The denoiser of these images, in their dtype.
 
         Args:
             images: (M, C, H, W) floating point in [-1, 1], M at least 2.
             schedule: Noise schedule.
             mirrored: Whether each image counts with its mirror image; the divisor of S remains M - 1.
+            statistics: m and S, where the images are only a part of a larger set; by default their own.
 
         Raises:
             TypeError: When the images are not floating point.
             ValueError: On fewer than two images, other shapes, or values not finite.
         """
         check_images(images)
+        if statistics is not None:
+            return cls(statistics.mean, statistics.covariance, schedule).to(images)
         chunks = images.detach().split(_CHUNK)
         mirrors = tuple(chunk.flip(-1) for chunk in chunks) if mirrored else ()
         estimate = moments((*chunks, *mirrors))
         count = estimate.num_samples
         divisor = count - 2 if mirrored else count - 1
         covariance = estimate.covariance * ((count - 1) / divisor)
-        return cls(estimate.mean, covariance, schedule).to(images.dtype)
+        return cls(estimate.mean, covariance, schedule).to(images)
 
     def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
         """Return the expected noise in `x`; arguments and errors as of `GaussianDenoiser.forward`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from probediff.data.base import ImageArray, ImageTensors
 from probediff.denoisers import GaussianDenoiser
+from probediff.measures.covariance import Moments
 from probediff.models.base import ProbeModel, conventions_of
 from probediff.models.run import Diffusion, load_run_data, read_run_config
 from probediff.schedule import NoiseSchedule
@@ -81,10 +82,18 @@ class TrainingImages:
         """All that are taken, (M, C, H, W) float32 in [-1, 1]."""
         return ImageTensors(self.array).__getitems__(self.indices.tolist())
 
+    def every(self) -> TrainingImages:
+        """All images of the run."""
+        return replace(self, indices=np.arange(len(self.array), dtype=np.int64))
+
+    def statistics(self) -> Moments:
+        """Their mean and covariance; they are read in chunks."""
+        return Moments(*image_moments(self.array, self.indices, self.mirrored), len(self.indices))
+
     def gaussian(self) -> GaussianDenoiser:
-        """The exact denoiser of the Gaussian with their moments, in float32; they are read in chunks."""
-        mean, covariance = image_moments(self.array, self.indices, self.mirrored)
-        return GaussianDenoiser(mean, covariance, self.schedule).float().eval()
+        """The exact denoiser of the Gaussian with their mean and covariance, in float32."""
+        estimate = self.statistics()
+        return GaussianDenoiser(estimate.mean, estimate.covariance, self.schedule).float().eval()
 
     def model_of(self, eps_model: nn.Module, **conventions: Any) -> ProbeModel:
         """What is probed of a denoiser that was fitted to them; its step is 0."""

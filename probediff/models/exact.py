@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from probediff.denoisers import ANALYTIC_OPTIONS, SmoothedEmpiricalDenoiser, analytic_denoiser
+from probediff.denoisers.analytic import OF_STATISTICS
 from probediff.files.capacity import check_memory
 from probediff.models.base import ProbeModel
 from probediff.models.baseline import TrainingImages, fit_gaussian
@@ -30,9 +31,11 @@ _OPTION = re.compile(r"(\w+)=([\w.+-]+)")
 def _make(kind: str, options: dict[str, Any], images: TrainingImages) -> nn.Module:
     """The denoiser of a kind."""
     if kind != FAMILY:
-        return analytic_denoiser(kind, images.read(), images.schedule, images.mirrored, **options)
+        statistics = images.every().statistics() if kind in OF_STATISTICS else None
+        return analytic_denoiser(kind, images.read(), images.schedule, images.mirrored, statistics, **options)
     fitted_to = (images.read(), options["h"], images.schedule, images.mirrored)
-    return SmoothedEmpiricalDenoiser(*fitted_to, options.get("dropped_weight", 0.0))
+    dropped = options.get("dropped_weight", 0.0)
+    return SmoothedEmpiricalDenoiser(*fitted_to, dropped, images.every().statistics())
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,8 @@ class ExactModel:
     Attributes:
         run: folder of the run.
         kind: one of ``KINDS``.
-        num_images: so many training images, spread evenly over the set; None for all.
+        num_images: so many training images, spread evenly over the set; None for all. Mean and covariance are always
+            those of all.
         options: those that were given, of this kind.
     """
 
@@ -101,10 +105,11 @@ class ExactModel:
             ValueError: more images than there are or than fit into memory, or a run that does not say its images.
         """
         images = TrainingImages.of(self.run, self.num_images, trust, "images")
-        conventions = self._conventions(images.mirrored)
+        every = images.every()
+        conventions = self._conventions(images.mirrored) | {"statistics_of": len(every.indices)}
         if self.options.get("h") == 1:
-            # Two moments are all of it: the images need not fit into memory, and it is the one of `gaussian:RUN`.
-            return images.model_of(images.gaussian(), **conventions)
+            # The statistics are all of it: no image is in it by itself, and it is the one of `gaussian:RUN`.
+            return every.model_of(every.gaussian(), **conventions)
         count, size = len(images.indices), math.prod(images.array.shape[1:])
         # The images as they are and in the eigenbasis, in float32; matrices of the eigenbasis in float64.
         check_memory("images", count, 2 * 4 * count * size + 3 * 8 * size**2, "fit it to fewer, with ,images=M")
@@ -116,7 +121,11 @@ class ExactModel:
         if self.kind != FAMILY:
             return told | self.options
         dropped = self.options.get("dropped_weight", 0.0)
-        return told | {"bandwidth": self.options["h"], "dropped_weight": dropped, "covariance_divisor": "M - 1"}
+        return told | {
+            "bandwidth": self.options["h"],
+            "dropped_weight": dropped,
+            "covariance_divisor": "statistics_of - 1",
+        }
 
 
 def is_exact(spec: str) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from probediff.ddim import ddim_sample
 from probediff.denoisers import GaussianDenoiser, SmoothedEmpiricalDenoiser
+from probediff.measures import moments
 from probediff.noise import seeded_noise
 from probediff.schedule import NoiseSchedule
 
@@ -25,9 +26,16 @@ def make_images(count: int, channels: int = 2, height: int = 3, width: int = 4, 
     return (0.5 * noise @ mixing + 0.2).reshape(count, channels, height, width)
 
 
-def literal_eps(images: np.ndarray, covariance: np.ndarray, h: float, x: np.ndarray, alpha_bar: float) -> np.ndarray:
+def literal_eps(
+    images: np.ndarray,
+    covariance: np.ndarray,
+    h: float,
+    x: np.ndarray,
+    alpha_bar: float,
+    mean: np.ndarray | None = None,
+) -> np.ndarray:
     """The expected noise in one x (D,): a mixture of one Gaussian an image, component by component, in numpy."""
-    mean, identity = images.mean(0), np.eye(len(x))
+    mean, identity = images.mean(0) if mean is None else mean, np.eye(len(x))
     centres = mean + math.sqrt(1 - h**2) * (images - mean)
     spread = alpha_bar * h**2 * covariance + (1 - alpha_bar) * identity
     exponents, expected = [], []
@@ -165,6 +173,23 @@ def test_chunks_and_rows_are_a_matter_of_memory(monkeypatch: pytest.MonkeyPatch)
     torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_part_of_the_images_under_the_statistics_of_all(mirrored: bool) -> None:
+    images, h, timestep = make_images(60), 0.4, torch.tensor([200, 500, 800])
+    x = seeded_noise(3, range(3), (2, 3, 4)).double()
+    every = torch.cat([images, images.flip(-1)]) if mirrored else images
+    statistics = moments([every])
+    denoiser = SmoothedEmpiricalDenoiser(images[:10], h, SCHEDULE, mirrored, statistics=statistics)
+    rows = (torch.cat([images[:10], images[:10].flip(-1)]) if mirrored else images[:10]).flatten(1).numpy()
+    given = (statistics.mean.numpy(), statistics.covariance.numpy())
+    pairs = zip(x.flatten(1).numpy(), timestep.tolist(), strict=True)
+    expected = [literal_eps(rows, given[1], h, row, float(SCHEDULE.alpha_bar[t]), given[0]) for row, t in pairs]
+    ours = denoiser(x, timestep).flatten(1).numpy()
+    np.testing.assert_allclose(ours, np.array(expected), rtol=0, atol=1e-10)
+    gaussian = GaussianDenoiser(statistics.mean, statistics.covariance, SCHEDULE)
+    torch.testing.assert_close(denoiser.with_bandwidth(1)(x, timestep), gaussian(x, timestep), rtol=0, atol=1e-10)
+
+
 def test_members_of_the_family_share_the_images() -> None:
     images, timestep = make_images(30), torch.tensor([200, 800])
     x = seeded_noise(3, range(2), (2, 3, 4)).double()
@@ -194,12 +219,13 @@ def test_float32_is_near_float64_and_follows_a_change_of_type() -> None:
     ("change", "error", "words"),
     [
         ({"images": torch.zeros(4, 1, 2, 2, dtype=torch.uint8)}, TypeError, "floating point"),
-        ({"images": torch.zeros(1, 1, 2, 2)}, ValueError, "M >= 2"),
-        ({"images": torch.zeros(4, 4)}, ValueError, "M, C, H, W"),
+        ({"images": torch.zeros(1, 1, 2, 2)}, ValueError, "N >= 2"),
+        ({"images": torch.zeros(4, 4)}, ValueError, "N, C, H, W"),
         ({"bandwidth": 1.1}, ValueError, "bandwidth must lie"),
         ({"bandwidth": math.nan}, ValueError, "bandwidth must lie"),
         ({"dropped_weight": 1.0}, ValueError, "dropped_weight must lie"),
         ({"dropped_weight": -0.1}, ValueError, "dropped_weight must lie"),
+        ({"statistics": moments([torch.randn(5, 3)])}, ValueError, "statistics must be of images of 24 values, got 3"),
         ({"images": torch.full((4, 1, 2, 2), math.nan)}, ValueError, "finite"),
     ],
 )

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from probediff.denoisers import SmoothedEmpiricalDenoiser, analytic_denoiser
+from probediff.measures import moments
 from probediff.models import fit_gaussian, load_checkpoint_model
 from probediff.models.exact import ExactModel, is_exact, load_exact
 from probediff.models.source import ModelChoice, find_source
@@ -85,8 +86,9 @@ def test_analytic_denoisers_have_names_too(finished: Path, kind: str, options: s
     given = {"local": {"patch_size": 3}, "equivariant": {"border": "zeros"}}.get(kind, {})
     assert exact.name == f"exact-{','.join([kind, *options[1:].split(',')])},images=20".replace(",,", ",")
     model = exact.load()
-    expected = analytic_denoiser(kind, digits(20), NoiseSchedule.cosine(40), **given)
-    assert torch.equal(eps_of(model.eps_model), eps_of(expected))
+    statistics = moments([digits(1797)])
+    expected = analytic_denoiser(kind, digits(20), NoiseSchedule.cosine(40), statistics=statistics, **given)
+    torch.testing.assert_close(eps_of(model.eps_model), eps_of(expected), rtol=0, atol=1e-6)
     assert (model.conventions["denoiser"], model.conventions["fitted_to"]) == (kind, 20)
     assert given.items() <= model.conventions.items()
 
@@ -101,12 +103,18 @@ def test_options_of_another_kind_are_refused(finished: Path) -> None:
 def test_it_is_fitted_to_the_images_of_the_run(finished: Path) -> None:
     model = ExactModel.parse(f"exact:{finished},h=0.4,images=300").load()
     schedule = NoiseSchedule.cosine(40)
-    expected = SmoothedEmpiricalDenoiser(digits(300), 0.4, schedule)
-    torch.testing.assert_close(eps_of(model.eps_model), eps_of(expected), rtol=0, atol=1e-6)
+    expected = SmoothedEmpiricalDenoiser(digits(300), 0.4, schedule, statistics=moments([digits(1797)]))
+    torch.testing.assert_close(eps_of(model.eps_model), eps_of(expected), rtol=0, atol=1e-5)
     assert (model.step, model.image_shape, model.clip) == (0, (1, 8, 8), True)
     said = {
-        **{"denoiser": "smoothed_empirical", "bandwidth": 0.4, "fitted_to": 300, "mirrored": False},
-        **{"dropped_weight": 0.0, "covariance_divisor": "M - 1", "ema_rate": None, "dtype": "float32"},
+        **{
+            "denoiser": "smoothed_empirical",
+            "bandwidth": 0.4,
+            "fitted_to": 300,
+            "mirrored": False,
+            "statistics_of": 1797,
+        },
+        **{"dropped_weight": 0.0, "covariance_divisor": "statistics_of - 1", "ema_rate": None, "dtype": "float32"},
     }
     assert model.conventions == load_checkpoint_model(finished).conventions | said
     with pytest.raises(ValueError, match=r"images must lie in 2..1797.*got 1798"):
