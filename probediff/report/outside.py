@@ -5,7 +5,8 @@ from probediff.report.drawings import draw_picture, read_picture
 from probediff.report.groups import Comparison
 from probediff.report.overview import file_stem
 from probediff.report.parts import Figure, Section, how_computed, missing_from
-from probediff.runs.catalogue import PROBES, Description
+from probediff.runs.catalogue import PROBES
+from probediff.runs.descriptions import Description
 
 _MOST_PANELS, _MOST_PICTURES = 12, 4
 

@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from probediff.runs.catalogue import Kind
+from probediff.runs.descriptions import Kind
 
 #: Training step and probe: what one result belongs to.
 Event = tuple[int, str]

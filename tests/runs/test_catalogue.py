@@ -13,7 +13,8 @@ import torch
 
 from probediff.commands.options import available_probes
 from probediff.probing import ProbeResult
-from probediff.runs.catalogue import PROBES, Column, Description
+from probediff.runs.catalogue import PROBES
+from probediff.runs.descriptions import Column, Description
 from probediff.runs.folder import RunFolder
 from probediff.runs.tracking import Entry, Tracker
 
