@@ -29,10 +29,10 @@ from probediff.data import ImageDataModule
 from probediff.models import ProbeModel, fit_gaussian, load_run_data
 from probediff.models.arguments import typed_arguments
 from probediff.models.images import Space, images_of_folder
-from probediff.models.run import run_of
+from probediff.models.run import flips_images, run_of
 from probediff.models.source import ModelChoice, Source, find_source, published_convention
 from probediff.probing.afterwards import ProbeTask, probe_afterwards
-from probediff.probing.probe import Probe
+from probediff.probing.probe import Probe, TrainingImages
 from probediff.probing.replay import compare_with_run
 from probediff.probing.settings import PassSettings
 from probediff.runs.configuration import CONFIG, refuse_secrets
@@ -191,7 +191,7 @@ def build_tasks(source: Source, options: Any) -> list[ProbeTask]:
     if options.reference is not None:
         reference = images_of_folder(Path(options.reference), Space.of(model)).conventions
         extra |= {key.replace("images", "reference"): value for key, value in reference.items()}
-    real_images = _real_images(source, options.reference, model, options.trust)
+    real_images, training = _real_images(source, options.reference, model, options.trust)
     tasks = [
         ProbeTask(
             RunFolder(probed_folder(out, num_steps)),
@@ -202,6 +202,7 @@ def build_tasks(source: Source, options: Any) -> list[ProbeTask]:
             samples_of_step,
             extra,
             real_images,
+            training,
             # The options of a published state dict are typed by hand.
             checks_wiring=source.run is None and real_images is not None,
         )
@@ -221,11 +222,14 @@ def _default_out(source: Source, kind: str) -> Path:
 
 def _real_images(
     source: Source, reference: str | None, model: ProbeModel, trust: bool = False
-) -> Callable[[int], torch.Tensor] | None:
-    """Real images of a folder that was named, or else of the run; found once, when they are needed."""
+) -> tuple[Callable[[int], torch.Tensor] | None, TrainingImages | None]:
+    """Real images of a folder that was named, or else of the run, with what is known of these as it trains on them.
+
+    They are found once, when they are needed.
+    """
     run = source.run
     if reference is None and run is None:
-        return None
+        return None, None
 
     @cache
     def data() -> ImageDataModule:
@@ -235,7 +239,10 @@ def _real_images(
         assert folder is not None  # those of a folder have one
         return folder
 
-    return lambda count: data().real_images(count)
+    training = None
+    if reference is None and run is not None:
+        training = TrainingImages(flips_images(run), lambda count: data().held_out_images(count))
+    return (lambda count: data().real_images(count)), training
 
 
 def _announce(task: ProbeTask) -> None:

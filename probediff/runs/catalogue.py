@@ -98,6 +98,28 @@ _WHITENING = (
     *quantities("slope_standard_error slope_unweighted power_law_r2 inverse_r2_scaled image_r2_scaled"),
     *quantities("*_gaussian residual_rms converged_share ridge timestep"),
 )
+_STRUCTURE = (
+    Column("bandwidth", panel="Nearest exact denoiser", in_table=True, listed_as="bandwidth"),
+    *quantities("bandwidth_low bandwidth_high", "Nearest exact denoiser"),
+    *quantities("bandwidth_sigma_*", "Nearest exact denoiser by noise level"),
+    *quantities("r2+ linear_share+", in_table=True),
+    *quantities("r2_error linear_share_error", "Standard errors"),
+    *quantities("linear_share_sigma_*", "Share explained by the Gaussian, by noise level"),
+    *quantities(
+        "nearer_to_gaussian_from_sigma nearer_to_gaussian_to_sigma",
+        "Noise levels nearer to the Gaussian than to the training set",
+        in_table=True,
+    ),
+    # Of data sets with held-out images.
+    *quantities("memorisation_excess_sigma_*", "Memorisation beyond the Gaussian, by noise level"),
+    *quantities("memorisation_gap* memorisation_excess*", "Memorisation: R² on training images less held-out ones"),
+    *quantities("memorisation_sigma*", "Noise level of the largest memorisation"),
+    *quantities("num_levels_identified"),
+    *settings("num_images num_held_out_images num_training_images num_levels num_levels_left_out"),
+    *settings("num_network_evaluations of_training_images mirrored"),
+    Column("levels", "picture"),
+    Column("levels_table", "table"),
+)
 _AS_PUBLISHED = (
     *quantities("at_noise_of_mean_cosine_deg at_noise_of_std_cosine_deg at_noise_most_probable_deg"),
     *quantities("at_image_of_mean_cosine_deg at_image_of_std_cosine_deg at_image_most_probable_deg"),
@@ -129,6 +151,7 @@ _MEASURED = (
 _ON_DEMAND = (
     Description("latent_interpolation", "Interpolation between latents", "Map", _INTERPOLATION, is_default=False),
     Description("sample_quality", "Sample quality", "Quality", _QUALITY, is_default=False),
+    Description("denoiser_structure", "Exact denoisers", "Structure", _STRUCTURE, is_default=False),
     Description("whitening", "De-whitening", "Whitening", _WHITENING, is_default=False),
     Description("paper_compat", "As the authors of P1 computed it", "Paper compat", _AS_PUBLISHED, is_default=False),
 )
