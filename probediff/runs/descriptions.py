@@ -20,7 +20,7 @@ class Column:
     """One quantity of a probe.
 
     Attributes:
-        key: its name in the records; ``*`` stands for the name of a feature network, or of any probe.
+        key: its name in the records; ``*`` stands for the name of a feature network or of any probe, or a noise level.
         kind: what it is.
         null: key of what chance gives; empty where nothing does, or where its name follows from the key.
         null_factor: how many times that chance gives.
