@@ -29,6 +29,8 @@ _NUM_ERRORS = 2.0
 _LEFT_OUT = 0.1
 #: Of the distance between two members: how wrong the bandwidth can be in its middle, where only splines are known.
 _WRONG_BETWEEN = 0.3
+#: Of the norm of an image, in float32.
+_ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,11 @@ def structure(images: LevelImages, bandwidths: Sequence[float]) -> Structure:
     """
     truth, null, network = images.truth, images.null, images.network
     first, last = images.members[0], images.members[-1]
-    score, *scores = (x.double() - images.noised.double() for x in (network, last, first))
+    noised = images.noised.double()
+    score, *scores = (x.double() - noised for x in (network, last, first))
+    # Of a network that takes nothing away there is rounding left, and no score.
+    is_score = score.flatten(1).norm(dim=1) > _ROUNDING * noised.flatten(1).norm(dim=1)
+    score[~is_score] = 0
     n, g, d = same_shape_rows(network=network, gaussian=last, training_set=first)
     lead = squared_distances(n, d) - squared_distances(n, g)
     others = [x.roll(1, 0) for x in (truth, last, null)]

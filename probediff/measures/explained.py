@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from probediff.measures._rows import check_num_samples, same_shape_rows
@@ -78,7 +79,8 @@ def explained_variance(network: Tensor, model: Tensor) -> WithError:
     """
     n, m = same_shape_rows(network=network, model=model)
     check_num_samples("network", len(n), 2, "a standard error")
-    shares = 1 - squared_distances(n, m) / n.double().square().sum(dim=1)
+    squares = n.double().square().sum(dim=1)
+    shares = 1 - squared_distances(n, m) / torch.where(squares > 0, squares, torch.nan)
     return WithError(float(shares.mean()), float(shares.std()) / math.sqrt(len(shares)))
 
 
@@ -91,6 +93,8 @@ def ratio_of_sums(numerator: Tensor, denominator: Tensor) -> WithError:
     """Ratio of the sums of (N,) numbers, with the delete-one jackknife's standard error."""
     count = len(numerator)
     check_num_samples("images", count, 2, "a standard error")
+    if not bool(denominator.any()):
+        return WithError(math.nan, math.nan)
     without = (numerator.sum() - numerator) / (denominator.sum() - denominator)
     variance = (count - 1) / count * (without - without.mean()).square().sum()
     return WithError(float(numerator.sum() / denominator.sum()), float(variance.sqrt()))
