@@ -19,6 +19,7 @@ from probediff.schedule import NoiseSchedule
 BANDWIDTHS = (0.0, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
 #: A timestep stands for a noise level that it is within this factor of.
 TOLERANCE = 1.1
+_BATCH = 1024
 
 
 @dataclass(frozen=True)
@@ -104,14 +105,17 @@ class ExactImages:
         splits = [images[chosen], *([] if held_out is None else [held_out])]
         noise = seeded_noise(noise_seed, range(max(map(len, splits))), tuple(images.shape[1:]))
         family = SmoothedEmpiricalDenoiser(images.to(device), 0.0, schedule, bool(training.mirrored))
-        members = [[torch.empty(len(BANDWIDTHS), len(split), images[0].numel()) for _ in levels] for split in splits]
-        for k, bandwidth in enumerate(progress_bar(BANDWIDTHS, desc="exact denoisers", leave=False)):
+        # All levels at once, for products of large matrices.
+        x_t = torch.cat([noised(split, noise, level) for split in splits for level in levels])
+        timestep = torch.cat([torch.full((len(split),), level.timestep) for split in splits for level in levels])
+        of_member = []
+        for bandwidth in progress_bar(BANDWIDTHS, desc="exact denoisers", leave=False):
             denoiser = family.with_bandwidth(bandwidth)
-            for split, of_split in zip(splits, members, strict=True):
-                for level, of_level in zip(levels, of_split, strict=True):
-                    x_t = noised(split, noise, level).to(device)
-                    timestep = torch.full((len(x_t),), level.timestep, device=device)
-                    of_level[k] = denoiser.predict(x_t, timestep)[0].flatten(1).float().cpu()
+            batches = zip(x_t.to(device).split(_BATCH), timestep.to(device).split(_BATCH), strict=True)
+            of_member.append(torch.cat([denoiser.predict(*batch)[0].flatten(1).float().cpu() for batch in batches]))
+        sizes = [len(split) for split in splits for _ in levels]
+        parts = list(torch.stack(of_member).split(sizes, dim=1))
+        members = [parts[k : k + len(levels)] for k in range(0, len(parts), len(levels))]
         mean, variance = family.mean.double().cpu(), float(family.eigenvalues.double().mean())
         return cls(schedule, noise_seed, levels, splits, noise, members, mean, variance, len(images))
 
