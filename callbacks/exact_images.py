@@ -135,8 +135,9 @@ class ExactImages:
         x_t = noised(truth, self.noise, level)
         rows = x_t.flatten(1).double() / math.sqrt(level.alpha_bar)
         null = isotropic_denoised(rows, level.sigma, self.mean, self.variance)
-        network = denoise(x_t, level.timestep).flatten(1)
-        return LevelImages(truth.flatten(1), rows, null, network, self.members[split][index])
+        # Converted once, and not in every measure.
+        network = denoise(x_t, level.timestep).flatten(1).double()
+        return LevelImages(truth.flatten(1).double(), rows, null, network, self.members[split][index].double())
 
 
 def noised(images: Tensor, noise: Tensor, level: Level) -> Tensor:
