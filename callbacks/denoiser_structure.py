@@ -155,8 +155,8 @@ def _summary(levels: list[Level], ladder: list[Structure], gaps: list[Memorisati
         estimate, null = getattr(row, name), getattr(row, f"{name}_null")
         values |= {name: estimate.value, f"{name}_error": estimate.error, f"{name}_null": null}
     if gaps:
-        largest = max(range(len(gaps)), key=lambda index: gaps[index].excess.value)
-        gap = gaps[largest]
+        clearest = max(range(len(gaps)), key=lambda index: _in_errors(gaps[index].excess))
+        gap = gaps[clearest]
         values |= {
             "memorisation_gap": gap.network.value,
             "memorisation_gap_error": gap.network.error,
@@ -164,7 +164,7 @@ def _summary(levels: list[Level], ladder: list[Structure], gaps: list[Memorisati
             "memorisation_gap_complete": gap.training_set.value,
             "memorisation_excess": gap.excess.value,
             "memorisation_excess_error": gap.excess.error,
-            "memorisation_sigma": levels[largest].sigma,
+            "memorisation_sigma": levels[clearest].sigma,
         }
     return values
 
@@ -225,6 +225,10 @@ def _numbers(rows: list[Any], prefix: str = "") -> dict[str, list[float]]:
         elif isinstance(value, float) and not prefix:
             columns[name] = column
     return columns
+
+
+def _in_errors(estimate: WithError) -> float:
+    return estimate.value / estimate.error if estimate.error > 0 else 0.0
 
 
 def _middle(ladder: list[Structure], key: Callable[[Structure], float]) -> Structure | None:

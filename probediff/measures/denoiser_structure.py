@@ -228,4 +228,4 @@ def _widened(h: float, members: list[float]) -> tuple[float, float]:
     left = max(member for member in members if member <= h)
     right = min(member for member in members if member >= h)
     wrong = 4 * _WRONG_BETWEEN * (h - left) * (right - h) / (right - left) if right > left else 0.0
-    return h - wrong, h + wrong
+    return max(0.0, h - wrong), min(1.0, h + wrong)

@@ -40,7 +40,7 @@ _BY_LEVEL = {
 _OVER_TRAINING = (
     Quantity(_PROBE, "bandwidth", "nearest exact denoiser", "bandwidth h"),
     Quantity(_PROBE, "linear_share", "explained by the Gaussian", "share"),
-    Quantity(_PROBE, "memorisation_gap", "largest memorisation gap", "difference of R²"),
+    Quantity(_PROBE, "memorisation_gap", "clearest memorisation gap", "difference of R²"),
 )
 
 
@@ -59,7 +59,7 @@ def structure(comparison: Comparison) -> Section:
             missing.append(f"{run.name}: the table of noise levels of {_PROBE} is not there, or is of another version.")
     text = (
         "Of all noise levels the middle one of each order: bandwidth of the nearest exact denoiser, share of the "
-        "network that the Gaussian explains; and the largest gap in R² between training and held-out images beside "
+        "network that the Gaussian explains; and the clearest gap in R² between training and held-out images beside "
         "that of the Gaussian denoiser (null)."
     )
     figures += over_training(comparison, "structure_over_training", _OVER_TRAINING, text)

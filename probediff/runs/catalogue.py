@@ -113,7 +113,7 @@ _STRUCTURE = (
     # Of data sets with held-out images.
     *quantities("memorisation_excess_sigma_*", "Memorisation beyond the Gaussian, by noise level"),
     *quantities("memorisation_gap* memorisation_excess*", "Memorisation: R² on training images less held-out ones"),
-    *quantities("memorisation_sigma*", "Noise level of the largest memorisation"),
+    *quantities("memorisation_sigma*", "Noise level of the clearest memorisation"),
     *quantities("num_levels_identified"),
     *settings("num_images num_held_out_images num_training_images num_levels num_levels_left_out"),
     *settings("num_network_evaluations of_training_images mirrored"),

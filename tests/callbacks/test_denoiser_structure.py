@@ -122,6 +122,17 @@ def test_an_untrained_network_explains_nothing(probe: DenoiserStructure, scale: 
         assert all(map(math.isnan, levels["score_gaussian"]))
 
 
+def test_the_gap_that_stands_for_all_is_the_clearest_one(probe: DenoiserStructure) -> None:
+    result = probe.measure(pass_of(FAMILY.with_bandwidth(0.2)))
+    levels, values = levels_of(result), result.values
+    errors = [a / b for a, b in zip(levels["gap_excess"][:4], levels["gap_excess_error"][:4], strict=True)]
+    clearest = errors.index(max(errors))
+    assert values["memorisation_sigma"] == levels["sigma"][clearest]
+    assert values["memorisation_excess"] == levels["gap_excess"][clearest]
+    assert values["memorisation_gap_complete"] == levels["gap_training_set"][clearest]
+    assert values["memorisation_excess_sigma_0.1"] == levels["gap_excess"][0]
+
+
 def test_exact_denoisers_are_asked_at_the_first_event_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[float] = []
     predict = SmoothedEmpiricalDenoiser.predict
