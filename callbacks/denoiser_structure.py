@@ -175,10 +175,9 @@ def _by_level(levels: list[Level], ladder: list[Structure], gaps: list[Memorisat
     for level, row in zip(levels, ladder, strict=True):
         values[f"bandwidth_sigma_{level.asked:g}"] = row.fit.bandwidth if row.fit.is_identified else math.nan
         values[f"linear_share_sigma_{level.asked:g}"] = row.linear_share.value
-    gap = {
-        f"memorisation_excess_sigma_{level.asked:g}": gap.excess.value for level, gap in zip(levels, gaps, strict=False)
-    }
-    return values | gap
+    # In standard errors: at high noise an excess says nothing without its error.
+    of_gaps = zip(levels, gaps, strict=bool(gaps))
+    return values | {f"memorisation_z_sigma_{level.asked:g}": _in_errors(gap.excess) for level, gap in of_gaps}
 
 
 def _table(levels: list[Level], ladders: list[list[Structure]], gaps: list[MemorisationGap]) -> dict[str, Tensor]:

@@ -35,7 +35,7 @@ _WHAT = (
 _BY_LEVEL = {
     "bandwidth_sigma_": ("nearest exact denoiser", "bandwidth h"),
     "linear_share_sigma_": ("explained by the Gaussian", "share"),
-    "memorisation_excess_sigma_": ("memorisation beyond the Gaussian", "difference of R²"),
+    "memorisation_z_sigma_": ("memorisation beyond the Gaussian", "standard errors"),
 }
 _OVER_TRAINING = (
     Quantity(_PROBE, "bandwidth", "nearest exact denoiser", "bandwidth h"),
@@ -97,11 +97,10 @@ def _at_last_step(index: int, run: Run, levels: dict[str, np.ndarray]) -> Figure
 def _by_level(comparison: Comparison, index: int, group: Group) -> Iterator[Figure]:
     """Curves over training of some noise levels."""
     keys, panels = comparison.keys(_PROBE), []
+    names = {key.removeprefix(prefix) for prefix in _BY_LEVEL for key in keys if key.startswith(prefix)}
+    sigmas = sorted(filter(_is_number, names), key=float)
+    chosen = [sigmas[k] for k in evenly(list(range(len(sigmas))), _MOST_LEVELS)]
     for prefix, (title, y_label) in _BY_LEVEL.items():
-        sigmas = sorted(
-            (name for key in keys if (name := key.removeprefix(prefix)) != key and _is_number(name)), key=float
-        )
-        chosen = [sigmas[k] for k in evenly(list(range(len(sigmas))), _MOST_LEVELS)]
         curves = {sigma: mean_curve(group, own(_PROBE, f"{prefix}{sigma}")) for sigma in chosen}
         lines = tuple(
             Line(f"σ = {sigma}", "single", {step: value.mean for step, value in curve.items()}, {}, colour)

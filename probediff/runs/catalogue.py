@@ -111,7 +111,7 @@ _STRUCTURE = (
         in_table=True,
     ),
     # Of data sets with held-out images.
-    *quantities("memorisation_excess_sigma_*", "Memorisation beyond the Gaussian, by noise level"),
+    *quantities("memorisation_z_sigma_*", "Memorisation beyond the Gaussian, in standard errors"),
     *quantities("memorisation_gap* memorisation_excess*", "Memorisation: R² on training images less held-out ones"),
     *quantities("memorisation_sigma*", "Noise level of the clearest memorisation"),
     *quantities("num_levels_identified"),

@@ -111,7 +111,7 @@ def values_of(probe: str, step: int, offset: float) -> dict[str, float | None]:
             "memorisation_gap": 0.1 * done,
             "memorisation_gap_null": 0.01,
             **{f"bandwidth_sigma_{sigma:g}": 1 - done / (2 + sigma) for sigma in SIGMAS},
-            **{f"memorisation_excess_sigma_{sigma:g}": done / (9 + sigma) for sigma in SIGMAS},
+            **{f"memorisation_z_sigma_{sigma:g}": done / (9 + sigma) for sigma in SIGMAS},
         },
         "my_own_probe": {"range": 3.5 + done + offset},
     }
