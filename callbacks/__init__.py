@@ -5,6 +5,7 @@ from probediff.callbacks.assignment import AssignmentAccuracy
 from probediff.callbacks.base import Probe
 from probediff.callbacks.coordinator import Probing
 from probediff.callbacks.correlation import PixelCorrelation
+from probediff.callbacks.denoiser_structure import DenoiserStructure
 from probediff.callbacks.due_steps import ProbeSchedule
 from probediff.callbacks.generation import FixedNoiseGeneration
 from probediff.callbacks.interpolation import LatentInterpolation
@@ -19,6 +20,7 @@ from probediff.callbacks.whitening import Whitening
 __all__ = [
     "AssignmentAccuracy",
     "CheckpointSimilarity",
+    "DenoiserStructure",
     "FixedNoiseGeneration",
     "InversionAngles",
     "LatentInterpolation",

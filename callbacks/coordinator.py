@@ -24,11 +24,11 @@ from probediff.callbacks.trained_model import (
     callbacks_of,
     describe_run,
     go_before_averaging,
+    known_images,
     loss_of,
     model_now,
     training_images,
 )
-from probediff.data import ImageDataModule
 from probediff.exceptions import describe_failure
 from probediff.models.base import ProbeModel, at_rest, undisturbed
 from probediff.models.own_module import Loader, ModelFunction
@@ -115,9 +115,9 @@ class Probing(L.Callback):
         self.settings.check_model(model)
         self.probes = [c for c in callbacks_of(trainer) if isinstance(c, Probe) and c.enabled]
         folder = RunFolder(trainer.default_root_dir)
-        data = getattr(trainer, "datamodule", None)
-        real_images = self.real_images or (data.real_images if isinstance(data, ImageDataModule) else None)
-        self.context = ProbeContext(self.settings, model.image_shape, folder, real_images, model.pixels)
+        real_images, training = known_images(trainer, pl_module, self.real_images)
+        shape, pixels = model.image_shape, model.pixels
+        self.context = ProbeContext(self.settings, shape, folder, real_images, pixels, training, model.schedule)
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._nothing_kept = mkdtemp(prefix="probediff-")
             folder = RunFolder(self._nothing_kept)

@@ -1,7 +1,7 @@
 """The model that a trainer trains, whoever wrote its LightningModule, and what the run's folder says of both."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -11,9 +11,10 @@ import yaml
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.cli import SaveConfigCallback
 
+from probediff.data import ImageDataModule
 from probediff.models.base import ProbeModel
 from probediff.models.own_module import AVERAGED_BY, Loader, ModelFunction, describe_module, probe_model_of
-from probediff.probing.probe import Probe
+from probediff.probing.probe import Probe, TrainingImages
 from probediff.probing.run_config import describe_probes
 from probediff.probing.settings import PassSettings
 from probediff.runs.configuration import MODULE
@@ -107,6 +108,24 @@ def bring_average_up_to_date(trainer: L.Trainer, module: L.LightningModule, step
     """
     for callback in _averaging(trainer):
         callback.on_train_batch_end(trainer, module, *step)
+
+
+ImagesFunction = Callable[[int], torch.Tensor]
+
+
+def known_images(
+    trainer: L.Trainer, module: L.LightningModule, given: ImagesFunction | None
+) -> tuple[ImagesFunction | None, TrainingImages | None]:
+    """Real images for the probes, those given or those of probediff's data module; what is known of them as trained on.
+
+    Whether a module of one's own flips its images, and whether images that are given are its training images, is not
+    known.
+    """
+    data = getattr(trainer, "datamodule", None)
+    if given is not None or not isinstance(data, ImageDataModule):
+        return given, None
+    mirrored = module.random_flip if isinstance(module, DiffusionModule) else None
+    return data.real_images, TrainingImages(mirrored, data.held_out_images)
 
 
 def training_images(trainer: L.Trainer, shape: tuple[int, int, int], count: int) -> torch.Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -137,6 +138,56 @@ def draw_heat_map(axis: Any, distance: np.ndarray, step_fraction: np.ndarray, la
     axis.set_ylabel("λ  (0: noise, 1: latent)", fontsize=9)
     axis.tick_params(labelsize=8)
     axis.figure.colorbar(cells, ax=axis, label="mean L2 distance").ax.tick_params(labelsize=8)
+
+
+def structure(levels: Mapping[str, np.ndarray]) -> Tensor:
+    """What a network is like by noise level (`draw_structure`), as a picture (3, H, W) uint8."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11.4, 3.6), facecolor="white")
+    # Layouts that fit themselves take longer than all that is measured on small images.
+    figure.subplots_adjust(left=0.04, right=0.99, bottom=0.14, top=0.92, wspace=0.14)
+    draw_structure(list(figure.subplots(1, 3)), levels)
+    return _render(figure)
+
+
+def draw_structure(axes: Sequence[Any], levels: Mapping[str, np.ndarray]) -> None:
+    """Draw, on three axes by noise level: the nearest exact denoiser's bandwidth, R² of the truth, the linear share.
+
+    Bars are two standard errors, those of the bandwidth its interval; where it is not told apart there is no point.
+
+    Args:
+        axes: three pairs of axes.
+        levels: columns ``levels_*`` of the probe `denoiser_structure`, (rows,) each.
+    """
+    splits = (("training images", _BLUE, "o"), ("held out", "#D55E00", "s"))
+    for number, (words, colour, marker) in enumerate(splits):
+        rows = np.asarray(levels["levels_held_out"]) == number
+        if not rows.any():
+            continue
+        of = {name: np.asarray(column, dtype=float)[rows] for name, column in levels.items() if name[:7] == "levels_"}
+        place, style = np.arange(rows.sum()) + 0.12 * number, {"color": colour, "marker": marker, "markersize": 4}
+        known = np.where(of["levels_bandwidth_identified"] > 0, of["levels_bandwidth"], np.nan)
+        axes[0].vlines(place, of["levels_bandwidth_low"], of["levels_bandwidth_high"], colour, alpha=0.5)
+        axes[0].plot(place, known, **style, label=words)
+        for axis, key in ((axes[1], "levels_r2"), (axes[2], "levels_linear_share")):
+            axis.plot(place, of[key], **style, label=words)
+            axis.vlines(place, of[key] - 2 * of[f"{key}_error"], of[key] + 2 * of[f"{key}_error"], colour)
+        if number == 0:
+            for key, words, line in (("gaussian", "Gaussian", "--"), ("training_set", "training set", ":")):
+                axes[1].plot(place, of[f"levels_r2_{key}"], color="#6B6B6B", linestyle=line, label=words)
+            names = [f"{sigma:.3g}" for sigma in of["levels_sigma"]]
+            for axis in axes:
+                axis.set_xticks(place, names)
+    titles = ("nearest exact denoiser: bandwidth h", "R² of the truth", "share explained by the Gaussian")
+    for axis, title in zip(axes, titles, strict=True):
+        axis.set_xlabel("noise level σ", fontsize=9)
+        axis.set_title(title, fontsize=10)
+        axis.tick_params(labelsize=8)
+        axis.grid(visible=True, linewidth=0.5, color="#DDDDDD")
+        # An untrained network is below by orders of magnitude.
+        axis.set_ylim((-0.05, 1.05) if axis is axes[0] else (-0.6, 1.08))
+    axes[1].legend(fontsize=8, frameon=False)
 
 
 def _render(figure: Figure) -> Tensor:

@@ -164,6 +164,8 @@ TINY_RUN = [
     "--probing.settings.num_steps=8",
     "--probing.settings.batch_size=10",
     "--checkpoint_similarity.num_directions=3",
+    # Its own tests have it.
+    "--denoiser_structure.enabled=false",
 ]
 
 

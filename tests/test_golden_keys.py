@@ -58,9 +58,25 @@ RECORDED_NOW = {
     # Of the training, whose speed counts these; of the checks of found noises.
     *("optimizer_steps", "p_value", "p_value_of_one_noise"),
 }
+#: A probe that is new, and what it logs: its records, arrays and figures have no earlier names.
+NEW_PROBE = "denoiser_structure"
+_STRUCTURE = {
+    *("levels", "levels_table", "mirrored", "of_training_images"),
+    *(f"num_{name}" for name in ("images", "held_out_images", "training_images", "network_evaluations")),
+    *(f"num_levels{end}" for end in ("", "_left_out", "_identified")),
+    *(f"bandwidth{end}" for end in ("", "_low", "_high")),
+    *(f"{name}{end}" for name in ("r2", "linear_share") for end in ("", "_error", "_null")),
+    *(f"nearer_to_gaussian_{end}_sigma" for end in ("from", "to")),
+    *(f"{name}_sigma_{sigma}" for name in ("bandwidth", "linear_share") for sigma in (0.2, 0.5, 1, 2, 5)),
+}
+_STRUCTURE_OPTIONS = [f"{NEW_PROBE}.{name}" for name in ("enabled", "num_images", "num_training_images", "sigmas")]
 #: Names that are new on purpose, as ``section: part: name``.
 ADDED = {
     *(f"wandb: probe/assignment_accuracy/{key}" for key in (*_HUBS, "hubs_table")),
+    *(f"wandb: probe/{NEW_PROBE}/{key}" for key in _STRUCTURE),
+    *(f"wandb: probe/timing/{NEW_PROBE}{part}_seconds" for part in ("", "_exact")),
+    *(f"options: {verb}: options: --{name}" for verb in ("fit", "probe") for name in (NEW_PROBE, *_STRUCTURE_OPTIONS)),
+    *(f"configuration: {name}" for name in _STRUCTURE_OPTIONS),
     # Also of W&B's.
     *(f"options: {verb}: options: --wandb.{name}" for verb in ("fit", "probe") for name in ("job_type", "notes")),
     *("configuration: wandb.job_type", "configuration: wandb.notes"),
@@ -107,6 +123,8 @@ def is_recorded_now(line: str) -> bool:
     if section in ("options", "configuration", "wandb"):
         return False
     if {PurePosixPath(name).name for name in names} & NEW_FILES:
+        return True
+    if re.search(rf"{NEW_PROBE}|/structure_|^structure_", ": ".join(names)):
         return True
     # The files beside a result, the options of each probe, and of each method of inversion.
     if names[-1].startswith(("files.", "probes.")) or ".options." in f".{names[-1]}":

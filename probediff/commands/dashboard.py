@@ -19,7 +19,8 @@ from dataclasses import asdict
 from probediff.commands.runner import light_parser, run_guarded
 from probediff.dashboard.specification import Section, specification
 from probediff.dashboard.workspace import WORKSPACE_NAME, new_view, updated_view
-from probediff.runs.catalogue import Kind, default_keys
+from probediff.runs.catalogue import default_keys
+from probediff.runs.descriptions import Kind
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
+import os
 import pkgutil
 from collections.abc import Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -180,6 +182,17 @@ def device_of(options: Any) -> torch.device:
             f"--device must be one that this machine has, got {options.device!r}; leave it out, or give cpu ({why})"
         ) from error
     return device
+
+
+def join_processes(options: Any) -> torch.device:
+    """The device of this process; under ``torchrun`` all processes share the work."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return device_of(options)
+    local = int(os.environ["LOCAL_RANK"])
+    backend, name = ("nccl", f"cuda:{local}") if torch.cuda.is_available() else ("gloo", "cpu")
+    # The others wait while the first process measures.
+    torch.distributed.init_process_group(backend, timeout=timedelta(days=1))
+    return torch.device(options.device or name)
 
 
 def check_at_least(options: Any, **least: int) -> None:

@@ -12,11 +12,9 @@ Examples:
   probediff probe cifar10_uncond_50M_500K.pt --num_steps 100 --settings.num_samples 256
 """
 
-import os
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +22,7 @@ from typing import Any, Literal
 import torch
 
 from probediff.callbacks import CheckpointSimilarity
-from probediff.commands.options import CommandParser, WholeNumbers, available_probes, device_of, pick
+from probediff.commands.options import CommandParser, WholeNumbers, available_probes, join_processes, pick
 from probediff.commands.outside_probes import foreign_probes
 from probediff.commands.printing import print_once, quiet_libraries
 from probediff.commands.runner import STATUS_LOST, run_guarded
@@ -33,11 +31,11 @@ from probediff.models import ProbeModel, load_run_data
 from probediff.models.arguments import typed_arguments
 from probediff.models.exact import GAUSSIAN, exact_run, is_exact
 from probediff.models.images import Space, images_of_folder
-from probediff.models.run import run_of
+from probediff.models.run import flips_images, run_of
 from probediff.models.source import ModelChoice, Source, find_source, published_convention
 from probediff.probing.afterwards import ProbeTask, probe_afterwards
 from probediff.probing.network_similarity import compare_with_network
-from probediff.probing.probe import Probe
+from probediff.probing.probe import Probe, TrainingImages
 from probediff.probing.processes import is_first_process
 from probediff.probing.replay import compare_with_run
 from probediff.probing.settings import PassSettings
@@ -94,7 +92,7 @@ def probe(arguments: list[str]) -> int:
 
 def _probe(arguments: list[str]) -> int | None:
     parser, options, source = parse(arguments)
-    device = _join_processes(options)
+    device = join_processes(options)
     text = f"# probediff probe {' '.join(arguments)}\n" + parser.dump(options, skip_unset=False)
     refuse_secrets(text)
     objects = parser.instantiate(options)
@@ -128,6 +126,9 @@ def parse(arguments: list[str]) -> tuple[CommandParser, Any, Source]:
     parser = build_parser()
     run = exact_run(model) if is_exact(model) else run_of(Path(model)) if model.endswith(".ckpt") else Path(model)
     parser.set_defaults(_run_defaults(run, {action.dest for action in parser._actions}))
+    if is_exact(model):
+        # It would be compared with itself, for the price of all exact denoisers.
+        parser.set_defaults({"denoiser_structure.enabled": False})
     options = parser.parse_args(rest)
     source = find_source(_choice(model, run, options, rest))
     if source.run is None:
@@ -206,7 +207,7 @@ def build_tasks(source: Source, options: Any) -> list[ProbeTask]:
     if options.reference is not None:
         reference = images_of_folder(Path(options.reference), Space.of(model)).conventions
         extra |= {key.replace("images", "reference"): value for key, value in reference.items()}
-    real_images = _real_images(source, options.reference, model, options.trust)
+    real_images, training = _real_images(source, options.reference, model, options.trust)
     tasks = [
         ProbeTask(
             RunFolder(probed_folder(out, num_steps)),
@@ -217,6 +218,7 @@ def build_tasks(source: Source, options: Any) -> list[ProbeTask]:
             samples_of_step,
             extra,
             real_images,
+            training,
             # The options of a published state dict are typed by hand.
             checks_wiring=source.run is None and real_images is not None,
         )
@@ -236,11 +238,14 @@ def _default_out(source: Source, kind: str) -> Path:
 
 def _real_images(
     source: Source, reference: str | None, model: ProbeModel, trust: bool = False
-) -> Callable[[int], torch.Tensor] | None:
-    """Real images of a folder that was named, or else of the run; found once, when they are needed."""
+) -> tuple[Callable[[int], torch.Tensor] | None, TrainingImages | None]:
+    """Real images of a folder that was named, or else of the run, with what is known of these as it trains on them.
+
+    They are found once, when they are needed.
+    """
     run = source.run
     if reference is None and run is None:
-        return None
+        return None, None
 
     @cache
     def data() -> ImageDataModule:
@@ -250,7 +255,10 @@ def _real_images(
         assert folder is not None  # those of a folder have one
         return folder
 
-    return lambda count: data().real_images(count)
+    training = None
+    if reference is None and run is not None:
+        training = TrainingImages(flips_images(run), lambda count: data().held_out_images(count))
+    return (lambda count: data().real_images(count)), training
 
 
 def _announce(task: ProbeTask) -> None:
@@ -285,14 +293,3 @@ def _summary(task: ProbeTask, source: Source) -> str:
     if source.run is not None and is_replay:
         lines += compare_with_run(task.folder, source.run).in_words()
     return "\n".join(lines)
-
-
-def _join_processes(options: Any) -> torch.device:
-    """The device of this process; under ``torchrun`` all processes share the work."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return device_of(options)
-    local = int(os.environ["LOCAL_RANK"])
-    backend, name = ("nccl", f"cuda:{local}") if torch.cuda.is_available() else ("gloo", "cpu")
-    # The others wait while the first process measures.
-    torch.distributed.init_process_group(backend, timeout=timedelta(days=1))
-    return torch.device(options.device or name)

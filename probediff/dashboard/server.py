@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from probediff.dashboard.workspace import WORKSPACE_NAME
-from probediff.runs.catalogue import Kind, default_keys
+from probediff.runs.catalogue import default_keys
+from probediff.runs.descriptions import Kind
 
 _READ = """query ProjectKeysAndViews($entity: String!, $project: String!) {
     project(name: $project, entityName: $entity) {

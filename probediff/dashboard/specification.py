@@ -8,7 +8,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from probediff.runs.catalogue import PROBES, Description, Kind
+from probediff.runs.catalogue import PROBES
+from probediff.runs.descriptions import Description, Kind
 
 #: The axis of every curve.
 STEP_KEY = "trainer/global_step"

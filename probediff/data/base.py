@@ -134,9 +134,11 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
 
     def real_images(self, count: int) -> torch.Tensor:
         """``count`` images (or all, where there are fewer), evenly chosen over the set: (n, C, H, W) in [-1, 1]."""
-        total = len(self.images)
-        chosen = np.linspace(0, total - 1, min(count, total)).round().astype(np.int64)
-        return ImageTensors(self.images).__getitems__(chosen.tolist())
+        return evenly_chosen(self.images, count)
+
+    def held_out_images(self, count: int) -> torch.Tensor | None:
+        """``count`` images of the same kind that are not trained on, chosen likewise; None where there are none."""
+        return None
 
     def train_dataloader(self) -> DataLoader[torch.Tensor]:
         """Batches x_0 (B, C, H, W) float32 in [-1, 1], B = batch_size / number of processes, ordered by (seed, step).
@@ -171,6 +173,13 @@ class ImageDataModule(lightning.LightningDataModule, ABC):
         # would skip images. The count of batches also keys the noise.
         sampler.follow(lambda: trainer.fit_loop.total_batch_idx + 1)
         return sampler
+
+
+def evenly_chosen(images: ImageArray, count: int) -> torch.Tensor:
+    """``count`` images (or all, where there are fewer), evenly chosen over the set: (n, C, H, W) in [-1, 1]."""
+    total = len(images)
+    chosen = np.linspace(0, total - 1, min(count, total)).round().astype(np.int64)
+    return ImageTensors(images).__getitems__(chosen.tolist())
 
 
 def fingerprint(images: ImageArray) -> dict[str, Any]:

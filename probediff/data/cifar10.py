@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from probediff.data.base import ImageDataModule
+from probediff.data.base import ImageDataModule, evenly_chosen
 from probediff.files import map_array
 
 CURES = (
@@ -74,13 +75,21 @@ class CIFAR10(ImageDataModule):
             raise ValueError(f"num_images must lie in 1..{len(images)}, the images found, got {self.num_images}")
         return images[: self.num_images]
 
+    def held_out_images(self, count: int) -> torch.Tensor | None:
+        """``count`` of the test images of torchvision's copy, or of ``test_images.npy`` beside ``train_images.npy``."""
+        if self.arrays is None:
+            return evenly_chosen(_torchvision_images(self.root, train=False), count)
+        path = _paths(self.arrays)[0].with_name("test_images.npy")
+        is_there = _paths(self.arrays)[0].name == "train_images.npy" and path.is_file()
+        return evenly_chosen(_array_images(str(path)), count) if is_there else None
 
-def _torchvision_images(root: str | None, download: bool = False) -> npt.NDArray[np.uint8]:
+
+def _torchvision_images(root: str | None, download: bool = False, train: bool = True) -> npt.NDArray[np.uint8]:
     from torchvision import datasets
 
     try:
         # torchvision compares every file with its known checksum before it reads it.
-        dataset = datasets.CIFAR10(str(root), train=True, download=download)
+        dataset = datasets.CIFAR10(str(root), train=train, download=download)
     except (RuntimeError, OSError) as error:
         raise FileNotFoundError(f"root must hold torchvision's CIFAR-10, got {root} ({error}); {CURES}") from error
     images: npt.NDArray[np.uint8] = dataset.data
@@ -88,10 +97,7 @@ def _torchvision_images(root: str | None, download: bool = False) -> npt.NDArray
 
 
 def _array_images(arrays: str | list[str]) -> npt.NDArray[np.uint8]:
-    paths = [Path(entry).expanduser() for entry in ([arrays] if isinstance(arrays, (str, Path)) else arrays)]
-    if len(paths) == 1 and paths[0].is_dir():
-        labels = paths[0] / "train_labels.npy"
-        paths = [paths[0] / "train_images.npy", *([labels] if labels.exists() else [])]
+    paths = _paths(arrays)
     if not 1 <= len(paths) <= 2:
         raise ValueError(f"arrays must name one or two .npy files, images and labels, got {len(paths)}; {CURES}")
     images = _open_array(paths[0])
@@ -107,6 +113,15 @@ def _array_images(arrays: str | list[str]) -> npt.NDArray[np.uint8]:
             f"{labels_shape} in {paths[1]}; give the two files of one set"
         )
     return images if shape[1] == 3 else images.transpose(0, 3, 1, 2)
+
+
+def _paths(arrays: str | list[str]) -> list[Path]:
+    """The files that are named, those of a folder by their usual names."""
+    paths = [Path(entry).expanduser() for entry in ([arrays] if isinstance(arrays, (str, Path)) else arrays)]
+    if len(paths) == 1 and paths[0].is_dir():
+        labels = paths[0] / "train_labels.npy"
+        return [paths[0] / "train_images.npy", *([labels] if labels.exists() else [])]
+    return paths
 
 
 def _open_array(path: Path) -> npt.NDArray[Any]:

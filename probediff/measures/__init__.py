@@ -12,6 +12,8 @@ from probediff.measures.angles import (
 from probediff.measures.assignment import AssignmentAccuracy, assignment_accuracy
 from probediff.measures.correlation import null_top_k_correlation, top_k_correlation
 from probediff.measures.covariance import Moments, linear_fit, moments, paired_moments
+from probediff.measures.denoiser_structure import best_bandwidth, memorisation_gap, structure
+from probediff.measures.explained import explained_share, explained_variance, isotropic_denoised, relative_distance
 from probediff.measures.hubs import (
     capture_correlation,
     hub_counts,
@@ -74,21 +76,26 @@ __all__ = [
     "WhiteningTransform",
     "angle_of_mean_cosine",
     "assignment_accuracy",
+    "best_bandwidth",
     "capture_correlation",
     "cka",
     "closest_approach",
     "cosine_similarity",
     "deviation_from_identity",
+    "explained_share",
+    "explained_variance",
     "heat_map",
     "hub_counts",
     "hubness",
     "image_r2",
+    "isotropic_denoised",
     "kolmogorov_smirnov",
     "latent_normality",
     "least_squares_map",
     "linear_fit",
     "matrix_distance",
     "mean_over_captures",
+    "memorisation_gap",
     "midpoint_contrast",
     "moments",
     "most_probable_triangle",
@@ -103,6 +110,7 @@ __all__ = [
     "plain_area_errors",
     "plain_areas",
     "radial_power",
+    "relative_distance",
     "reproducibility",
     "shapiro_rejected_share",
     "slerp",
@@ -110,6 +118,7 @@ __all__ = [
     "squared_norm_per_value",
     "squared_norms",
     "ssim",
+    "structure",
     "svcca",
     "top_k_correlation",
     "triangle_angles",

@@ -39,12 +39,12 @@ def fit_gaussian(run: Path, num_images: int | None = None, trust: bool = False) 
         FileNotFoundError: no run there, or its data are gone.
         ValueError: ``num_images`` outside 2 .. the number of images, or a configuration that cannot be read.
     """
-    images = TrainingImages.of(run, num_images, trust)
+    images = RunImages.of(run, num_images, trust)
     return images.model_of(images.gaussian(), denoiser="gaussian")
 
 
 @dataclass(frozen=True)
-class TrainingImages:
+class RunImages:
     """The images that an exact denoiser of a run is fitted to.
 
     Attributes:
@@ -58,7 +58,7 @@ class TrainingImages:
     diffusion: Diffusion
 
     @classmethod
-    def of(cls, run: Path, num_images: int | None, trust: bool, option: str = "num_images") -> TrainingImages:
+    def of(cls, run: Path, num_images: int | None, trust: bool, option: str = "num_images") -> RunImages:
         """Those of a run; arguments and errors as of ``fit_gaussian``, where ``option`` is what their number is."""
         diffusion = Diffusion.of(run, read_run_config(run))
         array = load_run_data(run, trust).images
@@ -82,7 +82,7 @@ class TrainingImages:
         """All that are taken, (M, C, H, W) float32 in [-1, 1]."""
         return ImageTensors(self.array).__getitems__(self.indices.tolist())
 
-    def every(self) -> TrainingImages:
+    def every(self) -> RunImages:
         """All images of the run."""
         return replace(self, indices=np.arange(len(self.array), dtype=np.int64))
 

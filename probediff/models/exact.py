@@ -16,7 +16,7 @@ from probediff.denoisers import ANALYTIC_OPTIONS, SmoothedEmpiricalDenoiser, ana
 from probediff.denoisers.analytic import OF_STATISTICS
 from probediff.files.capacity import check_memory
 from probediff.models.base import ProbeModel
-from probediff.models.baseline import TrainingImages, fit_gaussian
+from probediff.models.baseline import RunImages, fit_gaussian
 
 EXACT, GAUSSIAN = "exact:", "gaussian:"
 #: The family from the Gaussian to the training images, which the bandwidth h chooses from.
@@ -28,7 +28,7 @@ _OF_ALL = ("denoiser", "images")
 _OPTION = re.compile(r"(\w+)=([\w.+-]+)")
 
 
-def _make(kind: str, options: dict[str, Any], images: TrainingImages) -> nn.Module:
+def _make(kind: str, options: dict[str, Any], images: RunImages) -> nn.Module:
     """The denoiser of a kind."""
     if kind != FAMILY:
         statistics = images.every().statistics() if kind in OF_STATISTICS else None
@@ -104,7 +104,7 @@ class ExactModel:
             FileNotFoundError: no run there, or its data are gone.
             ValueError: more images than there are or than fit into memory, or a run that does not say its images.
         """
-        images = TrainingImages.of(self.run, self.num_images, trust, "images")
+        images = RunImages.of(self.run, self.num_images, trust, "images")
         every = images.every()
         conventions = self._conventions(images.mirrored) | {"statistics_of": len(every.indices)}
         if self.options.get("h") == 1:

@@ -142,6 +142,12 @@ class Diffusion:
         return NoiseSchedule.from_name(self.schedule, self.num_train_timesteps)
 
 
+def flips_images(run: Path) -> bool | None:
+    """Whether the training of a run flips its images; None for a module or loop of its own, which does not say it."""
+    config = RunFolder(run).config()
+    return None if MODULE in config else Diffusion.of(run, config).random_flip
+
+
 def run_of(path: Path) -> Path:
     """The run folder that ``path`` is or lies in; raises FileNotFoundError where there is none."""
     if path.is_dir():

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from probediff.display.progress import progress_bar
 from probediff.models.base import ProbeModel, undisturbed
-from probediff.probing.probe import Probe, ProbeContext
+from probediff.probing.probe import Probe, ProbeContext, TrainingImages
 from probediff.probing.processes import barrier, is_first_process
 from probediff.probing.recorder import Recorder, conventions_for, pass_request
 from probediff.probing.settings import PassSettings
@@ -43,6 +43,7 @@ class ProbeTask:
         samples_of_step: invert, at every step, the samples that the model of this step makes (P1-F4).
         extra: what is recorded beside the settings and the model.
         real_images: n -> real images, for probes that compare with them.
+        training: what is known of the training images, if the real images are these.
         config_text: the configuration of the command, kept in a new folder.
         checks_wiring: whether what is said of the model is compared with the real images.
     """
@@ -55,6 +56,7 @@ class ProbeTask:
     samples_of_step: int | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     real_images: Callable[[int], Tensor] | None = None
+    training: TrainingImages | None = None
     config_text: str = ""
     checks_wiring: bool = False
 
@@ -88,7 +90,9 @@ def probe_afterwards(
     with claim(task.folder.path, "--out") if is_first_process() else nullcontext():
         first = task.load(task.steps[0])
         first.eps_model.to(device)
-        context = ProbeContext(task.settings, first.image_shape, task.folder, task.real_images, first.pixels)
+        context = ProbeContext(
+            task.settings, first.image_shape, task.folder, task.real_images, first.pixels, task.training, first.schedule
+        )
         for probe in probes:
             probe.check(context)
         conventions = conventions_for(task.settings, first, **task.extra)

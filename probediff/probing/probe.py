@@ -23,6 +23,20 @@ RESERVED = (END_OF_EVENT, FINISHED, "training", "train", "pass")
 
 
 @dataclass(frozen=True)
+class TrainingImages:
+    """What is known of the images that a model was trained on, where the real images are these.
+
+    Attributes:
+        mirrored: whether training flips them; None where that is not known.
+        held_out: n -> n images of the same kind that were not trained on, (n, C, H, W) in [-1, 1], or None where there
+            are none.
+    """
+
+    mirrored: bool | None = None
+    held_out: Callable[[int], Tensor | None] = lambda count: None
+
+
+@dataclass(frozen=True)
 class ProbeContext:
     """What a probe may check before training starts.
 
@@ -32,6 +46,8 @@ class ProbeContext:
         folder: the run's folder.
         real_images: n -> n real images, (n, C, H, W) in [-1, 1]; None where there are none.
         decode: codes -> pixels, for a latent diffusion model.
+        training: what is known of the training images, if the real images are known to be these.
+        schedule: the model's noise schedule.
     """
 
     settings: PassSettings
@@ -39,6 +55,8 @@ class ProbeContext:
     folder: RunFolder
     real_images: Callable[[int], Tensor] | None = None
     decode: Callable[[Tensor], Tensor] | None = None
+    training: TrainingImages | None = None
+    schedule: NoiseSchedule | None = None
 
     def stored_pixels(self, step: int, count: int) -> Tensor:
         """The first ``count`` stored samples of ``step``, as images for eyes."""

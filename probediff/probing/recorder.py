@@ -103,6 +103,7 @@ class Recorder:
                 advance(probe.name(), done, len(self.probes))
                 entries += self.measure(probe, event)
         timing = {f"{e.probe}_seconds": e.extra["seconds"] for e in entries if "seconds" in e.extra}
+        timing |= {f"{e.probe}_{part}_seconds": s for e in entries for part, s in e.result.seconds.items()}
         timing["event_seconds"] = time.perf_counter() - start
         asked = identity | {PROBES: {probe.name(): probe.options() for probe in self.probes}}
         entries.append(Entry(step, END_OF_EVENT, ProbeResult(timing), self.conventions, asked))

@@ -165,7 +165,9 @@ class ProbeRunner:
     def _begin(self, step: int, model: ProbeModel) -> Recorder:
         """Check everything, then take the folder, on the first process."""
         self.settings.check_model(model)
-        context = ProbeContext(self.settings, model.image_shape, self.folder, self.real_images, model.pixels)
+        context = ProbeContext(
+            self.settings, model.image_shape, self.folder, self.real_images, model.pixels, schedule=model.schedule
+        )
         check_probes(self.probes, context)
         raise_together(partial(self._take_folder, step))
         self._wiring = WiringWatch(self.folder, self.real_images)

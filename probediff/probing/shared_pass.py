@@ -101,6 +101,13 @@ class ProbePass:
         weight = model.weight
         return torch.cat([model.eps_model(a.to(weight), t.to(weight.device)).to(x) for a, t in parts])
 
+    @torch.no_grad()
+    def denoise(self, x: Tensor, timestep: int) -> Tensor:
+        """The clean images of (M, C, H, W) noised ones at one timestep, predicted; where and of what dtype ``x`` is."""
+        model = self._known_model()
+        batches = x.split(self.settings.batch_size)
+        return torch.cat([model.predict(batch.to(model.weight), timestep)[0].to(x) for batch in batches])
+
     def _known_model(self) -> ProbeModel:
         if self.model is None:
             raise ValueError("the probe needs a pass that can ask its model, got one without; use run_pass")

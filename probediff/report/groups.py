@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from probediff.report.sources import EXACT, ProbeRecords, Run
-from probediff.runs.catalogue import Description
+from probediff.runs.descriptions import Description
 from probediff.runs.grouping import LEFT_OUT, config_value, is_told_apart
 
 _MOST_LABEL_KEYS, _MOST_PICTURES = 3, 4

@@ -6,7 +6,8 @@ from probediff.report.groups import Comparison
 from probediff.report.overview import file_stem
 from probediff.report.panels import Panel, Quantity, in_words, panel
 from probediff.report.parts import Figure, Section, how_computed, missing_from
-from probediff.runs.catalogue import PROBES, Description
+from probediff.runs.catalogue import PROBES
+from probediff.runs.descriptions import Description
 
 _MOST_PANELS, _MOST_PICTURES = 12, 4
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from probediff.report import family, geometry, latents, mapping, outside, overview, reproducing, whitening
+from probediff.report import family, geometry, latents, mapping, outside, overview, reproducing, structure, whitening
 from probediff.report.groups import Comparison
 from probediff.report.parts import Section
 
@@ -24,6 +24,7 @@ SECTIONS: tuple[Callable[[Comparison], Section], ...] = (
     latents.interpolation,
     latents.quality,
     latents.inversion_methods,
+    structure.structure,
     whitening.whitening,
     outside.outside_probes,
     reproducing.reproducibility,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from probediff import files
-from probediff.runs.catalogue import Description
+from probediff.runs.descriptions import Description
 from probediff.runs.folder import FINISHED, PROBED, RECORDS, SET_ASIDE, RunFolder, probed_folders
 from probediff.runs.grouping import config_value, max_steps_of
 from probediff.runs.listing import folders_below, has_records

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from probediff.files import load_whole, open_plain_file, read_object, save_tensors, to_json, whole_file, write_json
 from probediff.runs.by_step import files_by_step, name_step, read_arrays, read_first_rows
-from probediff.runs.catalogue import PROBES, Description
+from probediff.runs.catalogue import PROBES
 from probediff.runs.configuration import CONFIG, append_history, read_config, read_provenance, write_config
+from probediff.runs.descriptions import Description
 from probediff.runs.record import Record, read_record, read_records
 
 if TYPE_CHECKING:

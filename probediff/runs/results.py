@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from probediff.runs.catalogue import Kind
+from probediff.runs.descriptions import Kind
 
 #: Training step and probe: what one result belongs to.
 Event = tuple[int, str]
@@ -27,6 +27,7 @@ class ProbeResult:
         histograms: names of ``arrays`` that dashboards show as histograms.
         error: why there is no result, or none of a part.
         tables: names of small tables for W&B; the column ``c`` of a table ``t`` is the array ``t_c``.
+        seconds: how long parts of the measurement took, by name, for the record of the event's times.
     """
 
     values: dict[str, float] = field(default_factory=dict)
@@ -35,6 +36,7 @@ class ProbeResult:
     histograms: tuple[str, ...] = ()
     error: str = ""
     tables: tuple[str, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def validate(self) -> ProbeResult:
         """The same with plain numbers, or an error that says what cannot be stored.

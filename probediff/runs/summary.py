@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from probediff.display.text import printable
-from probediff.runs.catalogue import Description
 from probediff.runs.definitions import find_redefined
+from probediff.runs.descriptions import Description
 from probediff.runs.folder import CHECKPOINTS, PICTURES, WANDB, RunFolder
 
 #: Of probes whose description chooses none.

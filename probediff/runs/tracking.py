@@ -11,8 +11,8 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
-from probediff.runs.catalogue import Description
 from probediff.runs.conditions import WEIGHTS
+from probediff.runs.descriptions import Description
 from probediff.runs.folder import END_OF_EVENT, RunFolder
 from probediff.runs.lock import lock_writes
 from probediff.runs.logger_adapters import Checkpoint, LoggerAdapter, adapt

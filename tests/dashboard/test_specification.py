@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from probediff.commands.fit import available_probes
 from probediff.dashboard.specification import Panel, Section, is_bookkeeping, specification
-from probediff.runs.catalogue import PROBES, Kind, default_keys
+from probediff.runs.catalogue import PROBES, default_keys
+from probediff.runs.descriptions import Kind
 from probediff.runs.grouping import group_of
 from probediff.runs.loggers import FailsafeWandbLogger, WandbSettings
 from tests.reference.wandb_log import history

@@ -16,7 +16,8 @@ import pytest
 from probediff.commands.dashboard import dashboard
 from probediff.dashboard.specification import STEP_KEY, specification
 from probediff.dashboard.workspace import new_view, updated_view
-from probediff.runs.catalogue import Kind, default_keys
+from probediff.runs.catalogue import default_keys
+from probediff.runs.descriptions import Kind
 from tests.reference.views_server import Stored, views_server
 
 PERSONS_PANEL = {

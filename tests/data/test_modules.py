@@ -265,14 +265,15 @@ def test_cifar10_takes_torchvisions_folder(tmp_path: Path, monkeypatch: pytest.M
 
     class Stored:
         def __init__(self, root: str, train: bool, download: bool) -> None:
-            assert train
             calls.append((root, download))
-            self.data = images
+            self.data = images if train else 255 - images
 
     monkeypatch.setattr(datasets, "CIFAR10", Stored)
     np.testing.assert_array_equal(loaded(root="there"), images.transpose(0, 3, 1, 2))
     loaded(root="there", download=True)
     assert calls == [("there", False), ("there", True), ("there", False)]
+    held_out = CIFAR10(root="there").held_out_images(2)
+    torch.testing.assert_close(held_out, 1 - torch.from_numpy(images[[0, 3]]).permute(0, 3, 1, 2) / 127.5)
 
 
 def test_cifar10_of_the_real_set(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 import probediff.measures as m
 from probediff.measures import paper_compat
 from probediff.measures.covariance import PairedMoments
+from probediff.measures.denoiser_structure import LevelImages
 from probediff.measures.in_distribution import in_distribution
 from probediff.measures.whitening import WHITENING_METHODS
 from probediff.noise import seeded_noise
@@ -22,6 +23,7 @@ from tests.gpu.scale import CPU, Scale, relative_difference
 #: Relative L2 difference by the dtype of the result; measured 3.5e-15 at most, in float64.
 LIMITS = {torch.float64: 1e-9, torch.float32: 1e-6}
 LAMBDAS = torch.linspace(0, 1, 11)
+BANDWIDTHS = (0.0, 0.3, 0.6, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +79,12 @@ def along_the_way(s: Samples) -> m.TrajectoryDistances:
     return recorder.distances(s.noise, s.latent)
 
 
+def level(s: Samples) -> LevelImages:
+    rows = [x.flatten(1) for x in (s.x_0, s.noise, s.latent, s.x_0 + 0.1 * s.latent)]
+    members = torch.stack([rows[0] + h * (rows[2] + h * rows[1]) for h in BANDWIDTHS])
+    return LevelImages(*rows, members)
+
+
 def captures(s: Samples) -> Tensor:
     return m.hub_counts(m.assignment_accuracy(s.noise, s.x_0).nearest_image, len(s.noise))
 
@@ -113,6 +121,13 @@ MEASURES: dict[str, Callable[[Samples], object]] = {
     "in_distribution": lambda s: in_distribution(s.latent),
     "plain_areas": lambda s: m.plain_areas(s.x_0),
     "plain_area_errors": lambda s: m.plain_area_errors(s.noise, s.x_0, s.latent),
+    "explained_share": lambda s: m.explained_share(s.x_0, s.latent, s.noise),
+    "explained_variance": lambda s: m.explained_variance(s.x_0, s.latent),
+    "relative_distance": lambda s: m.relative_distance(s.x_0, s.latent),
+    "isotropic_denoised": lambda s: m.isotropic_denoised(s.noise, 0.5, s.x_0[0], 0.3),
+    "best_bandwidth": lambda s: m.best_bandwidth(level(s).network, level(s).members, BANDWIDTHS, level(s).null),
+    "structure": lambda s: m.structure(level(s), BANDWIDTHS),
+    "memorisation_gap": lambda s: m.memorisation_gap(level(s), level(s)),
     "heat_map": lambda s: m.heat_map(along_the_way(s), LAMBDAS),
     "closest_approach": lambda s: m.closest_approach(along_the_way(s), LAMBDAS),
     "optimal_transport": lambda s: m.optimal_transport(s.noise, s.x_0),

@@ -152,7 +152,7 @@ def test_what_does_not_fit_is_refused_before_the_images_are_read(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("probediff.files.capacity.memory_bytes", lambda: 2**16)
-    monkeypatch.setattr("probediff.models.baseline.TrainingImages.read", pytest.fail)
+    monkeypatch.setattr("probediff.models.baseline.RunImages.read", pytest.fail)
     with pytest.raises(ValueError, match=r"images must fit into the .* got 1797.*fit it to fewer, with ,images=M"):
         ExactModel.parse(f"exact:{finished},h=0.4").load()
 

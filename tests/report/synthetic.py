@@ -14,11 +14,13 @@ from safetensors.torch import save_file
 
 from probediff.measures.covariance import moments
 from probediff.measures.whitening import WhiteningTransform
+from probediff.report.structure import COLUMNS
 from probediff.schedule import NoiseSchedule
 from probediff.whitening.analysis import Plan, analyse
 from probediff.whitening.closed_form import GaussianNoises
 
 STEPS = (0, 10, 100, 1000)
+SIGMAS = (0.1, 0.2, 0.5, 1, 2, 5, 10)
 
 
 def conventions(**options: Any) -> dict[str, Any]:
@@ -103,6 +105,15 @@ def values_of(probe: str, step: int, offset: float) -> dict[str, float | None]:
         "sample_quality": {"dino_fid": 300 - 250 * done, "dino_fid_null": 12.0, "num_real": 100.0},
         "checkpoint_similarity_final": {"cka": 0.1 + 0.8 * done, "ssim": 0.05 + 0.7 * done, "final_step": 1000.0},
         "network_similarity": {"cka": 0.8 + offset / 100, "ssim": 0.3 + offset / 100, "final_step": 1000.0},
+        "denoiser_structure": {
+            "bandwidth": 1 - 0.5 * done,
+            "linear_share": 1 - 0.3 * done,
+            "linear_share_null": -3.0,
+            "memorisation_gap": 0.1 * done,
+            "memorisation_gap_null": 0.01,
+            **{f"bandwidth_sigma_{sigma:g}": 1 - done / (2 + sigma) for sigma in SIGMAS},
+            **{f"memorisation_z_sigma_{sigma:g}": done / (9 + sigma) for sigma in SIGMAS},
+        },
         "my_own_probe": {"range": 3.5 + done + offset},
     }
     return table[probe]
@@ -118,6 +129,7 @@ EVERY_PROBE = (
     "noise_image_map",
     "latent_interpolation",
     "sample_quality",
+    "denoiser_structure",
     "my_own_probe",
 )
 
@@ -148,6 +160,18 @@ def write_records(
     (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
+def structure_levels() -> dict[str, torch.Tensor]:
+    """The table of noise levels of the probe `denoiser_structure`, at some level for both splits."""
+    generator, sigma = torch.Generator().manual_seed(3), torch.tensor(SIGMAS * 2, dtype=torch.float64)
+    columns = {
+        f"levels_{name}": torch.rand(len(sigma), generator=generator, dtype=torch.float64)
+        for name in (*COLUMNS, "gap_excess", "gap_excess_error")
+    }
+    splits = (torch.arange(len(sigma)) >= len(SIGMAS)).double()
+    given = {"held_out": splits, "bandwidth_identified": 1 - splits, "sigma": sigma * 1.01, "sigma_asked": sigma}
+    return columns | {f"levels_{name}": column for name, column in given.items()}
+
+
 def write_files(folder: Path, steps: tuple[int, ...], seed: int, px: int = 8, num: int = 20) -> None:
     """Samples, pictures and the heat map of every step."""
     (folder / "samples").mkdir(exist_ok=True)
@@ -163,6 +187,7 @@ def write_files(folder: Path, steps: tuple[int, ...], seed: int, px: int = 8, nu
         save_file({"x_0": x_0.half()}, folder / "samples" / f"{name}.safetensors")
         heat = {"mean_distance": distance, "step_fraction": share, "lambdas": lambdas}
         save_file(heat, folder / "samples" / f"{name}.trajectory_heatmap.safetensors")
+        save_file(structure_levels(), folder / "samples" / f"{name}.denoiser_structure.safetensors")
         pixels = torch.randint(0, 255, (3 * 18, 6 * 18, 3), generator=torch.Generator().manual_seed(step + seed))
         for picture in ("inversion_angles.latents", "assignment_accuracy.hubs", "latent_interpolation.paths"):
             Image.fromarray(pixels.to(torch.uint8).numpy()).save(folder / "pictures" / f"{name}.{picture}.png")

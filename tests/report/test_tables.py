@@ -16,7 +16,8 @@ from probediff.report.groups import Comparison, Estimate, group_runs
 from probediff.report.reproducing import pixel_correlations, reproducibility
 from probediff.report.sources import read_runs
 from probediff.report.tables import Table
-from probediff.runs.catalogue import PROBES, Description
+from probediff.runs.catalogue import PROBES
+from probediff.runs.descriptions import Description
 from probediff.runs.folder import RunFolder
 from tests.report.synthetic import values_of, write_probes, write_run
 

@@ -13,7 +13,8 @@ import torch
 
 from probediff.commands.options import available_probes
 from probediff.probing import ProbeResult
-from probediff.runs.catalogue import PROBES, Column, Description
+from probediff.runs.catalogue import PROBES
+from probediff.runs.descriptions import Column, Description
 from probediff.runs.folder import RunFolder
 from probediff.runs.tracking import Entry, Tracker
 
@@ -21,6 +22,7 @@ Fit = Callable[..., tuple[Any, L.Trainer]]
 
 #: What the 8x8 digits need beside the defaults; the keys do not depend on it.
 OPTIONS: dict[str, dict[str, Any]] = {
+    "denoiser_structure": {"num_images": 4, "num_training_images": 100, "sigmas": [1.0]},
     "whitening": {"num_images": 100, "num_fixed_points": 70, "num_iterations": 2, "ridge": 1e-2},
 }
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from probediff.runs.catalogue import PROBES, Column, Description
+from probediff.runs.catalogue import PROBES
+from probediff.runs.descriptions import Column, Description
 from probediff.runs.folder import RunFolder, probed_folder, probed_folders
 
 

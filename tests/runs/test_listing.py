@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from probediff.commands.runs import runs
-from probediff.runs.catalogue import PROBES, Column, Description
+from probediff.runs.catalogue import PROBES
+from probediff.runs.descriptions import Column, Description
 from probediff.runs.folder import LOCK, RunFolder
 from probediff.runs.listing import find_runs, read_run
 from probediff.runs.lock import hold, holder, is_held, release

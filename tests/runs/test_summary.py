@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from probediff.runs.catalogue import Column, Description
+from probediff.runs.descriptions import Column, Description
 from probediff.runs.folder import RunFolder
 from probediff.runs.summary import format_table, probe_tables, run_summary
 
