@@ -1,3 +1,5 @@
+"""The family of exact denoisers against a literal mixture, the Gaussian denoiser, and the data that it is made of."""
+
 import itertools
 import math
 

@@ -54,6 +54,19 @@ def config(seed: int, **options: Any) -> dict[str, Any]:
     return ran | options
 
 
+def structure_values(done: float) -> dict[str, float | None]:
+    """Those of ``denoiser_structure``, when this share of the training is done."""
+    return {
+        "bandwidth": 1 - 0.5 * done,
+        "linear_share": 1 - 0.3 * done,
+        "linear_share_null": -3.0,
+        "memorisation_gap": 0.1 * done,
+        "memorisation_gap_null": 0.01,
+        **{f"bandwidth_sigma_{sigma:g}": 1 - done / (2 + sigma) for sigma in SIGMAS},
+        **{f"memorisation_z_sigma_{sigma:g}": done / (9 + sigma) for sigma in SIGMAS},
+    }
+
+
 def values_of(probe: str, step: int, offset: float) -> dict[str, float | None]:
     """Smooth values that differ by run; the shapes are those that P1 describes."""
     done = math.log1p(step) / math.log1p(max(STEPS))
@@ -105,15 +118,7 @@ def values_of(probe: str, step: int, offset: float) -> dict[str, float | None]:
         "sample_quality": {"dino_fid": 300 - 250 * done, "dino_fid_null": 12.0, "num_real": 100.0},
         "checkpoint_similarity_final": {"cka": 0.1 + 0.8 * done, "ssim": 0.05 + 0.7 * done, "final_step": 1000.0},
         "network_similarity": {"cka": 0.8 + offset / 100, "ssim": 0.3 + offset / 100, "final_step": 1000.0},
-        "denoiser_structure": {
-            "bandwidth": 1 - 0.5 * done,
-            "linear_share": 1 - 0.3 * done,
-            "linear_share_null": -3.0,
-            "memorisation_gap": 0.1 * done,
-            "memorisation_gap_null": 0.01,
-            **{f"bandwidth_sigma_{sigma:g}": 1 - done / (2 + sigma) for sigma in SIGMAS},
-            **{f"memorisation_z_sigma_{sigma:g}": done / (9 + sigma) for sigma in SIGMAS},
-        },
+        "denoiser_structure": structure_values(done),
         "my_own_probe": {"range": 3.5 + done + offset},
     }
     return table[probe]
