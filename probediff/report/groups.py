@@ -124,12 +124,14 @@ class Estimate:
         std: sample standard deviation over runs (n - 1); None for a single run.
         n: how many runs; None where a publication does not count them.
         digits: decimals that are shown; None for four significant digits.
+        spread: what ``std`` is, where it is not that.
     """
 
     mean: float
     std: float | None = None
     n: int | None = 1
     digits: int | None = None
+    spread: str = "std"
 
     def __str__(self) -> str:
         shown = self._format()

@@ -169,7 +169,7 @@ def _explained_variance(comparison: Comparison, index: int, run: Run, levels: di
 
 
 def _number(value: float, error: float | None = None) -> Estimate | None:
-    return Estimate(value, error, 1, 3) if np.isfinite(value) else None
+    return Estimate(value, error, 1, 3, "standard error") if np.isfinite(value) else None
 
 
 def _estimate(of: dict[str, float], name: str) -> Estimate | None:

@@ -31,6 +31,7 @@ _LATEX = {
     "°": r"$^\circ$",
     "×": r"$\times$",
     "λ": r"$\lambda$",
+    "σ": r"$\sigma$",
     "²": "$^2$",
     "|": "$|$",
 }
@@ -77,12 +78,12 @@ class Table:
 
     def csv(self) -> str:
         """Numbers in full; a column of means has its spread and count in two columns of their own."""
-        spread = [any(isinstance(row[k], Estimate) for row in self.rows) for k in range(len(self.header))]
+        spread = [_spread_of([row[k] for row in self.rows]) for k in range(len(self.header))]
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow([name for text, wide in zip(self.header, spread, strict=True) for name in _names(text, wide)])
+        writer.writerow([name for text, of in zip(self.header, spread, strict=True) for name in _names(text, of)])
         for row in self.rows:
-            writer.writerow([part for cell, wide in zip(row, spread, strict=True) for part in _parts(cell, wide)])
+            writer.writerow([part for cell, of in zip(row, spread, strict=True) for part in _parts(cell, bool(of))])
         return out.getvalue()
 
     def html(self) -> str:
@@ -117,9 +118,14 @@ def html_text(text: str) -> str:
     return html.escape(printable(text, keep="\n"), quote=True)
 
 
-def _names(text: str, wide: bool) -> list[str]:
+def _spread_of(column: list[Cell]) -> str:
+    """What the spread in a column is called; empty where it has none."""
+    return next((cell.spread for cell in column if isinstance(cell, Estimate)), "")
+
+
+def _names(text: str, spread: str) -> list[str]:
     shown = spreadsheet_cell(text)
-    return [shown, f"{shown}, std", f"{shown}, n"] if wide else [shown]
+    return [shown, f"{shown}, {spread}", f"{shown}, n"] if spread else [shown]
 
 
 def _parts(cell: Cell, wide: bool) -> list[str]:

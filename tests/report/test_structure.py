@@ -41,6 +41,7 @@ def test_tables_hold_what_was_measured_beside_what_was_published(run: Path) -> N
         "structure_over_training",
     ]
     assert not found.missing
+    assert "R² of the truth, standard error" in by_level.csv() and "$\\sigma$ & " in by_level.latex()
     titles = [axis.get_title() for axis in found.figures[0].drawing.axes]
     assert titles[0] == "nearest exact denoiser" and "memorisation beyond the Gaussian" in titles
 
