@@ -20,6 +20,8 @@ from probediff.measures.explained import (
     explained_variance,
     ratio_of_sums,
     relative_distance,
+    root_of_ratio,
+    share_taken_away,
     squared_distances,
 )
 
@@ -128,6 +130,9 @@ def structure(images: LevelImages, bandwidths: Sequence[float]) -> Structure:
     n, g, d = same_shape_rows(network=network, gaussian=last, training_set=first)
     lead = squared_distances(n, d) - squared_distances(n, g)
     others = [x.roll(1, 0) for x in (truth, last, null)]
+    # Of all members at once: to check and to convert each by itself would take longer than the sums.
+    members = images.members.double().flatten(2)
+    to_network, to_null = ((members - rows.double().flatten(1)).square().sum(dim=2) for rows in (network, null))
     return Structure(
         r2=explained_share(truth, network, null),
         r2_null=explained_share(others[0], network, others[2]).value,
@@ -142,8 +147,8 @@ def structure(images: LevelImages, bandwidths: Sequence[float]) -> Structure:
         score_training_set=explained_variance(score, scores[1]),
         gaussian_lead=float(lead.mean() / lead.std()) * math.sqrt(len(lead)),
         fit=best_bandwidth(network, images.members, bandwidths, null),
-        member_r2=[explained_share(member, network, null) for member in images.members],
-        member_distance=[relative_distance(network, member) for member in images.members],
+        member_r2=list(map(share_taken_away, to_network, to_null)),
+        member_distance=list(map(root_of_ratio, to_network, members.square().sum(dim=2))),
     )
 
 

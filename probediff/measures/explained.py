@@ -51,16 +51,13 @@ def explained_share(target: Tensor, prediction: Tensor, null: Tensor) -> WithErr
         ValueError: Other shapes, fewer than two images, or values not finite.
     """
     t, p, n = same_shape_rows(target=target, prediction=prediction, null=null)
-    ratio = ratio_of_sums(squared_distances(t, p), squared_distances(t, n))
-    return WithError(1 - ratio.value, ratio.error)
+    return share_taken_away(squared_distances(t, p), squared_distances(t, n))
 
 
 def relative_distance(prediction: Tensor, target: Tensor) -> WithError:
     """sqrt(sum |prediction - target|² / sum |target|²), the sums over images; arguments as of `explained_share`."""
     p, t = same_shape_rows(prediction=prediction, target=target)
-    ratio = ratio_of_sums(squared_distances(p, t), t.double().square().sum(dim=1))
-    root = math.sqrt(ratio.value)
-    return WithError(root, ratio.error / (2 * root) if root else 0.0)
+    return root_of_ratio(squared_distances(p, t), t.double().square().sum(dim=1))
 
 
 def explained_variance(network: Tensor, model: Tensor) -> WithError:
@@ -87,6 +84,19 @@ def explained_variance(network: Tensor, model: Tensor) -> WithError:
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """(N,) squared distances of rows."""
     return (a.double() - b.double()).square().sum(dim=1)
+
+
+def share_taken_away(left: Tensor, whole: Tensor) -> WithError:
+    """1 - sum left / sum whole, of (N,) squares each."""
+    ratio = ratio_of_sums(left, whole)
+    return WithError(1 - ratio.value, ratio.error)
+
+
+def root_of_ratio(numerator: Tensor, denominator: Tensor) -> WithError:
+    """sqrt(sum numerator / sum denominator), of (N,) squares each."""
+    ratio = ratio_of_sums(numerator, denominator)
+    root = math.sqrt(ratio.value)
+    return WithError(root, ratio.error / (2 * root) if root else 0.0)
 
 
 def ratio_of_sums(numerator: Tensor, denominator: Tensor) -> WithError:
