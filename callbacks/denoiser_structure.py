@@ -116,7 +116,7 @@ class DenoiserStructure(Probe):
             if len(beside) == 2 and self._training is not None:
                 gaps.append(memorisation_gap(*beside))
         values = (
-            self._settings(exact) | _summary(exact.levels, ladders[0], gaps) | _by_level(exact.levels, ladders[0], gaps)
+            self._settings(exact) | _summary(exact.levels, ladders[0], gaps) | _by_level(exact.levels, ladders, gaps)
         )
         arrays = _table(exact.levels, ladders, gaps)
         picture = pictures.structure({name: column.numpy() for name, column in arrays.items()})
@@ -169,12 +169,16 @@ def _summary(levels: list[Level], ladder: list[Structure], gaps: list[Memorisati
     return values
 
 
-def _by_level(levels: list[Level], ladder: list[Structure], gaps: list[MemorisationGap]) -> dict[str, float]:
+def _by_level(levels: list[Level], ladders: list[list[Structure]], gaps: list[MemorisationGap]) -> dict[str, float]:
     """What is worth a curve over training at every level; a bandwidth where it can be told apart."""
     values = {}
-    for level, row in zip(levels, ladder, strict=True):
-        values[f"bandwidth_sigma_{level.asked:g}"] = row.fit.bandwidth if row.fit.is_identified else math.nan
-        values[f"linear_share_sigma_{level.asked:g}"] = row.linear_share.value
+    for split, ladder in zip(("", "held_out_"), ladders, strict=False):
+        for level, row in zip(levels, ladder, strict=True):
+            known = row.fit.bandwidth if row.fit.is_identified else math.nan
+            values[f"{split}bandwidth_sigma_{level.asked:g}"] = known
+    values |= {
+        f"linear_share_sigma_{o.asked:g}": row.linear_share.value for o, row in zip(levels, ladders[0], strict=True)
+    }
     # In standard errors: at high noise an excess says nothing without its error.
     of_gaps = zip(levels, gaps, strict=bool(gaps))
     return values | {f"memorisation_z_sigma_{level.asked:g}": _in_errors(gap.excess) for level, gap in of_gaps}

@@ -35,6 +35,7 @@ _WHAT = (
 )
 _BY_LEVEL = {
     "bandwidth_sigma_": ("nearest exact denoiser", "bandwidth h"),
+    "held_out_bandwidth_sigma_": ("nearest one, held-out images", "bandwidth h"),
     "linear_share_sigma_": ("explained by the Gaussian", "share"),
     "memorisation_z_sigma_": ("memorisation beyond the Gaussian", "standard errors"),
 }

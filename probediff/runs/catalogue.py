@@ -102,6 +102,7 @@ _STRUCTURE = (
     Column("bandwidth", panel="Nearest exact denoiser", in_table=True, listed_as="bandwidth"),
     *quantities("bandwidth_low bandwidth_high", "Nearest exact denoiser"),
     *quantities("bandwidth_sigma_*", "Nearest exact denoiser by noise level"),
+    *quantities("held_out_bandwidth_sigma_*", "Nearest exact denoiser by noise level, held-out images"),
     *quantities("r2+ linear_share+", in_table=True),
     *quantities("r2_error linear_share_error", "Standard errors"),
     *quantities("linear_share_sigma_*", "Share explained by the Gaussian, by noise level"),

@@ -63,6 +63,7 @@ def structure_values(done: float) -> dict[str, float | None]:
         "memorisation_gap": 0.1 * done,
         "memorisation_gap_null": 0.01,
         **{f"bandwidth_sigma_{sigma:g}": 1 - done / (2 + sigma) for sigma in SIGMAS},
+        **{f"held_out_bandwidth_sigma_{sigma:g}": 1 - done / (4 + sigma) for sigma in SIGMAS},
         **{f"memorisation_z_sigma_{sigma:g}": done / (9 + sigma) for sigma in SIGMAS},
     }
 
