@@ -195,7 +195,7 @@ def test_levels_that_the_schedule_lacks_are_left_out(tmp_path: Path) -> None:
     assert (values["num_levels"], values["num_levels_left_out"]) == (1, 1)
     assert (
         "bandwidth_sigma_0.5" in values
-        and "held_out_bandwidth_sigma_0.5" not in values
+        and "held_out_bandwidth_sigma_0.5" in values
         and "bandwidth_sigma_0.001" not in values
     )
 
