@@ -159,9 +159,10 @@ def refuses_another_h(
 
 
 def test_inversions(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    few = ["--methods", "ddim", "--num_samples", "4", "--num_steps", "8", "--device", "cpu"]
+    few = ["--methods", "ddim", "newton", "--num_samples", "4", "--num_steps", "8", "--device", "cpu"]
     refuses_another_h(inversions, [f"exact:{run},{FEW_IMAGES}", *few, "--out", str(tmp_path)], capsys)
-    (row,) = json.loads((tmp_path / "num_steps=0008" / "inversion_methods.json").read_text())
+    row, newton = json.loads((tmp_path / "num_steps=0008" / "inversion_methods.json").read_text())
+    assert newton["method"] == "newton"
     assert (row["denoiser"], row["convention"], row["clip"]) == ("smoothed_empirical", "openai", False)
 
 
