@@ -206,6 +206,12 @@ class SmoothedEmpiricalDenoiser(nn.Module):
         return known
 
 
+def basis_bytes(dimensions: int, mirrored: bool) -> int:
+    """Memory that covariance and eigenbasis of images of so many values need at least, while they are made."""
+    # Matrices of float64, as measured: the covariance, its eigenvectors, what eigh works in; and the mirrored ones.
+    return (6 if mirrored else 4) * 8 * dimensions**2
+
+
 def _check_bandwidth(bandwidth: float) -> float:
     if not 0 <= bandwidth <= 1:
         raise ValueError(f"bandwidth must lie in [0, 1], got {bandwidth}: 0 is the training set, 1 its Gaussian")

@@ -14,6 +14,7 @@ from torch import nn
 
 from probediff.denoisers import ANALYTIC_OPTIONS, SmoothedEmpiricalDenoiser, analytic_denoiser
 from probediff.denoisers.analytic import OF_STATISTICS
+from probediff.denoisers.empirical import basis_bytes
 from probediff.files.capacity import check_memory
 from probediff.models.base import ProbeModel
 from probediff.models.baseline import RunImages, fit_gaussian
@@ -111,8 +112,9 @@ class ExactModel:
             # The statistics are all of it: no image is in it by itself, and it is the one of `gaussian:RUN`.
             return every.model_of(every.gaussian(), **conventions)
         count, size = len(images.indices), math.prod(images.array.shape[1:])
-        # The images as they are and in the eigenbasis, in float32; matrices of the eigenbasis in float64.
-        check_memory("images", count, 2 * 4 * count * size + 3 * 8 * size**2, "fit it to fewer, with ,images=M")
+        basis = basis_bytes(size, images.mirrored) if self.kind in (FAMILY, *OF_STATISTICS) else 0
+        # The images as they are, and centred or in the eigenbasis, in float32.
+        check_memory("images", count, 2 * 4 * count * size + basis, "fit it to fewer, with ,images=M")
         return images.model_of(_make(self.kind, self.options, images).eval(), **conventions)
 
     def _conventions(self, mirrored: bool) -> dict[str, Any]:

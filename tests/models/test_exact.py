@@ -157,6 +157,16 @@ def test_what_does_not_fit_is_refused_before_the_images_are_read(
         ExactModel.parse(f"exact:{finished},h=0.4").load()
 
 
+@pytest.mark.parametrize("name", ["exact:{},h=1", "gaussian:{}", "exact:{},h=0.4,images=50"])
+def test_the_basis_must_fit_too(finished: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Four matrices of 64 x 64 numbers are 128 KiB."""
+    monkeypatch.setattr("probediff.files.capacity.memory_bytes", lambda: 2**16)
+    monkeypatch.setattr("probediff.models.baseline.image_moments", pytest.fail)
+    with pytest.raises(ValueError, match=r"must fit into the .* memory of this machine, got"):
+        load_exact(name.format(finished))
+    load_exact(f"exact:{finished},denoiser=optimal,images=50")
+
+
 def test_a_source_of_its_own(finished: Path) -> None:
     source = find_source(ModelChoice(f"exact:{finished},h=0.4,images=50"))
     assert (source.steps, source.run, source.is_exact) == ([0], finished, True)
