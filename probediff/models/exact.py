@@ -18,6 +18,7 @@ from probediff.denoisers.empirical import basis_bytes
 from probediff.files.capacity import check_memory
 from probediff.models.base import ProbeModel
 from probediff.models.baseline import RunImages, fit_gaussian
+from probediff.runs.configuration import CONFIG
 
 EXACT, GAUSSIAN = "exact:", "gaussian:"
 #: The family from the Gaussian to the training images, which the bandwidth h chooses from.
@@ -149,10 +150,14 @@ def load_exact(spec: str, trust: bool = False) -> tuple[str, ProbeModel]:
 
 
 def _split(text: str) -> tuple[Path, list[str]]:
-    """The run and the parts after it: the longest beginning that is a folder, else what comes before KEY=VALUE."""
+    """The run and the parts after it: the longest beginning that is a run, else a folder, else before KEY=VALUE.
+
+    Results may lie beside the run in a folder that has the whole name.
+    """
     parts = text.split(",")
     beginnings = [Path(beginning).expanduser() for beginning in accumulate(parts, lambda left, part: f"{left},{part}")]
     folders = [index for index, path in enumerate(beginnings) if path.is_dir()]
+    folders = [index for index in folders if (beginnings[index] / CONFIG).is_file()] or folders
     last = folders[-1] if folders else len(parts) - 1
     while not folders and last > 0 and _OPTION.fullmatch(parts[last]):
         last -= 1

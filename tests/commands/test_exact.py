@@ -103,6 +103,8 @@ def test_a_run_that_went_on_is_compared_again(probed: Path, tmp_path: Path) -> N
     run.sample_path(4).write_bytes(b"")
     run.records_path.write_text("".join(lines))
     assert f"{run.sample_path(4)}" in compare_with_network(ours, run, compare, options)
+    shutil.rmtree(run.path / "samples")
+    assert "the run keeps none" in compare_with_network(ours, run, compare, options)
 
 
 def test_the_gaussian_by_its_three_names(run: Path, tmp_path: Path) -> None:

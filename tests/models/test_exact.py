@@ -46,6 +46,13 @@ def test_a_folder_may_hold_commas(tmp_path_factory: pytest.TempPathFactory, name
     assert (exact.run, exact.options["h"]) == (run, 0.5)
 
 
+def test_results_may_lie_beside_the_run_in_a_folder_of_the_whole_name(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").touch()
+    (tmp_path / "run,h=0.5").mkdir()
+    assert ExactModel.parse(f"exact:{tmp_path}/run,h=0.5") == ExactModel(tmp_path / "run", options={"h": 0.5})
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
