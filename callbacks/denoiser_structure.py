@@ -15,6 +15,7 @@ from torch import Tensor
 from probediff import pictures
 from probediff.callbacks.base import Probe
 from probediff.callbacks.exact_images import BANDWIDTHS, ExactImages, Level, find_levels, sigmas_of
+from probediff.denoisers.empirical import basis_bytes
 from probediff.files.capacity import check_memory
 from probediff.measures import memorisation_gap, structure
 from probediff.measures.denoiser_structure import MemorisationGap, Structure
@@ -37,7 +38,8 @@ class DenoiserStructure(Probe):
     Args:
         enabled: whether the probe runs.
         num_images: real images of each split.
-        num_training_images: images behind the exact denoisers, spread over the training set; all where there are fewer.
+        num_training_images: images behind the exact denoisers and their covariance, spread over the training set; all
+            where there are fewer. Fewer than an image has values make the covariance singular.
         sigmas: noise levels sqrt((1 - alpha_bar) / alpha_bar); those that the schedule lacks are left out.
     """
 
@@ -79,9 +81,9 @@ class DenoiserStructure(Probe):
                 )
             if len(few) < 2:
                 raise ValueError(f"denoiser_structure needs at least 2 images, got {len(few)}; give more, or {off}")
-        # Covariance, eigenvectors and what their computation needs.
         size = math.prod(context.image_shape)
-        check_memory("denoiser_structure", f"images of {size} values", 24 * size**2, off)
+        needed = basis_bytes(size, context.training is not None and bool(context.training.mirrored))
+        check_memory("denoiser_structure", f"images of {size} values", needed, off)
         if context.schedule is not None:
             self._levels(context.schedule)
         if (context.real_images, context.training) != (self._real_images, self._training):

@@ -98,7 +98,12 @@ class ExactImages:
             num_images: of each split.
             model: schedule and levels of the model beside which they stand, and its device, where they are evaluated.
             noise_seed: of the noises.
+
+        Raises:
+            ValueError: images that are all alike.
         """
+        if bool((images == images[:1]).all()):
+            raise ValueError(f"denoiser_structure needs images that differ, got {len(images)} equal ones; give others")
         schedule, levels, device = model
         chosen = torch.linspace(0, len(images) - 1, min(num_images, len(images)), dtype=torch.float64).round().long()
         held_out = training.held_out(num_images)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from probediff.denoisers.gaussian import check_asked, check_images
+from probediff.denoisers.gaussian import check_asked, check_images, in_full_precision
 from probediff.measures.covariance import Moments, moments
 from probediff.schedule import NoiseSchedule
 
@@ -43,7 +44,6 @@ class SmoothedEmpiricalDenoiser(nn.Module):
         dropped_weight: Images may be passed over as long as the p_i of an evaluation that are lost add up to less than
             this, which moves a denoised image by less than this times sqrt(1 - h^2) times the largest distance between
             two training images. It saves up to half of the time; with 0 only images of weight 0 are passed over.
-
         statistics: m and S, where the images are only a part of a larger set; by default their own. With fewer images
             than values their own S is singular, and what it smooths by leaves most directions as they are.
 
@@ -120,10 +120,12 @@ class SmoothedEmpiricalDenoiser(nn.Module):
             eps in the shape and dtype of `x`.
 
         Raises:
+            TypeError: When the module was moved to fewer digits than float32.
             ValueError: On other shapes.
         """
         return self.predict(x, timestep)[1]
 
+    @in_full_precision
     def predict(self, x: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
         """Return the expected image and the expected noise; arguments and errors as of `forward`."""
         check_asked(x, timestep, len(self.mean))
@@ -169,9 +171,9 @@ class SmoothedEmpiricalDenoiser(nn.Module):
             some = slice(start, start + _CHUNK)
             even, odd = (query[:, block] @ self.points[some, block].T for block in blocks)
             even -= squares[level_of_row, some] / 2
-            for sign, exponents in zip(signs, weights, strict=True):
-                torch.add(even, odd, alpha=sign, out=exponents[:, some])
-        weights = weights.sub_(weights.amax((0, 2))[:, None]).exp_()
+            for turn, sign in enumerate(signs):
+                weights[turn, :, some] = torch.add(even, odd, alpha=sign)
+        weights = weights.sub_(weights.detach().amax((0, 2))[:, None]).exp_()
         points = self.points
         # Far from the noisiest levels most weights are so small that float numbers have none but 0 for them.
         matters = (weights > self.dropped_weight / (len(signs) * len(points))).flatten(0, 1).any(0)
@@ -186,6 +188,10 @@ class SmoothedEmpiricalDenoiser(nn.Module):
                 total[:, block] += signed @ points[some, block]
         return total / weights.sum((0, 2))[:, None]
 
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        self._known_squares.clear()
+
     def _squares(self, level: int) -> Tensor:
         """The M numbers a c^2 y_i . (w y_i) of a timestep, which a batch and all batches of a sampler share."""
         known = self._known_squares.get(level)
@@ -198,6 +204,12 @@ class SmoothedEmpiricalDenoiser(nn.Module):
                 self._known_squares.clear()
             self._known_squares[level] = known
         return known
+
+
+def basis_bytes(dimensions: int, mirrored: bool) -> int:
+    """Memory that covariance and eigenbasis of images of so many values need at least, while they are made."""
+    # Matrices of float64, as measured: the covariance, its eigenvectors, what eigh works in; and the mirrored ones.
+    return (6 if mirrored else 4) * 8 * dimensions**2
 
 
 def _check_bandwidth(bandwidth: float) -> float:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from probediff.denoisers.gaussian import check_asked, check_images
+from probediff.denoisers.gaussian import check_asked, check_images, in_full_precision
 from probediff.schedule import NoiseSchedule
 
 #: So many numbers are in one working array at most, unless one query and one image need more.
@@ -91,10 +91,12 @@ class FilteredPosteriorMean(nn.Module):
             eps in the shape and dtype of `x`.
 
         Raises:
+            TypeError: When the module was moved to fewer digits than float32.
             ValueError: On other shapes.
         """
         return self.predict(x, timestep)[1]
 
+    @in_full_precision
     def predict(self, x: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
         """Return the expected image and the noise that goes with it; arguments and errors as of `forward`."""
         shape = self.points.shape[1:]

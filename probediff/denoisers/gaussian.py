@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +13,25 @@ from torch import Tensor, nn
 from probediff.measures.covariance import check_covariance, moments
 from probediff.schedule import NoiseSchedule
 
+T = TypeVar("T")
 _RELATIVE_TOLERANCE = 1e-5
+
+
+def in_full_precision(evaluate: Callable[..., T]) -> Callable[..., T]:
+    """A method of an exact denoiser that is not autocast and refuses fewer digits: they would be lost in silence."""
+
+    @functools.wraps(evaluate)
+    def evaluate_in_full(self: nn.Module, x: Tensor, timestep: Tensor) -> T:
+        dtype = next(self.buffers()).dtype
+        if dtype not in (torch.float32, torch.float64):
+            raise TypeError(
+                f"exact denoisers must be float32 or float64, got {dtype}: leave out .half() or .bfloat16(), of which "
+                ".float() gets no digits back; x may have any dtype"
+            )
+        with torch.autocast(x.device.type, enabled=False):
+            return evaluate(self, x, timestep)
+
+    return evaluate_in_full
 
 
 class GaussianDenoiser(nn.Module):
@@ -90,8 +111,9 @@ class GaussianDenoiser(nn.Module):
         denoiser._register(mean, eigenvalues, eigenvectors, schedule)
         return denoiser
 
+    @in_full_precision
     def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
-        """Return the expected noise in `x`.
+        """Return the expected noise in `x`, also within autocast.
 
         Args:
             x: (B, C, H, W) with C * H * W = D, or (B, D).
@@ -101,6 +123,7 @@ class GaussianDenoiser(nn.Module):
             eps in the shape and dtype of `x`.
 
         Raises:
+            TypeError: When the module was moved to fewer digits than float32.
             ValueError: On other shapes.
         """
         dimensions = len(self.mean)

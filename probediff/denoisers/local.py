@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -125,6 +126,10 @@ class PCALocality(_MaskedPosteriorMean):
 
     def _keys(self, timestep: Tensor) -> Tensor:
         return timestep
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        self._kept_mask = None
 
     def _sum_seen(self, squares: Tensor, key: int) -> Tensor:
         if self._kept_mask is None or self._kept_mask[0] != key or self._kept_mask[1].dtype != squares.dtype:

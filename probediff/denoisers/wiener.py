@@ -6,7 +6,7 @@ from typing import Self
 
 from torch import Tensor
 
-from probediff.denoisers.gaussian import GaussianDenoiser, check_asked, check_images
+from probediff.denoisers.gaussian import GaussianDenoiser, check_asked, check_images, in_full_precision
 from probediff.measures.covariance import Moments, moments
 from probediff.schedule import NoiseSchedule
 
@@ -51,6 +51,7 @@ class WienerDenoiser(GaussianDenoiser):
         """Return the expected noise in `x`; arguments and errors as of `GaussianDenoiser.forward`."""
         return self.predict(x, timestep)[1]
 
+    @in_full_precision
     def predict(self, x: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
         """Return the expected image and the expected noise; arguments and errors as of `forward`."""
         check_asked(x, timestep, len(self.mean))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 from probediff.data.base import ImageArray, ImageTensors
 from probediff.denoisers import GaussianDenoiser
+from probediff.denoisers.empirical import basis_bytes
+from probediff.files.capacity import check_memory
 from probediff.measures.covariance import Moments
 from probediff.models.base import ProbeModel, conventions_of
 from probediff.models.run import Diffusion, load_run_data, read_run_config
@@ -37,7 +40,8 @@ def fit_gaussian(run: Path, num_images: int | None = None, trust: bool = False) 
 
     Raises:
         FileNotFoundError: no run there, or its data are gone.
-        ValueError: ``num_images`` outside 2 .. the number of images, or a configuration that cannot be read.
+        ValueError: ``num_images`` outside 2 .. the number of images, no memory for it, or a configuration that cannot
+            be read.
     """
     images = RunImages.of(run, num_images, trust)
     return images.model_of(images.gaussian(), denoiser="gaussian")
@@ -87,7 +91,14 @@ class RunImages:
         return replace(self, indices=np.arange(len(self.array), dtype=np.int64))
 
     def statistics(self) -> Moments:
-        """Their mean and covariance; they are read in chunks."""
+        """Their mean and covariance; they are read in chunks.
+
+        Raises:
+            ValueError: no memory for what an exact denoiser makes of these.
+        """
+        size = math.prod(self.array.shape[1:])
+        needed = basis_bytes(size, self.mirrored)
+        check_memory("an exact denoiser", f"images of {size} values", needed, "take a run of smaller images")
         return Moments(*image_moments(self.array, self.indices, self.mirrored), len(self.indices))
 
     def gaussian(self) -> GaussianDenoiser:

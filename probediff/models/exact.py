@@ -14,9 +14,11 @@ from torch import nn
 
 from probediff.denoisers import ANALYTIC_OPTIONS, SmoothedEmpiricalDenoiser, analytic_denoiser
 from probediff.denoisers.analytic import OF_STATISTICS
+from probediff.denoisers.empirical import basis_bytes
 from probediff.files.capacity import check_memory
 from probediff.models.base import ProbeModel
 from probediff.models.baseline import RunImages, fit_gaussian
+from probediff.runs.configuration import CONFIG
 
 EXACT, GAUSSIAN = "exact:", "gaussian:"
 #: The family from the Gaussian to the training images, which the bandwidth h chooses from.
@@ -111,8 +113,9 @@ class ExactModel:
             # The statistics are all of it: no image is in it by itself, and it is the one of `gaussian:RUN`.
             return every.model_of(every.gaussian(), **conventions)
         count, size = len(images.indices), math.prod(images.array.shape[1:])
-        # The images as they are and in the eigenbasis, in float32; matrices of the eigenbasis in float64.
-        check_memory("images", count, 2 * 4 * count * size + 3 * 8 * size**2, "fit it to fewer, with ,images=M")
+        basis = basis_bytes(size, images.mirrored) if self.kind in (FAMILY, *OF_STATISTICS) else 0
+        # The images as they are, and centred or in the eigenbasis, in float32.
+        check_memory("images", count, 2 * 4 * count * size + basis, "fit it to fewer, with ,images=M")
         return images.model_of(_make(self.kind, self.options, images).eval(), **conventions)
 
     def _conventions(self, mirrored: bool) -> dict[str, Any]:
@@ -147,10 +150,14 @@ def load_exact(spec: str, trust: bool = False) -> tuple[str, ProbeModel]:
 
 
 def _split(text: str) -> tuple[Path, list[str]]:
-    """The run and the parts after it: the longest beginning that is a folder, else what comes before KEY=VALUE."""
+    """The run and the parts after it: the longest beginning that is a run, else a folder, else before KEY=VALUE.
+
+    Results may lie beside the run in a folder that has the whole name.
+    """
     parts = text.split(",")
     beginnings = [Path(beginning).expanduser() for beginning in accumulate(parts, lambda left, part: f"{left},{part}")]
     folders = [index for index, path in enumerate(beginnings) if path.is_dir()]
+    folders = [index for index in folders if (beginnings[index] / CONFIG).is_file()] or folders
     last = folders[-1] if folders else len(parts) - 1
     while not folders and last > 0 and _OPTION.fullmatch(parts[last]):
         last -= 1

@@ -49,7 +49,9 @@ def compare_with_network(
     ends = [record for record in folder.records() if record["probe"] == END_OF_EVENT]
     final = _final_event(run)
     if final is None or not ends:
-        return "not compared with the run's final samples, for the run has not come to its end: give the command again"
+        is_lost = ends and run.is_finished()
+        why = "keeps none" if is_lost else "has not come to its end: give the command again then"
+        return f"not compared with the run's final samples, for the run {why}"
     here, there = ends[-1]["conventions"], final["conventions"]
     differing = [key for key in _SHARED if as_json(here.get(key)) != there.get(key)]
     # A noise depends on its index only, so that fewer of them are the first of the run's.

@@ -25,7 +25,7 @@ def exact_denoisers(comparison: Comparison) -> Section:
     name, title = "exact-denoisers", "Exact denoisers"
     folders = [(run, records) for run in comparison.runs for records in run.extra if records.is_exact]
     missing = [] if any(members(group) for group in comparison.groups) else [_HOW_TO]
-    if not any(records.kind != "gaussian" for _, records in folders):
+    if all(records.kind == "gaussian" and not records.differing_from(run.own) for run, records in folders):
         return Section(name, title, missing=tuple(missing))
     shown = {(member.kind, member.num_images) for group in comparison.groups for member in members(group)}
     rows = tuple(_row(run, records, shown) for run, records in folders)
@@ -34,7 +34,8 @@ def exact_denoisers(comparison: Comparison) -> Section:
     if others:
         missing.append(
             f"{others} of {len(rows)} folders of exact denoisers do not stand in the figures: only what was made as "
-            f"the run's own records can, for the values depend on N and on the steps; the table says what differs."
+            f"the run's own records can, for the values depend on N and on the steps, and one of each h; the table "
+            f"says what differs."
         )
     return Section(name, title, (_WHAT,), (), (Table("exact_denoisers", caption, _HEADER, rows),), tuple(missing))
 
@@ -44,7 +45,7 @@ def _row(run: Run, records: ProbeRecords, shown: set[tuple[str, int]]) -> tuple[
     differing = records.differing_from(run.own)
     words = "; ".join(f"{_SPELLED.get(key, key)} {here}, not {there}" for key, (here, there) in differing.items())
     if not words and (member.kind, member.num_images) not in shown:
-        words = "another one of this h has more images"
+        words = "another one of this h stands there, of as many images or more"
     how = (records.convention(key) for key in ("num_samples", "num_steps", "convention", "clip"))
     place = "/".join([run.name, *records.folder.path.parts[-2:]])
     return (place, member.label, member.num_images or None, *map(_in_a_word, how), words or "yes")

@@ -42,7 +42,7 @@ def assignment_table(comparison: Comparison) -> Section:
 def _accuracy_table(comparison: Comparison, settings: set[Setting]) -> Table:
     published, _ = published_for(comparison.data)
     several = len({convention for _, convention in settings}) > 1
-    with_gaussian = [group for group in comparison.groups if any(run.of_kind("gaussian") for run in group.runs)]
+    with_gaussian = [g for g in comparison.groups if any(r.kind == "gaussian" for run in g.runs for r in _folders(run))]
     columns = [("own", group, group.label) for group in comparison.groups]
     columns += [("gaussian", group, comparison.gaussian_label(group)) for group in with_gaussian]
     columns += [
@@ -71,10 +71,9 @@ def _accuracy_table(comparison: Comparison, settings: set[Setting]) -> Table:
 def _folders(run: Run) -> list[ProbeRecords]:
     """The run's own records first, then replays, other numbers of steps of a model, exact denoisers.
 
-    Of these, but for the Gaussian, only what was made as the run's own apart from steps and convention.
+    Of these only what was made as the run's own apart from steps and convention.
     """
-    exact = [records for records in run.exact(*_SETTING) if records.kind != "gaussian"]
-    return [run.own, *run.of_kind("replay"), *run.of_kind("model"), *run.of_kind("gaussian"), *exact]
+    return [run.own, *run.of_kind("replay"), *run.of_kind("model"), *run.exact(*_SETTING)]
 
 
 def _setting(records: ProbeRecords) -> Setting | None:

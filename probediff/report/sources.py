@@ -100,7 +100,7 @@ class ProbeRecords:
     @property
     def is_exact(self) -> bool:
         """Whether an exact denoiser was probed."""
-        return self.kind == "gaussian" or self.kind.startswith(EXACT)
+        return is_exact(self.kind)
 
     def differing_from(self, own: "ProbeRecords") -> dict[str, tuple[Any, Any]]:
         """Why values of this exact denoiser may not stand beside a run's own: key -> (here, there)."""
@@ -146,7 +146,7 @@ class Run:
 
         Of an exact denoiser none other than one that was made as the run's own records.
         """
-        if kind.startswith(EXACT):
+        if is_exact(kind):
             return next((p for p in self.exact() if p.kind == kind), None)
         folders = self.of_kind(kind)
         num_steps = self.own.convention("num_steps")
@@ -163,7 +163,7 @@ class Run:
     def exact_folder(self, file: Path) -> str:
         """Name of the exact denoiser's folder that an analysis lies in; empty for one of the run's network."""
         places = file.relative_to(self.path).parts[1:2]
-        return next((name for name in places if name == "gaussian" or name.startswith(EXACT)), "")
+        return next(filter(is_exact, places), "")
 
     @property
     def is_finished(self) -> bool:
@@ -262,10 +262,15 @@ def _read_run(path: Path, name: str) -> Run:
     return Run(name, path, own.folder.config(), own.folder.provenance(), own, tuple(extra))
 
 
+def is_exact(kind: str) -> bool:
+    """Whether a folder of this name, or kind, is that of an exact denoiser, of its own samples or real images."""
+    return kind in ("gaussian", "gaussian-images") or kind.startswith(EXACT)
+
+
 def _kind_of(folder: Path) -> str:
     if folder.name == _EXACT_GAUSSIAN:
         return "gaussian"
-    return folder.name if folder.name in KINDS or folder.name.startswith(EXACT) else "model"
+    return folder.name if folder.name in KINDS or is_exact(folder.name) else "model"
 
 
 def _without_outdated(records: ProbeRecords, own: ProbeRecords) -> ProbeRecords:

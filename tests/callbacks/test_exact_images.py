@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from probediff.callbacks.exact_images import BANDWIDTHS, ExactImages, find_levels, noised
@@ -26,3 +27,9 @@ def test_members_are_the_exact_denoisers_of_each_split_and_level() -> None:
             for member, bandwidth in zip(beside.members, BANDWIDTHS, strict=True):
                 expected = FAMILY.with_bandwidth(bandwidth).predict(x_t, timestep)[0]
                 torch.testing.assert_close(member.float(), expected.flatten(1), rtol=1e-3, atol=1e-4)
+
+
+def test_equal_images_are_refused_for_they_have_no_variance() -> None:
+    schedule = (SCHEDULE, find_levels(SCHEDULE, [1.0]), torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"needs images that differ, got 5 equal ones"):
+        ExactImages.evaluate(SEEN[:1].expand(5, -1, -1, -1), TRAINING, 4, schedule, noise_seed=0)

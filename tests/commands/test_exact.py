@@ -103,6 +103,8 @@ def test_a_run_that_went_on_is_compared_again(probed: Path, tmp_path: Path) -> N
     run.sample_path(4).write_bytes(b"")
     run.records_path.write_text("".join(lines))
     assert f"{run.sample_path(4)}" in compare_with_network(ours, run, compare, options)
+    shutil.rmtree(run.path / "samples")
+    assert "the run keeps none" in compare_with_network(ours, run, compare, options)
 
 
 def test_the_gaussian_by_its_three_names(run: Path, tmp_path: Path) -> None:
@@ -159,9 +161,10 @@ def refuses_another_h(
 
 
 def test_inversions(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    few = ["--methods", "ddim", "--num_samples", "4", "--num_steps", "8", "--device", "cpu"]
+    few = ["--methods", "ddim", "newton", "--num_samples", "4", "--num_steps", "8", "--device", "cpu"]
     refuses_another_h(inversions, [f"exact:{run},{FEW_IMAGES}", *few, "--out", str(tmp_path)], capsys)
-    (row,) = json.loads((tmp_path / "num_steps=0008" / "inversion_methods.json").read_text())
+    row, newton = json.loads((tmp_path / "num_steps=0008" / "inversion_methods.json").read_text())
+    assert newton["method"] == "newton"
     assert (row["denoiser"], row["convention"], row["clip"]) == ("smoothed_empirical", "openai", False)
 
 

@@ -46,6 +46,13 @@ def test_a_folder_may_hold_commas(tmp_path_factory: pytest.TempPathFactory, name
     assert (exact.run, exact.options["h"]) == (run, 0.5)
 
 
+def test_results_may_lie_beside_the_run_in_a_folder_of_the_whole_name(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").touch()
+    (tmp_path / "run,h=0.5").mkdir()
+    assert ExactModel.parse(f"exact:{tmp_path}/run,h=0.5") == ExactModel(tmp_path / "run", options={"h": 0.5})
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -155,6 +162,16 @@ def test_what_does_not_fit_is_refused_before_the_images_are_read(
     monkeypatch.setattr("probediff.models.baseline.RunImages.read", pytest.fail)
     with pytest.raises(ValueError, match=r"images must fit into the .* got 1797.*fit it to fewer, with ,images=M"):
         ExactModel.parse(f"exact:{finished},h=0.4").load()
+
+
+@pytest.mark.parametrize("name", ["exact:{},h=1", "gaussian:{}", "exact:{},h=0.4,images=50"])
+def test_the_basis_must_fit_too(finished: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Four matrices of 64 x 64 numbers are 128 KiB."""
+    monkeypatch.setattr("probediff.files.capacity.memory_bytes", lambda: 2**16)
+    monkeypatch.setattr("probediff.models.baseline.image_moments", pytest.fail)
+    with pytest.raises(ValueError, match=r"must fit into the .* memory of this machine, got"):
+        load_exact(name.format(finished))
+    load_exact(f"exact:{finished},denoiser=optimal,images=50")
 
 
 def test_a_source_of_its_own(finished: Path) -> None:

@@ -85,6 +85,25 @@ def test_what_was_made_otherwise_stands_in_no_band_and_is_told(run: Path, option
     assert str(shown) in row["stands beside the run's own"] or str(value) in row["stands beside the run's own"]
 
 
+def test_no_gaussian_stands_beside_a_run_of_other_settings(run: Path) -> None:
+    """Top correlations, assignments and similarities depend on the number of samples."""
+    shutil.rmtree(run / "probes")
+    write_exact(run, "gaussian", 5, denoiser="gaussian", num_samples=10)
+    write_exact(run, "gaussian-images", 5, 10, denoiser="gaussian", images="mine")
+    comparison = compared(run)
+    assert not lines(panel(comparison, ACCURACY), "baseline")
+    assert latents.correlation(comparison).tables[0].header[:2] == ("", "run")
+    (table,) = mapping.assignment_table(comparison).tables
+    assert not [column for column in table.header if "Gaussian" in column]
+    assert {row["DDIM steps"]: row["run: noise → sample"] for row in rows_of(table)}["10"] == ""
+    told = [row["stands beside the run's own"] for row in rows_of(exact_denoisers(comparison).tables[0])]
+    assert told == ["N 10, not 20", "DDIM steps 10, not 100; inverted mine, not own samples"]
+    write_exact(run, "exact-h=1", 7, bandwidth=1.0)
+    assert [line.points for line in lines(panel(compared(run), ACCURACY), "baseline")] == [
+        pytest.approx({-1: accuracy(7)})
+    ]
+
+
 def test_of_one_bandwidth_the_one_of_most_images_stands_for_all(run: Path) -> None:
     write_exact(run, "exact-h=0.4,images=500", 50, bandwidth=0.4, fitted_to=500)
     write_exact(run, "exact-h=0.2,images=500", 2, bandwidth=0.2, fitted_to=500)
@@ -93,7 +112,9 @@ def test_of_one_bandwidth_the_one_of_most_images_stands_for_all(run: Path) -> No
     assert "exact-h=0.4,images=500" not in found
     assert found["exact-h=0.2,images=500"] == "h = 0.2, M = 500"
     told = {row["folder"]: row["stands beside the run's own"] for row in rows_of(exact_denoisers(comparison).tables[0])}
-    assert told["run/exact-h=0.4,images=500/num_steps=0100"] == "another one of this h has more images"
+    assert told["run/exact-h=0.4,images=500/num_steps=0100"] == (
+        "another one of this h stands there, of as many images or more"
+    )
     assert told["run/exact-h=0.4/num_steps=0100"] == "yes"
 
 
