@@ -68,11 +68,15 @@ def compare_with_network(
         try:
             samples = folder.load_samples(step)
             final_samples = run.load_samples(final["step"])[: len(samples)]
-            values = compare(samples, final_samples) | _explained(samples, final_samples)
+            values, lost = _explained(samples, final_samples), ""
         except (OSError, ValueError) as error:
             return f"not compared with the run's final samples: {error}"
+        try:
+            values |= compare(samples, final_samples)
+        except ValueError as error:  # such as samples of so few images that SVCCA has no rank
+            lost = f"similarities: {error}"
         folder.forget(step, {NETWORK_SIMILARITY})
-        result = ProbeResult(values | {"final_step": float(final["step"])}).validate()
+        result = ProbeResult(values | {"final_step": float(final["step"])}, error=lost).validate()
         conventions = here | {"options": options}
         Tracker(folder, loggers).log([Entry(step, NETWORK_SIMILARITY, result, conventions, identity)])
     return ""

@@ -100,6 +100,14 @@ def test_a_run_that_went_on_is_compared_again(probed: Path, tmp_path: Path) -> N
         assert compare_with_network(ours, run, compare, options) == ""
         (similarity,) = (r for r in ours.records() if r["probe"] == "network_similarity")
         assert similarity["values"]["cka"] == 24 and similarity["values"]["final_step"] == 4
+    ours.forget(0, {"network_similarity"})
+
+    def fail(*_: torch.Tensor) -> dict[str, float]:
+        raise ValueError("no rank")
+
+    assert compare_with_network(ours, run, fail, options) == ""
+    (similarity,) = (r for r in ours.records() if r["probe"] == "network_similarity")
+    assert "r2" in similarity["values"] and similarity["error"] == "similarities: no rank"
     run.sample_path(4).write_bytes(b"")
     run.records_path.write_text("".join(lines))
     assert f"{run.sample_path(4)}" in compare_with_network(ours, run, compare, options)
