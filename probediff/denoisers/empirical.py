@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probediff.denoisers.gaussian import check_asked, check_images, in_full_precision
+from probediff.denoisers.gaussian import check_asked, check_images, in_full_precision, register_levels
 from probediff.measures.covariance import Moments, moments
 from probediff.schedule import NoiseSchedule
 
@@ -75,6 +75,7 @@ class SmoothedEmpiricalDenoiser(nn.Module):
     ) -> None:
         super().__init__()
         check_images(images)
+        images = images.detach()
         if statistics is not None and statistics.mean.shape != images[0].flatten().shape:
             raise ValueError(
                 f"statistics must be of images of {images[0].numel()} values, got {len(statistics.mean)}: take the "
@@ -85,21 +86,18 @@ class SmoothedEmpiricalDenoiser(nn.Module):
         self.bandwidth = _check_bandwidth(bandwidth)
         self.mirrored = mirrored
         self.dropped_weight = dropped_weight
-        estimate = moments(images.detach().split(_CHUNK)) if statistics is None else statistics
+        estimate = moments(images.split(_CHUNK)) if statistics is None else statistics
         mean, eigenvalues, eigenvectors, self._num_symmetric = _eigenbasis(estimate, images.shape[1:], mirrored)
         rotation = eigenvectors.to(images)
         points = torch.empty(len(images), len(mean), dtype=images.dtype, device=images.device)
         for start in range(0, len(images), _CHUNK):
             rows = images[start : start + _CHUNK].flatten(1)
             torch.matmul(rows - mean.to(rows), rotation, out=points[start : start + _CHUNK])
-        alpha_bar = schedule.alpha_bar.to(images.device)
         self.register_buffer("mean", mean.to(images))
         self.register_buffer("eigenvalues", eigenvalues.to(images))
         self.register_buffer("eigenvectors", rotation)
         self.register_buffer("points", points)
-        self.register_buffer("signal_variance", alpha_bar.to(images.dtype))
-        # 1 - alpha_bar has a buffer of its own because it would lose its digits near t = 0 in float32.
-        self.register_buffer("noise_variance", (1 - alpha_bar).to(images.dtype))
+        register_levels(self, schedule, images)
         self._known_squares: dict[int, Tensor] = {}
 
     def with_bandwidth(self, bandwidth: float) -> SmoothedEmpiricalDenoiser:

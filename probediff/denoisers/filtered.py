@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from probediff.denoisers.gaussian import check_asked, check_images, in_full_precision
+from probediff.denoisers.gaussian import check_asked, check_images, in_full_precision, register_levels
 from probediff.schedule import NoiseSchedule
 
 #: So many numbers are in one working array at most, unless one query and one image need more.
@@ -73,12 +73,9 @@ class FilteredPosteriorMean(nn.Module):
         if not bool(centre.isfinite().all()):
             raise ValueError("images must be finite, got inf or nan: check how they were decoded")
         self.mirrored = mirrored
-        alpha_bar = schedule.alpha_bar.to(images.device)
         self.register_buffer("points", images.detach() - centre)
         self.register_buffer("centre", centre)
-        self.register_buffer("signal_variance", alpha_bar.to(images.dtype))
-        # 1 - alpha_bar has a buffer of its own because it would lose its digits near t = 0 in float32.
-        self.register_buffer("noise_variance", (1 - alpha_bar).to(images.dtype))
+        register_levels(self, schedule, images)
 
     def forward(self, x: Tensor, timestep: Tensor) -> Tensor:
         """Return the noise that goes with the expected image in `x`.

@@ -62,13 +62,10 @@ class GaussianDenoiser(nn.Module):
         self._register(mean.detach().double().clone(), eigenvalues, eigenvectors, schedule)
 
     def _register(self, mean: Tensor, eigenvalues: Tensor, eigenvectors: Tensor, schedule: NoiseSchedule) -> None:
-        alpha_bar = schedule.alpha_bar.to(mean.device, torch.float64)
         self.register_buffer("mean", mean)
         self.register_buffer("eigenvalues", eigenvalues)
         self.register_buffer("eigenvectors", eigenvectors)
-        # 1 - alpha_bar has a buffer of its own because it would lose its digits near t = 0 in float32.
-        self.register_buffer("signal_variance", alpha_bar.clone())
-        self.register_buffer("noise_variance", 1 - alpha_bar)
+        register_levels(self, schedule, mean)
 
     @classmethod
     def fit(cls, images: Tensor, schedule: NoiseSchedule) -> GaussianDenoiser:
@@ -134,6 +131,14 @@ class GaussianDenoiser(nn.Module):
         gain = noise.sqrt() / (signal * self.eigenvalues + noise)
         eps = ((centred @ self.eigenvectors) * gain) @ self.eigenvectors.T
         return eps.reshape(x.shape).to(x.dtype)
+
+
+def register_levels(module: nn.Module, schedule: NoiseSchedule, like: Tensor) -> None:
+    """Give a module the buffers ``signal_variance``, alpha_bar, and ``noise_variance``, (T,) each, like a tensor."""
+    alpha_bar = schedule.alpha_bar.to(like.device)
+    module.register_buffer("signal_variance", alpha_bar.to(like.dtype, copy=True))
+    # 1 - alpha_bar has a buffer of its own because it would lose its digits near t = 0 in float32.
+    module.register_buffer("noise_variance", (1 - alpha_bar).to(like.dtype))
 
 
 def check_images(images: Tensor) -> None:
