@@ -216,8 +216,8 @@ def test_a_reference_is_read_once_and_in_the_size_of_the_pixels(
 
     monkeypatch.setattr(ImageFolder, "setup", counting)
     source = Source([0], lambda step: latent_model(), None, tmp_path)
-    real_images = _real_images(source, str(folder), latent_model())
-    assert real_images is not None
+    real_images, training = _real_images(source, str(folder), latent_model())
+    assert real_images is not None and training is None
     assert [len(real_images(count)) for count in (3, 4, 10)] == [3, 4, 4]
     assert real_images(1).shape == (1, 3, 16, 16)
     assert calls == ["images"]

@@ -106,6 +106,7 @@ MEASURES: dict[str, Callable[[Samples], object]] = {
     "cka": lambda s: m.cka(s.noise, s.latent),
     "cka debiased": lambda s: m.cka(s.noise, s.latent, debiased=True),
     "svcca": lambda s: m.svcca(s.noise, s.latent),
+    "image_r2": lambda s: m.image_r2(s.x_0, s.latent),
     "ssim": lambda s: m.ssim(s.x_0, s.latent.clamp(-1, 1)),
     "slerp": lambda s: m.slerp(s.noise, s.latent, 0.3),
     "slerp_path": lambda s: m.slerp_path(s.noise, s.latent, 3),
