@@ -99,4 +99,7 @@ def _final_event(run: RunFolder) -> Record | None:
 
 
 def _is_of(record: Record, final: Record) -> bool:
-    return record["values"].get("final_step") == final["step"] and record.get(FINAL_WEIGHTS) == final.get(WEIGHTS)
+    """Whether it is known to be of these final samples; runs of earlier versions did not record their weights."""
+    weights = final.get(WEIGHTS)
+    is_same = record["values"].get("final_step") == final["step"] and record.get(FINAL_WEIGHTS) == weights
+    return is_same and weights is not None
