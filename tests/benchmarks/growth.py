@@ -94,14 +94,14 @@ def _draws(world_size: int) -> float:
 def _exact_rows(quick: bool) -> list[dict[str, Any]]:
     """Evaluations of the exact denoisers over training images M, images N and dimensions D, each alone."""
     scale = 16 if quick else 1
-    count, num, size = 12_800 // scale, 256 // scale, 768 // scale
+    count, num, size = 12_800 // scale, 256 // scale, 384 // scale
     factors = (1, 2, 4)
     cases = {"M": [(k * count, num, 4 * size) for k in factors], "N": [(count, k * num, 4 * size) for k in factors]}
     cases["D"] = [(count, num, k * size) for k in factors]
     rows = []
     for along, sizes in cases.items():
         found = [in_own_process(evaluations, *case, False)[0] for case in sizes]
-        # Beside the products with M images stand two with the D x D eigenbasis, a quarter of them where M is 4 D.
+        # Beside the products with M images stand two with the D x D eigenbasis, an eighth of them where M is 8 D.
         seconds = [{"seconds": one["seconds"]["noisy"], "peak_gib": one["peak_gib"]} for one in found]
         along_sizes = [case["MND".index(along)] for case in sizes]
         rows.append(_row("exact denoiser, one evaluation", along, along_sizes, 1, 0.0, seconds))
