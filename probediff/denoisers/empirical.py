@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from probediff.denoisers.gaussian import check_asked, check_images, in_full_precision, register_levels
+from probediff.denoisers.gaussian import check_images, check_query, in_full_precision, register_levels
 from probediff.measures.covariance import Moments, moments
 from probediff.schedule import NoiseSchedule
 
@@ -126,7 +126,7 @@ class SmoothedEmpiricalDenoiser(nn.Module):
     @in_full_precision
     def predict(self, x: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
         """Return the expected image and the expected noise; arguments and errors as of `forward`."""
-        check_asked(x, timestep, len(self.mean))
+        check_query(x, timestep, len(self.mean))
         signal, noise = self.signal_variance[timestep][:, None], self.noise_variance[timestep][:, None]
         pixels = x.reshape(len(x), len(self.mean)).to(self.mean.dtype)
         rows = (pixels - signal.sqrt() * self.mean) @ self.eigenvectors

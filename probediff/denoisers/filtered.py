@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from probediff.denoisers.gaussian import check_asked, check_images, in_full_precision, register_levels
+from probediff.denoisers.gaussian import check_images, check_query, in_full_precision, register_levels
 from probediff.schedule import NoiseSchedule
 
 #: So many numbers are in one working array at most, unless one query and one image need more.
@@ -97,7 +97,7 @@ class FilteredPosteriorMean(nn.Module):
     def predict(self, x: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
         """Return the expected image and the noise that goes with it; arguments and errors as of `forward`."""
         shape = self.points.shape[1:]
-        check_asked(x, timestep, shape.numel())
+        check_query(x, timestep, shape.numel())
         if x.dim() == 4 and x.shape[1:] != shape:
             raise ValueError(
                 f"x must be (B, {', '.join(map(str, shape))}) as the training images, got {tuple(x.shape)}"

@@ -124,7 +124,7 @@ class GaussianDenoiser(nn.Module):
             ValueError: On other shapes.
         """
         dimensions = len(self.mean)
-        check_asked(x, timestep, dimensions)
+        check_query(x, timestep, dimensions)
         signal = self.signal_variance[timestep][:, None]
         noise = self.noise_variance[timestep][:, None]
         centred = x.reshape(x.shape[0], dimensions).to(self.mean.dtype) - signal.sqrt() * self.mean
@@ -149,7 +149,7 @@ def check_images(images: Tensor) -> None:
         raise ValueError(f"images must be (N, C, H, W) with N >= 2, got {tuple(images.shape)}: pass more images")
 
 
-def check_asked(x: Tensor, timestep: Tensor, dimensions: int) -> None:
+def check_query(x: Tensor, timestep: Tensor, dimensions: int) -> None:
     """Raise ValueError unless x is (B, D) or (B, C, H, W) of D = ``dimensions`` values, and the timestep (B,)."""
     if x.dim() not in (2, 4) or math.prod(x.shape[1:]) != dimensions:
         raise ValueError(

@@ -6,7 +6,7 @@ from typing import Self
 
 from torch import Tensor
 
-from probediff.denoisers.gaussian import GaussianDenoiser, check_asked, check_images, in_full_precision
+from probediff.denoisers.gaussian import GaussianDenoiser, check_images, check_query, in_full_precision
 from probediff.measures.covariance import Moments, moments
 from probediff.schedule import NoiseSchedule
 
@@ -54,7 +54,7 @@ class WienerDenoiser(GaussianDenoiser):
     @in_full_precision
     def predict(self, x: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
         """Return the expected image and the expected noise; arguments and errors as of `forward`."""
-        check_asked(x, timestep, len(self.mean))
+        check_query(x, timestep, len(self.mean))
         signal, noise = self.signal_variance[timestep][:, None], self.noise_variance[timestep][:, None]
         rows = (x.reshape(len(x), len(self.mean)).to(self.mean.dtype) - signal.sqrt() * self.mean) @ self.eigenvectors
         shrunk = rows / (signal * self.eigenvalues + noise)

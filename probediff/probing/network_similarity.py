@@ -68,7 +68,7 @@ def compare_with_network(
         try:
             samples = folder.load_samples(step)
             final_samples = run.load_samples(final["step"])[: len(samples)]
-            values, lost = _explained(samples, final_samples), ""
+            values, lost = _image_r2(samples, final_samples), ""
         except (OSError, ValueError) as error:
             return f"not compared with the run's final samples: {error}"
         try:
@@ -82,7 +82,7 @@ def compare_with_network(
     return ""
 
 
-def _explained(samples: Tensor, final_samples: Tensor) -> dict[str, float]:
+def _image_r2(samples: Tensor, final_samples: Tensor) -> dict[str, float]:
     """R² of each of the network's images, on average; with images of other noises; its standard error."""
     r2 = image_r2(samples, final_samples)
     null = image_r2(samples.roll(1, 0), final_samples)
