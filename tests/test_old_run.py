@@ -64,8 +64,8 @@ def probe(run: Path, out: Path, *options: str) -> None:
 
 
 def test_probe_replays_it(old_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Another processor rounds a convolution otherwise, so all numbers agree to 1e-5, and to the bit where nothing
-    of a network is in them: at step 0, where its last layer is zero, and where stored samples are compared."""
+    """Another processor rounds a convolution otherwise, so all numbers agree to 1e-5, and to 1e-9 where nothing of a
+    network is in them: at step 0, where its last layer is zero, and where stored samples are compared."""
     probe(old_run, tmp_path / "replayed")
     printed = capsys.readouterr().out
     equal, compared = count_equal(printed)
@@ -86,9 +86,10 @@ def test_probe_replays_it(old_run: Path, tmp_path: Path, capsys: pytest.CaptureF
         assert all(now[name] != then[name] for name in redefined)
         then, now = ({name: v[name] for name in then.keys() - redefined} for v in (then, now))
         assert finite(now) == close_to(then)
+        if key[0] == 0 or key[1] == "checkpoint_similarity_final":
+            assert finite(now) == pytest.approx(finite(then), rel=1e-9)
         if now == then:
             same.add(key)
-    assert {key for key in shared if key[0] == 0 or key[1] == "checkpoint_similarity_final"} <= same
     # The line that closes the run is none of a probe.
     assert (equal, compared) == (len(same - {(60, "run")}), NUM_COMPARED)
 
