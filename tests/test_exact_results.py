@@ -27,6 +27,15 @@ ANALYTIC = {
     "exact-pca_locality,images=500": "`pca_locality`, M = 500",
     "exact-equivariant,border=zeros,images=50": "`equivariant`, zeros, M = 50",
 }
+#: The first measurement of the family: h -> image to noise and back in per cent, T1, angles at image and latent, F3.
+FIRST = {
+    0.0: (12.2, 1.0, 0.964, 68, 89, 0.99),
+    0.3: (94.2, 26.4, 0.578, 29, 120, 0.61),
+    0.4: (98.3, 36.0, 0.540, 26, 121, 0.58),
+    0.6: (100, 71.6, 0.520, 24, 122, 0.53),
+    1.0: (100, 93.2, 0.466, 21, 123, 0.48),
+}
+ROUNDED_TO = (0.05, 0.05, 0.0005, 0.5, 0.5, 0.005)
 
 
 def levels() -> dict[tuple[int, int], dict[str, np.ndarray]]:
@@ -94,7 +103,50 @@ def r2_table() -> str:
     return table(["denoiser", "N", *(f"R², seed {seed}" for seed in SEEDS), "null", "CKA, debiased", "SSIM"], rows)
 
 
-@pytest.mark.parametrize("make", [variance_table, bandwidth_table, r2_table])
+def family() -> dict[float, tuple[np.ndarray, np.ndarray, dict[str, float]]]:
+    """By h: mean and standard deviation of the draws of what FIRST has, and the first draw's record."""
+    rows = [json.loads(line) for line in (RESULTS / "exact_denoisers" / "family.jsonl").read_text().splitlines()]
+    keys = ("image_to_noise", "noise_to_image", "top_10_correlation_latent", "angle_at_image_deg")
+    keys += ("angle_at_latent_deg", "closest_to_latent_step_fraction")
+    found = {}
+    for h in FIRST:
+        draws = [row for row in rows if row["h"] == h]
+        values = np.array([[row[key] for key in keys] for row in draws]) * (100, 100, 1, 1, 1, 1)
+        found[h] = values.mean(0), values.std(0, ddof=1), draws[0] | {"draws": len(draws)}
+    return found
+
+
+def family_table() -> str:
+    rows = []
+    for h, (mean, spread, draw) in family().items():
+        first, null = FIRST[h], draw["top_10_correlation_null"]
+        images = "-" if h == 1 else f"{draw['num_images']:,}"
+        ours = [
+            f"{m:.{digits}f} ± {s:.{digits}f}" for m, s, digits in zip(mean, spread, (1, 1, 3, 1, 1, 2), strict=True)
+        ]
+        rows.append(
+            [
+                *(
+                    f"{h:g}",
+                    f"{draw['num_samples']:,} / {images}",
+                    f"{first[0]:g} / {first[1]:.1f}",
+                    " / ".join(ours[:2]),
+                ),
+                *(f"{first[2]:.3f} ({null:.3f})", ours[2], f"{first[3]}° / {first[4]}°", f"{ours[3]}° / {ours[4]}°"),
+                *(f"{first[5]:.2f}", ours[5]),
+            ]
+        )
+    header = ["h", "N / M", "image→noise / noise→image, first", "ours", "T1 of the latents (null), first", "ours"]
+    return table([*header, "angle at image / latent, first", "ours", "F3, first", "ours"], rows)
+
+
+def test_the_first_measurement_of_the_family_lies_within_the_spread_of_the_draws() -> None:
+    for h, (mean, spread, draw) in family().items():
+        assert draw["draws"] == 3 and draw["statistics_of"] == 25_000
+        assert (np.abs(mean - FIRST[h]) < 2 * spread + ROUNDED_TO).all(), (h, mean, spread)
+
+
+@pytest.mark.parametrize("make", [variance_table, bandwidth_table, r2_table, family_table])
 def test_the_page_has_the_numbers_of_the_records(make: object) -> None:
     assert callable(make) and make() in PAGE
 

@@ -207,6 +207,7 @@ def train_slowly(_: Sequence[str]) -> int:
     return 0 if trainer.global_step == 2 else 1
 
 
+@pytest.mark.slow
 def test_work_of_the_first_process_outlasts_the_timeout(tmp_path: Path) -> None:
     """Two gloo processes with a timeout of 15 s; the first one works for 20 s."""
     processes = forked.start_together([], tmp_path / "log", count=2, command=train_slowly)

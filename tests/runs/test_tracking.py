@@ -86,6 +86,7 @@ def test_a_run_goes_on_when_wandb_cannot_start(fit: Fit, tmp_path: Path, monkeyp
     assert len(RunFolder(tmp_path / "run").records()) > 10
 
 
+@pytest.mark.slow
 def test_a_server_that_never_answers_does_not_stop_a_run(tmp_path: Path) -> None:
     """In a process of its own, because W&B reads the address of its server once."""
     script = """
