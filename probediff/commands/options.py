@@ -111,9 +111,10 @@ class CommandParser(LightningArgumentParser):
     def _respell(self, argument: str) -> str:
         # Settings of a pass were spelt --num_samples in some commands and --settings.num_samples in others.
         name, equals, value = argument.partition("=")
-        keys = [action.dest for action in self._actions]
-        setting = name.replace("--", "settings.", 1)
-        return f"--{setting}{equals}{value}" if name[2:] not in keys and setting in keys else argument
+        if not name.startswith("--"):  # a value, such as a folder that is called like an option
+            return argument
+        keys, key = [action.dest for action in self._actions], name.removeprefix("--")
+        return f"--settings.{key}{equals}{value}" if key not in keys and f"settings.{key}" in keys else argument
 
     def _refuse_pipe(self, argument: str) -> None:
         # The library opens what may be a configuration, and would wait for a writer. A shell's <(...) has one.

@@ -126,10 +126,11 @@ def parse(arguments: list[str]) -> tuple[CommandParser, Any, Source]:
     parser = build_parser()
     run = exact_run(model) if is_exact(model) else run_of(Path(model)) if model.endswith(".ckpt") else Path(model)
     parser.set_defaults(_run_defaults(run, {action.dest for action in parser._actions}))
-    if is_exact(model):
+    options = parser.parse_args(rest)
+    if is_exact(model) or options.denoiser == "gaussian":
         # It would be compared with itself, for the price of all exact denoisers.
         parser.set_defaults({"denoiser_structure.enabled": False})
-    options = parser.parse_args(rest)
+        options = parser.parse_args(rest)
     source = find_source(_choice(model, run, options, rest))
     if source.run is None:
         parser.set_defaults(_model_defaults(source.load(0)))
@@ -278,9 +279,12 @@ def _run(task: ProbeTask, source: Source, enabled: Sequence[Probe], options: Any
     loggers = [] if options.wandb.mode == "disabled" else [FailsafeWandbLogger(options.wandb, task.folder.path)]
     tracker = probe_afterwards(task, task.applicable(enabled), device, loggers, options.progress)
     similarity: CheckpointSimilarity = options.checkpoint_similarity
-    if source.is_exact and source.run is not None and task.images is None and similarity.enabled and is_first_process():
+    if source.is_exact and source.run is not None and task.images is None and is_first_process():
         how = (similarity.compare, similarity.options(), loggers)
-        if why := compare_with_network(task.folder, RunFolder(source.run), *how):
+        why = "not compared with the run's final samples, for --checkpoint_similarity.enabled is false"
+        if similarity.enabled:
+            why = compare_with_network(task.folder, RunFolder(source.run), *how)
+        if why:
             print_once(f"{task.folder.path}: {why}")
     for logger in loggers:
         logger.finalize("success")

@@ -141,8 +141,8 @@ def load_editable(choice: ModelChoice, prompts: Prompts) -> EditableModel:
     # Edits by the Gaussian have always lain beside those by the network.
     probe, out = source.load_only(), source.out.parent if choice.model.startswith(GAUSSIAN) else source.out
     name = str(probe.conventions["model"]) if source.run is None else f"{source.run.name} step {probe.step}"
-    if source.is_exact:
-        name = source.out.name
+    if source.is_exact and source.run is not None:
+        name = f"{source.run.name} {source.out.name}"
 
     def path(num_steps: int, convention: Convention | None) -> DDIMPath:
         return DDIMPath.of(probe.schedule, num_steps, convention or published_convention(probe), probe.clip)

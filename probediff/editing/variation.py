@@ -59,12 +59,12 @@ def vary_noises(sampler: Sampler, noises: FoundNoises, noise_seed: int) -> Varia
     if tuple(noises.noise.shape[2:]) != tuple(shape):
         raise ValueError(
             f"the noises of {sampler.model.name} must be {tuple(shape)}, got {tuple(noises.noise.shape[2:])}; search "
-            f"with --model {sampler.model.name}"
+            "them with this model (`probediff search-noise --model`)"
         )
     if tuple(noises.images.shape[1:]) != (pixels := sampler.model.probe.pixel_shape):
         raise ValueError(
             f"the targets must have the size of the images of {sampler.model.name}, {pixels}, got "
-            f"{tuple(noises.images.shape[1:])}; search with --model {sampler.model.name}"
+            f"{tuple(noises.images.shape[1:])}; search with this model (`probediff search-noise --model`)"
         )
     num, chains = noises.noise.shape[:2]
     drawn = seeded_noise(noise_seed, range(num * chains), shape)

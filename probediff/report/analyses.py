@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from probediff.report.groups import Comparison
-from probediff.report.sources import EXACT, Run, read_json
+from probediff.report.records import EXACT
+from probediff.report.sources import Run, read_json
 from probediff.runs.folder import WHITENING
 
 #: What an analysis of an exact denoiser shares with that of a network which it stands beside.

@@ -1,8 +1,11 @@
 """Exact denoisers of the runs' images: which ones stand beside the runs' own figures, and which cannot."""
 
+from pathlib import Path
+
 from probediff.report.groups import Comparison, Member, members
 from probediff.report.parts import Section
-from probediff.report.sources import ProbeRecords, Run
+from probediff.report.records import ProbeRecords
+from probediff.report.sources import Run
 from probediff.report.tables import Cell, Table
 
 _WHAT = (
@@ -25,12 +28,18 @@ def exact_denoisers(comparison: Comparison) -> Section:
     name, title = "exact-denoisers", "Exact denoisers"
     folders = [(run, records) for run in comparison.runs for records in run.extra if records.is_exact]
     missing = [] if any(members(group) for group in comparison.groups) else [_HOW_TO]
-    if all(records.kind == "gaussian" and not records.differing_from(run.own) for run, records in folders):
+    if all(r.kind == "gaussian" and not (r.differing_from(run.own) or r.other_options(run.own)) for run, r in folders):
         return Section(name, title, missing=tuple(missing))
-    shown = {(member.kind, member.num_images) for group in comparison.groups for member in members(group)}
-    rows = tuple(_row(run, records, shown) for run, records in folders)
+    standing = {
+        records.folder.path
+        for group in comparison.groups
+        for run in group.runs
+        for member in members(group)
+        if (records := run.like_own(member.kind))
+    }
+    rows = tuple(_row(run, records, standing) for run, records in folders)
     caption = "Exact denoisers that were probed; where one does not stand beside the run's own figures, why."
-    others = sum(row[-1] != "yes" for row in rows)
+    others = sum(not str(row[-1]).startswith("yes") for row in rows)
     if others:
         missing.append(
             f"{others} of {len(rows)} folders of exact denoisers do not stand in the figures: only what was made as "
@@ -40,15 +49,23 @@ def exact_denoisers(comparison: Comparison) -> Section:
     return Section(name, title, (_WHAT,), (), (Table("exact_denoisers", caption, _HEADER, rows),), tuple(missing))
 
 
-def _row(run: Run, records: ProbeRecords, shown: set[tuple[str, int]]) -> tuple[Cell, ...]:
+def _row(run: Run, records: ProbeRecords, standing: set[Path]) -> tuple[Cell, ...]:
     member = Member.of(records)
     differing = records.differing_from(run.own)
-    words = "; ".join(f"{_SPELLED.get(key, key)} {here}, not {there}" for key, (here, there) in differing.items())
-    if not words and (member.kind, member.num_images) not in shown:
+    words = _in_words({_SPELLED.get(key, key): pair for key, pair in differing.items()})
+    if not words and records.folder.path not in standing:
         words = "another one of this h stands there, of as many images or more"
+    without = (
+        f"{probe} ({_in_words(options)})" for probe, options in records.other_options(run.own).items() if not words
+    )
+    words = words or ", ".join(("yes", *(f"but for {probe}" for probe in without)))
     how = (records.convention(key) for key in ("num_samples", "num_steps", "convention", "clip"))
     place = "/".join([run.name, *records.folder.path.parts[-2:]])
-    return (place, member.label, member.num_images or None, *map(_in_a_word, how), words or "yes")
+    return (place, member.label, member.num_images or None, *map(_in_a_word, how), words)
+
+
+def _in_words(differing: dict[str, tuple[object, object]]) -> str:
+    return "; ".join(f"{key} {here}, not {there}" for key, (here, there) in differing.items())
 
 
 def _in_a_word(value: object) -> Cell:

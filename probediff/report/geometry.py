@@ -12,7 +12,7 @@ from probediff.report.measured import last_table, measured_groups, newest_pictur
 from probediff.report.panels import Quantity
 from probediff.report.parts import Figure, Section, how_computed, missing_from
 from probediff.report.published import ANGLES, PASSES_LATENT
-from probediff.report.sources import ProbeRecords
+from probediff.report.records import ProbeRecords
 
 _ANGLES, _TRAJECTORY = "inversion_angles", "trajectory_heatmap"
 _VERTICES = (("noise", "noise"), ("image", "sample"), ("latent", "latent"))

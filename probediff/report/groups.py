@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from probediff.report.sources import EXACT, ProbeRecords, Run
+from probediff.report.records import EXACT, ProbeRecords
+from probediff.report.sources import Run
 from probediff.runs.descriptions import Description
 from probediff.runs.grouping import LEFT_OUT, config_value, is_told_apart
 
@@ -38,20 +39,25 @@ class Member:
         label: how it is called.
         bandwidth: h where it is of the family from the training set (0) to its Gaussian (1), None for any other.
         num_images: that it was fitted to.
+        dropped_weight: of the images that an evaluation may pass over.
     """
 
     kind: str
     label: str
     bandwidth: float | None
     num_images: int
+    dropped_weight: float
 
     @classmethod
     def of(cls, records: ProbeRecords) -> "Member":
         """That of a folder of records."""
         h, count = records.convention("bandwidth"), records.convention("fitted_to") or 0
         h = 1.0 if records.kind == "gaussian" else h
-        name = str(records.kind).removeprefix(EXACT).replace(",", ", ")
-        return cls(records.kind, name if h is None else f"h = {h:g}", h, count)
+        dropped = records.convention("dropped_weight") or 0.0
+        # Of how many images it is stands beside the name where that sets it apart.
+        parts = (part for part in str(records.kind).removeprefix(EXACT).split(",") if not part.startswith("images="))
+        label = ", ".join(parts) if h is None else f"h = {h:g}" + (f", dropped_weight = {dropped:g}" if dropped else "")
+        return cls(records.kind, label, h, count, dropped)
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,7 @@ class Comparison:
 def members(group: Group, *but: str) -> list[Member]:
     """The exact denoisers whose records were made as the runs' own, by bandwidth; none where the Gaussian is the only.
 
-    Of several of one bandwidth the one that was fitted to the most images stands for all.
+    Of several of one bandwidth the one that was fitted to the most images, and passes over the least, stands for all.
 
     Args:
         group: the runs.
@@ -105,7 +111,7 @@ def members(group: Group, *but: str) -> list[Member]:
     """
     best: dict[Any, Member] = {}
     every = [Member.of(records) for run in group.runs for records in run.exact(*but)]
-    for member in sorted(every, key=lambda member: -member.num_images):
+    for member in sorted(every, key=lambda member: (-member.num_images, member.dropped_weight)):
         best.setdefault(member.label if member.bandwidth is None else member.bandwidth, member)
     ordered = sorted(best.values(), key=lambda m: (m.bandwidth is None, m.bandwidth or 0, m.label))
     if not any(member.kind.startswith(EXACT) for member in ordered):

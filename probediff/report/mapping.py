@@ -6,16 +6,19 @@ T2 and F5 to F8 are a table and figures of P1, *There and Back Again*.
 import numpy as np
 
 from probediff.report.drawings import draw_picture, read_picture
-from probediff.report.groups import Comparison, Estimate, Group, estimate, members
+from probediff.report.groups import Comparison, Estimate, Group, Member, estimate, members
 from probediff.report.measured import evenly, last_table, newest_pictures, over_training
 from probediff.report.panels import Quantity
 from probediff.report.parts import Figure, Section, how_computed, missing_from
 from probediff.report.published import published_for, published_note
-from probediff.report.sources import ProbeRecords, Run
+from probediff.report.records import TO_NETWORK, ProbeRecords
+from probediff.report.sources import Run
 from probediff.report.tables import Cell, Table
 
-_ASSIGNMENT, _FINAL, _TO_NETWORK = "assignment_accuracy", "checkpoint_similarity_final", "network_similarity"
+_ASSIGNMENT, _FINAL = "assignment_accuracy", "checkpoint_similarity_final"
 _WAYS = (("image_to_noise", "sample → noise"), ("noise_to_image", "noise → sample"))
+_LIKENESS = {"r2": "R²", "r2_standard_error": "standard error", "r2_null": "R², null"}
+_LIKENESS |= {"cka_debiased": "CKA, debiased", "svcca": "SVCCA", "ssim": "SSIM"}
 _SIMILARITIES = {"cka": "CKA", "cka_debiased": "CKA, debiased", "svcca": "SVCCA", "ssim": "SSIM"}
 _MOST_ROWS, _SAMPLES_A_ROW, _TILE_PX = 10, 12, 64
 
@@ -126,14 +129,48 @@ def settling(comparison: Comparison) -> Section:
         "within a few epochs (figure 6). Levels, where they were recorded: the samples of exact denoisers against the "
         "final ones, from the same noises; so similar is what has the covariance of the images and was never trained."
     )
-    quantities = [Quantity(_FINAL, key, titles[key], "similarity", baseline=_TO_NETWORK) for key in keys]
+    quantities = [Quantity(_FINAL, key, titles[key], "similarity", baseline=TO_NETWORK) for key in keys]
     figures = over_training(comparison, "f6_similarity", quantities, text, alt="Curves") if keys else ()
     missing = missing_from(comparison, _FINAL)
     if not keys and any(not run.is_finished for run in comparison.runs):
         missing += ("Similarity to the final samples is measured when a run ends.",)
     rows = [_rows_over_training(index, run) for index, _, run in comparison.first_runs()]
     figures += tuple(figure for figure in rows if figure)
-    return Section("settling", "When the map from noise to sample settles (F6)", (), figures, (), missing)
+    tables = tuple(filter(None, [_likeness_of_exact_denoisers(comparison)]))
+    return Section("settling", "When the map from noise to sample settles (F6)", (), figures, tables, missing)
+
+
+def _likeness_of_exact_denoisers(comparison: Comparison) -> Table | None:
+    """How well the images of exact denoisers predict those of the final networks, whatever their number is."""
+    found: dict[tuple[str, Member, int | None], list[dict[str, float]]] = {}
+    for group in comparison.groups:
+        for run in group.runs:
+            for records in run.exact("num_samples"):
+                member, count = Member.of(records), records.convention("num_samples")
+                for values in records.values(TO_NETWORK).values():
+                    found.setdefault((comparison.exact_label(group, member.label), member, count), []).append(values)
+    if not found:
+        return None
+    rows = tuple(
+        (label, member.num_images or None, count, *(_mean(of_runs, key) for key in _LIKENESS))
+        for (label, member, count), of_runs in sorted(found.items(), key=lambda item: -_mean_r2(item[1]))
+    )
+    caption = (
+        "Samples of exact denoisers and those of the final networks from the same noises: R² of each of the network's "
+        "images by the exact denoiser's (1: the same; 0: no better than the mean of its values), on average, with its "
+        "standard error over images, and with images of other noises (null). R² and SSIM may be compared between "
+        "different N, SVCCA not."
+    )
+    return Table("f6_exact_denoisers", caption, ("exact denoiser", "images M", "N", *_LIKENESS.values()), rows)
+
+
+def _mean(of_runs: list[dict[str, float]], key: str) -> Estimate | None:
+    return estimate((values[key] for values in of_runs if key in values), 3)
+
+
+def _mean_r2(of_runs: list[dict[str, float]]) -> float:
+    mean = _mean(of_runs, "r2")
+    return mean.mean if mean else -np.inf
 
 
 def _rows_over_training(index: int, run: Run) -> Figure | None:

@@ -3,116 +3,23 @@
 import warnings
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 from probediff import files
-from probediff.runs.descriptions import Description
-from probediff.runs.folder import FINISHED, PROBED, RECORDS, SET_ASIDE, RunFolder, probed_folders
+from probediff.report.records import KINDS, ProbeRecords, is_exact, read_records, without_outdated
+from probediff.runs.folder import FINISHED, PROBED, RECORDS, SET_ASIDE, probed_folders
 from probediff.runs.grouping import config_value, max_steps_of
 from probediff.runs.listing import folders_below, has_records
 from probediff.runs.lock import is_held
 
 T = TypeVar("T")
 
-#: Folders of ``probediff probe`` below a run; an exact denoiser has its own name, any other is that of a model.
-KINDS = ("replay", "final_samples", "gaussian", "images")
-EXACT, _EXACT_GAUSSIAN = "exact-", "exact-h=1"
+_EXACT_GAUSSIAN = "exact-h=1"
 #: What a report looks at first where a model was probed with several numbers of steps, as in *There and Back Again*.
 _USUAL_NUM_STEPS = 100
-#: Of conventions that are computed with.
-_TYPES: dict[str, Any] = {"num_steps": int, "num_samples": int, "image_shape": list, "fitted_to": int}
-_TYPES |= {"bandwidth": (int, float), "denoiser": str}
-#: What values of an exact denoiser share with the run's own that they stand beside; most of all T1 depends on N.
-_SHARED = ("num_samples", "num_steps", "convention", "clip", "clip_inversion", "inversion")
-_TO_FINAL, _TO_NETWORK = "checkpoint_similarity_final", "network_similarity"
 #: Data sets that published figures exist for, by what their names have in common.
 _PUBLISHED = {"cifar10": "CIFAR-10", "imagenet64": "ImageNet-64", "celeba": "LDM-CelebA"}
-
-
-@dataclass(frozen=True)
-class ProbeRecords:
-    """One folder of records.
-
-    Attributes:
-        folder: where they lie, pictures and samples beside them.
-        kind: ``own`` for what a run recorded while it trained, otherwise one of ``KINDS``, ``model``, or the name
-            of its folder for an exact denoiser.
-        records: in the order of writing.
-        cut_short: whether the last line is incomplete, as a kill leaves it; it does not count.
-    """
-
-    folder: RunFolder
-    kind: str
-    records: tuple[dict[str, Any], ...]
-    cut_short: bool = False
-
-    @cached_property
-    def _by_probe(self) -> dict[str, dict[int, dict[str, Any]]]:
-        by_probe: dict[str, dict[int, dict[str, Any]]] = {}
-        for record in self.records:
-            by_probe.setdefault(record["probe"], {})[record["step"]] = record
-        return {probe: dict(sorted(by_step.items())) for probe, by_step in by_probe.items()}
-
-    @cached_property
-    def _catalogue(self) -> dict[str, Description]:
-        return self.folder.catalogue()
-
-    def describe(self, probe: str) -> Description:
-        """What is known of a probe."""
-        return self._catalogue.get(probe, Description(probe))
-
-    def probe_names(self) -> list[str]:
-        """Names of the probes that have records, in the order of their first one."""
-        return list(self._by_probe)
-
-    def values(self, probe: str) -> dict[int, dict[str, float]]:
-        """Finite numbers of one probe by step, ascending; steps without any are left out."""
-        numbers = {
-            step: {key: float(v) for key, v in record.get("values", {}).items() if isinstance(v, int | float)}
-            for step, record in self._by_probe.get(probe, {}).items()
-        }
-        return {step: values for step, values in numbers.items() if values}
-
-    def series(self, probe: str, key: str) -> dict[int, float]:
-        """One number of one probe by step, ascending."""
-        return {step: values[key] for step, values in self.values(probe).items() if key in values}
-
-    def errors(self, probe: str) -> dict[int, str]:
-        """Why the probe had no result, by step."""
-        return {step: r["error"] for step, r in self._by_probe.get(probe, {}).items() if r.get("error")}
-
-    def conventions(self, probe: str | None = None) -> list[dict[str, Any]]:
-        """The different conventions of a probe's records (of all records without ``probe``), in order."""
-        different: list[dict[str, Any]] = []
-        for record in self.records:
-            conventions = record.get("conventions") or {}
-            if probe in (None, record["probe"]) and "num_samples" in conventions and conventions not in different:
-                different.append(conventions)
-        return different
-
-    def convention(self, key: str) -> Any:
-        """One convention of the newest record that names it in its type, None where no record does."""
-        kind = _TYPES.get(key, object)
-        return next((c[key] for c in reversed(self.conventions()) if key in c and isinstance(c[key], kind)), None)
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether an exact denoiser was probed."""
-        return is_exact(self.kind)
-
-    def differing_from(self, own: "ProbeRecords") -> dict[str, tuple[Any, Any]]:
-        """Why values of this exact denoiser may not stand beside a run's own: key -> (here, there)."""
-        pairs = {key: (_plain(self.convention(key)), _plain(own.convention(key))) for key in _SHARED}
-        differing = {key: pair for key, pair in pairs.items() if None not in pair and pair[0] != pair[1]}
-        images = self.convention("images")
-        return differing if images is None else differing | {"images": (images, "own samples")}
-
-    @property
-    def last_step(self) -> int | None:
-        """The last step with a record, None without records."""
-        return max((record["step"] for record in self.records), default=None)
 
 
 @dataclass(frozen=True)
@@ -153,8 +60,12 @@ class Run:
         return next((p for p in folders if p.convention("num_steps") == num_steps), folders[0] if folders else None)
 
     def exact(self, *but: str) -> list[ProbeRecords]:
-        """What exact denoisers recorded with the settings of the run's own records, ``but`` for some of them."""
-        return [p for p in self.extra if p.is_exact and not p.differing_from(self.own).keys() - {*but}]
+        """What exact denoisers recorded with the settings of the run's own records, ``but`` for some of them.
+
+        Without the probes whose options are others than the run's.
+        """
+        alike = (p for p in self.extra if p.is_exact and not p.differing_from(self.own).keys() - {*but})
+        return [p.without(p.other_options(self.own)) for p in alike]
 
     def analyses(self, name: str) -> list[Path]:
         """Files of that name which analyses of this run, or of a published model, left in its folders."""
@@ -251,20 +162,15 @@ def _distinct_names(folders: list[Path]) -> dict[Path, str]:
 
 def _read_run(path: Path, name: str) -> Run:
     if has_records(path):
-        own = _read_records(path, "own")
+        own = read_records(path, "own")
         # A folder of `probediff probe` that is given by itself names its model in its conventions.
         if own.convention("model") or own.convention("denoiser"):
             own = replace(own, kind="model")
         kinds = sorted((path / PROBED).glob("*/"))
-        extra = [_without_outdated(_read_records(p, _kind_of(k)), own) for k in kinds for p in probed_folders(k)]
+        extra = [without_outdated(read_records(p, _kind_of(k)), own) for k in kinds for p in probed_folders(k)]
     else:
-        own, *extra = sorted((_read_records(p, "model") for p in probed_folders(path)), key=_is_usual, reverse=True)
+        own, *extra = sorted((read_records(p, "model") for p in probed_folders(path)), key=_is_usual, reverse=True)
     return Run(name, path, own.folder.config(), own.folder.provenance(), own, tuple(extra))
-
-
-def is_exact(kind: str) -> bool:
-    """Whether a folder of this name, or kind, is that of an exact denoiser, of its own samples or real images."""
-    return kind in ("gaussian", "gaussian-images") or kind.startswith(EXACT)
 
 
 def _kind_of(folder: Path) -> str:
@@ -273,23 +179,6 @@ def _kind_of(folder: Path) -> str:
     return folder.name if folder.name in KINDS or is_exact(folder.name) else "model"
 
 
-def _without_outdated(records: ProbeRecords, own: ProbeRecords) -> ProbeRecords:
-    """Without a similarity to samples that are not the run's final ones any more."""
-    finals = {values.get("final_step") for values in own.values(_TO_FINAL).values()}
-    kept = (r for r in records.records if r["probe"] != _TO_NETWORK or r["values"].get("final_step") in finals)
-    return replace(records, records=tuple(kept))
-
-
-def _plain(value: Any) -> Any:
-    """A convention in a word; of an inversion the method."""
-    return value.get("method") if isinstance(value, dict) else value
-
-
 def _is_usual(records: ProbeRecords) -> tuple[bool, int]:
     num_steps = records.convention("num_steps") or 0
     return num_steps == _USUAL_NUM_STEPS, num_steps
-
-
-def _read_records(path: Path, kind: str) -> ProbeRecords:
-    folder = RunFolder(path)
-    return ProbeRecords(folder, kind, tuple(folder.records()), folder.is_cut_short())

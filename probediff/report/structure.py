@@ -160,7 +160,8 @@ def _explained_variance(comparison: Comparison, index: int, run: Run, levels: di
         rows.append((f"{of['sigma']:.3g}", *(_estimate(of, name) for name in names), *cells))
     header = ("σ", "score, Gaussian", "score, training set", "image, Gaussian", "image, training set",
               *(f"published {name}" for name, _ in published))  # fmt: skip
-    data = "" if comparison.data == "CIFAR-10" else " They are of CIFAR-10, not of the data of these runs."
+    others = "not of the data of these runs" if run.data_class else "and the data of these runs is not recorded here"
+    data = "" if comparison.data == "CIFAR-10" else f" They are of CIFAR-10, {others}."
     caption = (
         f"Explained variance of the network's score and image by the Gaussian and by the training set's denoiser, on "
         f"training images, {run.name}, step {_last_step(run)}; ± is the standard error over images. Published, by "

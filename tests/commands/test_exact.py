@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from probediff.callbacks import CheckpointSimilarity
 from probediff.commands.edit import edit
 from probediff.commands.inversions import inversions
-from probediff.commands.probe import probe
+from probediff.commands.probe import parse, probe
 from probediff.commands.search_noise import search_noise
 from probediff.commands.vary import vary
 from probediff.commands.whitening import whitening
@@ -191,18 +192,38 @@ def test_whitening(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "--denoiser must be left out for exact:" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", [["{run}", "--denoiser", "gaussian"], ["gaussian:{run}"], ["exact:{run},h=0.4"]])
+def test_an_exact_denoiser_is_not_compared_with_itself_unless_asked(run: Path, tmp_path: Path, name: list[str]) -> None:
+    copied = shutil.copytree(run, tmp_path / "run")
+    config = yaml.safe_load((copied / "config.yaml").read_text())
+    (copied / "config.yaml").write_text(yaml.safe_dump(config | {"denoiser_structure": {"enabled": True}}))
+    arguments = [part.format(run=copied) for part in name]
+    assert parse([str(copied)])[1].denoiser_structure.enabled
+    assert not parse(arguments)[1].denoiser_structure.enabled
+    assert parse([*arguments, "--denoiser_structure.enabled", "true"])[1].denoiser_structure.enabled
+
+
+def test_it_is_told_why_nothing_is_compared_with_the_network(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    off = ["--checkpoint_similarity.enabled", "false", "--out", str(tmp_path / "out")]
+    assert probe([f"exact:{run},{FEW_IMAGES}", *QUIET, *OTHERS, *off]) == 0
+    assert "samples, for --checkpoint_similarity.enabled is false" in capsys.readouterr().out
+    assert (0, "network_similarity") not in read_values(tmp_path / "out" / "num_steps=0008")
+
+
 def test_vary_and_search_noise(
     run: Path, searched: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     statistics = ["--statistics", str(searched / "statistics.safetensors")]
     for_model = ["--model", f"exact:{run},{FEW_IMAGES}", *statistics, *SEARCH, "--num_iterations", "10"]
     assert search_noise([str(digits / "image2.png"), *for_model, "--out", str(tmp_path)]) == 0
-    assert record(tmp_path / "search_noise.json")["conventions"]["codes_of"] == "exact-h=0.4,images=200"
+    assert record(tmp_path / "search_noise.json")["conventions"]["codes_of"] == f"{run.name} exact-h=0.4,images=200"
     models = [f"exact:{run},{FEW_IMAGES}", f"exact:{run},h=0,images=200"]
     arguments = [str(searched / "noises.safetensors"), *models, *SAMPLING, "--out", str(tmp_path)]
     assert vary(arguments) == 0
     made: list[dict[str, Any]] = record(tmp_path / "vary.json")["models"]
-    assert [one["model"] for one in made] == ["exact-h=0.4,images=200", "exact-h=0,images=200"]
+    assert [one["model"] for one in made] == [f"{run.name} exact-h={h},images=200" for h in ("0.4", "0")]
     assert made[0]["distance_of_each_found"] != made[1]["distance_of_each_found"]
     capsys.readouterr()
     arguments[2] = models[0].replace("h=0.4", "h=0.6")

@@ -92,6 +92,12 @@ def test_images_are_made_with_one_number_of_steps(command: str, tiny_run: Path) 
         vary.load_sampler(options, str(tiny_run))
 
 
+@pytest.mark.parametrize("command", PARSERS)
+@pytest.mark.parametrize("folder", ["out", "settings.weights", "model"])
+def test_a_folder_may_have_the_name_of_an_option(command: str, folder: str) -> None:
+    assert parse(command, "--out", folder).out == folder
+
+
 def test_a_misspelt_option_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse("whitening", "--settings.nun_samples", "3")

@@ -25,7 +25,7 @@ def test_vary_compares_with_random_noise_for_every_model(
     noises = str(searched / "noises.safetensors")
     assert vary([noises, *models, *SAMPLING, "--num_shown", "3", "--out", str(tmp_path)]) == 0
     made = record(tmp_path / "vary.json")
-    assert [model["model"] for model in made["models"]] == ["run step 4", "run step 2", "gaussian"]
+    assert [model["model"] for model in made["models"]] == ["run step 4", "run step 2", "run gaussian"]
     assert made["noises"]["loss"] == "forward"
     network, _, gaussian = made["models"]
     assert network["conventions"]["num_steps"] == 8

@@ -168,6 +168,55 @@ def test_similarity_to_the_network_is_a_level_of_the_final_samples_only(run: Pat
     assert not lines(panel(compared(run), quantity), "member")
 
 
+def test_similarity_to_the_network_is_shown_where_the_run_has_none_of_its_own(run: Path) -> None:
+    records = run / "records.jsonl"
+    kept = [line for line in records.read_text().splitlines() if "checkpoint_similarity" not in line]
+    record = json.loads(kept[0])
+    event = {"step": 1000, "probe": "timing", "values": {}, "weights_sha256": "a"}
+    records.write_text("\n".join([*kept, json.dumps(record | event)]) + "\n")
+    # Of fewer noises R² is the same on average.
+    few = write_exact(run, "exact-nearest", 7, denoiser="nearest", num_samples=10) / "records.jsonl"
+    few.write_text(few.read_text().replace('"ssim"', '"r2": -0.5, "r2_null": -2.5, "ssim"'))
+    (table,) = mapping.settling(compared(run)).tables
+    shown = {row["exact denoiser"]: (row["R²"], row["N"], row["SSIM"]) for row in rows_of(table)}
+    assert shown["nearest"] == ("-0.5", "10", "0.37")
+    assert set(shown) == {"nearest", "h = 0", "h = 0.4"}
+    # Of a run that was trained again, to the same step, these are not the final samples.
+    few.write_text(few.read_text().replace('"network_similarity"', '"network_similarity", "final_weights_sha256": "b"'))
+    assert len(rows_of(mapping.settling(compared(run)).tables[0])) == 2
+
+
+def test_a_probe_of_other_options_does_not_stand_beside_the_runs_own(run: Path) -> None:
+    def with_k(k: int, lines: list[str]) -> str:
+        records = [json.loads(line) for line in lines]
+        for record in records:
+            if record["probe"] == "pixel_correlation":
+                record["conventions"] = record["conventions"] | {"options": {"k": k, "new": k}}
+        return "".join(json.dumps(record) + "\n" for record in records)
+
+    for folder, k in ((run, 10), (run / "probes" / "exact-h=0.4" / "num_steps=0100", 3)):
+        records = folder / "records.jsonl"
+        records.write_text(with_k(k, records.read_text().splitlines()))
+    comparison = compared(run)
+    header = latents.correlation(comparison).tables[0].header
+    assert "exact, h = 0" in header and "exact, h = 0.4" not in header
+    assert {line.mark for line in lines(panel(comparison, ACCURACY), "member")} == {"h = 0", "h = 0.4", "h = 1"}
+    told = {
+        row["h or kind"]: row["stands beside the run's own"] for row in rows_of(exact_denoisers(comparison).tables[0])
+    }
+    assert told["h = 0.4"] == "yes, but for pixel_correlation (k 3, not 10; new 3, not 10)"
+    assert told["h = 0"] == "yes"
+
+
+def test_one_that_passes_over_images_says_so_and_gives_way_to_one_that_does_not(run: Path) -> None:
+    write_exact(run, "exact-h=0.6,dropped_weight=0.9", 9, bandwidth=0.6, dropped_weight=0.9)
+    (group,) = compared(run).groups
+    assert "h = 0.6, dropped_weight = 0.9" in {member.label for member in members(group)}
+    write_exact(run, "exact-h=0.6,images=50000", 8, bandwidth=0.6)
+    (group,) = compared(run).groups
+    assert [member.label for member in members(group)] == ["h = 0", "h = 0.4", "h = 0.6", "h = 1"]
+
+
 def test_without_any_the_command_is_told_once(tmp_path: Path) -> None:
     comparison = compared(write_run(tmp_path / "run", files=False))
     section = exact_denoisers(comparison)
