@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from probediff.report.published import EXPLAINED_VARIANCE
 from probediff.runs.by_step import read_arrays
@@ -141,9 +142,30 @@ def family_table() -> str:
 
 
 def test_the_first_measurement_of_the_family_lies_within_the_spread_of_the_draws() -> None:
+    of_a_fourth = float(stats.t.ppf(0.975, 2)) * (1 + 1 / 3) ** 0.5
+    near = []
     for h, (mean, spread, draw) in family().items():
         assert draw["draws"] == 3 and draw["statistics_of"] == 25_000
-        assert (np.abs(mean - FIRST[h]) < 2 * spread + ROUNDED_TO).all(), (h, mean, spread)
+        away = np.maximum(np.abs(mean - FIRST[h]) - ROUNDED_TO, 0)
+        assert (away <= of_a_fourth * spread).all(), (h, mean, spread)
+        near.append(away <= 2 * spread)
+    assert f"95 %: {of_a_fourth:.2f} standard deviations" in PAGE
+    assert f"{np.sum(near)} lie within two standard deviations" in PAGE
+
+
+@pytest.mark.parametrize(("what", "words"), [("score", "of the score"), ("image", "of the image")])
+def test_the_page_says_how_large_standard_errors_are(what: str, words: str) -> None:
+    last = [arrays for (step, _), arrays in levels().items() if step == STEPS[-1]]
+    of_gaussian, of_set = (
+        np.array([arrays[f"levels_{what}_{by}_error"][: len(SIGMAS)] for arrays in last])
+        for by in ("gaussian", "training_set")
+    )
+    if what == "image":
+        least, most = (f"{of_gaussian.min():.3f}", f"{of_set.min():.3f}"), (of_gaussian.max(), of_set.max())
+        assert f"{words} {least[0]} to {most[0]:.3f} / {least[1]} to {most[1]:.3f}" in PAGE
+    else:
+        largest, least_error = of_gaussian.max(), min(of_gaussian.min(), of_set.min())
+        assert f"{words} {largest:.3f} / {of_set.max():.3f}" in PAGE and f"falling to {least_error:.4f}" in PAGE
 
 
 @pytest.mark.parametrize("make", [variance_table, bandwidth_table, r2_table, family_table])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from numbers import Real
 from typing import Any
 
 import torch
@@ -211,8 +212,10 @@ def basis_bytes(dimensions: int, mirrored: bool) -> int:
 
 
 def _check_bandwidth(bandwidth: float) -> float:
-    if not 0 <= bandwidth <= 1:
-        raise ValueError(f"bandwidth must lie in [0, 1], got {bandwidth}: 0 is the training set, 1 its Gaussian")
+    if not (isinstance(bandwidth, Real) and 0 <= bandwidth <= 1):
+        raise ValueError(
+            f"bandwidth must be a number in [0, 1], got {bandwidth!r}: 0 is the training set, 1 its Gaussian"
+        )
     return float(bandwidth)
 
 
