@@ -104,6 +104,24 @@ def r2_table() -> str:
     return table(["denoiser", "N", *(f"R², seed {seed}" for seed in SEEDS), "null", "CKA, debiased", "SSIM"], rows)
 
 
+def same_noises_table() -> str:
+    """R² of the images of seed 0 by exact denoisers, for the same noises."""
+    path = RESULTS / "exact_denoisers" / "same_noises.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    r2 = {(record["name"], record["conventions"]["num_samples"]): record["values"] for record in records}
+    words = ANALYTIC | {
+        "local,images=4000": "`local`, M = 4,000",
+        "pca_locality,images=2000": "`pca_locality`, M = 2,000",
+    }
+    words = {name.removeprefix("exact-"): text for name, text in words.items()}
+    rows = []
+    for name in sorted({name for name, _ in r2}, key=lambda name: -r2[name, 16]["r2"]):
+        known = (r2.get((name, count)) for count in (64, 16))
+        cells = ("" if v is None else f"{v['r2']:.3f} ± {v['r2_standard_error']:.3f}" for v in known)
+        rows.append([words[name], *cells])
+    return table(["denoiser", "R², N = 64", "R², N = 16"], rows)
+
+
 def family() -> dict[float, tuple[np.ndarray, np.ndarray, dict[str, float]]]:
     """By h: mean and standard deviation of the draws of what FIRST has, and the first draw's record."""
     rows = [json.loads(line) for line in (RESULTS / "exact_denoisers" / "family.jsonl").read_text().splitlines()]
@@ -168,7 +186,7 @@ def test_the_page_says_how_large_standard_errors_are(what: str, words: str) -> N
         assert f"{words} {largest:.3f} / {of_set.max():.3f}" in PAGE and f"falling to {least_error:.4f}" in PAGE
 
 
-@pytest.mark.parametrize("make", [variance_table, bandwidth_table, r2_table, family_table])
+@pytest.mark.parametrize("make", [variance_table, bandwidth_table, r2_table, same_noises_table, family_table])
 def test_the_page_has_the_numbers_of_the_records(make: object) -> None:
     assert callable(make) and make() in PAGE
 
