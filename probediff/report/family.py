@@ -4,7 +4,7 @@ from pathlib import Path
 
 from probediff.report.groups import Comparison, Member, members
 from probediff.report.parts import Section
-from probediff.report.records import ProbeRecords
+from probediff.report.records import ProbeRecords, differing_in_words
 from probediff.report.sources import Run
 from probediff.report.tables import Cell, Table
 
@@ -19,7 +19,6 @@ _HOW_TO = (
     "No exact denoiser stands beside the curves. `probediff probe exact:RUN,h=0.4` records one with the run's own "
     "settings; several with h from 0 (the training set) to 1 (its Gaussian) make a band."
 )
-_SPELLED = {"num_samples": "N", "num_steps": "DDIM steps", "images": "inverted", "inversion": "inversion method"}
 _HEADER = ("folder", "h or kind", "images M", "N", "DDIM steps", "convention", "clip", "stands beside the run's own")
 
 
@@ -51,21 +50,18 @@ def exact_denoisers(comparison: Comparison) -> Section:
 
 def _row(run: Run, records: ProbeRecords, standing: set[Path]) -> tuple[Cell, ...]:
     member = Member.of(records)
-    differing = records.differing_from(run.own)
-    words = _in_words({_SPELLED.get(key, key): pair for key, pair in differing.items()})
+    words = differing_in_words(records.differing_from(run.own))
     if not words and records.folder.path not in standing:
         words = "another one of this h stands there, of as many images or more"
     without = (
-        f"{probe} ({_in_words(options)})" for probe, options in records.other_options(run.own).items() if not words
+        f"{probe} ({differing_in_words(options)})"
+        for probe, options in records.other_options(run.own).items()
+        if not words
     )
     words = words or ", ".join(("yes", *(f"but for {probe}" for probe in without)))
     how = (records.convention(key) for key in ("num_samples", "num_steps", "convention", "clip"))
     place = "/".join([run.name, *records.folder.path.parts[-2:]])
     return (place, member.label, member.num_images or None, *map(_in_a_word, how), words)
-
-
-def _in_words(differing: dict[str, tuple[object, object]]) -> str:
-    return "; ".join(f"{key} {here}, not {there}" for key, (here, there) in differing.items())
 
 
 def _in_a_word(value: object) -> Cell:

@@ -3,6 +3,8 @@
 T2 and F5 to F8 are a table and figures of P1, *There and Back Again*.
 """
 
+from typing import Any
+
 import numpy as np
 
 from probediff.report.drawings import draw_picture, read_picture
@@ -11,7 +13,7 @@ from probediff.report.measured import evenly, last_table, newest_pictures, over_
 from probediff.report.panels import Quantity
 from probediff.report.parts import Figure, Section, how_computed, missing_from
 from probediff.report.published import published_for, published_note
-from probediff.report.records import TO_NETWORK, ProbeRecords
+from probediff.report.records import TO_NETWORK, ProbeRecords, differing_in_words
 from probediff.report.sources import Run
 from probediff.report.tables import Cell, Table
 
@@ -30,7 +32,7 @@ _SETTING = ("num_steps", "convention")
 def assignment_table(comparison: Comparison) -> Section:
     """Accuracy both ways for each number of steps (T2)."""
     name, title = "assignment", "Assigning samples to noises and noises to samples (T2)"
-    missing = missing_from(comparison, _ASSIGNMENT)
+    missing = missing_from(comparison, _ASSIGNMENT) + _left_out(comparison)
     settings = {s for run in comparison.runs for r in _folders(run) if (s := _setting(r)) is not None}
     if not settings:
         return Section(name, title, missing=missing)
@@ -74,9 +76,29 @@ def _accuracy_table(comparison: Comparison, settings: set[Setting]) -> Table:
 def _folders(run: Run) -> list[ProbeRecords]:
     """The run's own records first, then replays, other numbers of steps of a model, exact denoisers.
 
-    Of these only what was made as the run's own apart from steps and convention.
+    Only what was made as the run's own apart from steps and convention.
     """
-    return [run.own, *run.of_kind("replay"), *run.of_kind("model"), *run.exact(*_SETTING)]
+    alike = [r for r in _replays(run) if not _differing(run, r)]
+    return [run.own, *(r.without(r.other_options(run.own)) for r in alike), *run.exact(*_SETTING)]
+
+
+def _replays(run: Run) -> list[ProbeRecords]:
+    return [*run.of_kind("replay"), *run.of_kind("model")]
+
+
+def _differing(run: Run, records: ProbeRecords) -> dict[str, tuple[Any, Any]]:
+    """What of the settings apart from steps and convention is not as in the run's own records."""
+    return {key: pair for key, pair in records.differing_from(run.own).items() if key not in _SETTING}
+
+
+def _left_out(comparison: Comparison) -> tuple[str, ...]:
+    """Replays that stand in no table, with why."""
+    folders = [(run, records) for run in comparison.runs for records in _replays(run)]
+    return tuple(
+        f"{'/'.join([run.name, *records.folder.path.parts[-2:]])} is left out: {differing_in_words(differing)}."
+        for run, records in folders
+        if records.values(_ASSIGNMENT) and (differing := _differing(run, records))
+    )
 
 
 def _setting(records: ProbeRecords) -> Setting | None:

@@ -18,8 +18,9 @@ EXACT = "exact-"
 #: Of conventions that are computed with.
 _TYPES: dict[str, Any] = {"num_steps": int, "num_samples": int, "image_shape": list, "fitted_to": int}
 _TYPES |= {"bandwidth": (int, float), "dropped_weight": (int, float), "denoiser": str}
-#: What values of an exact denoiser share with the run's own that they stand beside; most of all T1 depends on N.
+#: What values share with the run's own that they stand beside; most of all T1 depends on N.
 _SHARED = ("num_samples", "num_steps", "convention", "clip", "clip_inversion", "inversion")
+_SPELLED = {"num_samples": "N", "num_steps": "DDIM steps", "images": "inverted", "inversion": "inversion method"}
 #: Record of the similarity to a run's final samples, and its key for which weights those are of.
 TO_NETWORK, _FINAL_WEIGHTS = "network_similarity", "final_weights_sha256"
 _TO_FINAL = "checkpoint_similarity_final"
@@ -97,7 +98,7 @@ class ProbeRecords:
         return is_exact(self.kind)
 
     def differing_from(self, own: ProbeRecords) -> dict[str, tuple[Any, Any]]:
-        """Why values of this exact denoiser may not stand beside a run's own: key -> (here, there)."""
+        """Why values may not stand beside a run's own: key -> (here, there)."""
         pairs = {key: (_plain(self.convention(key)), _plain(own.convention(key))) for key in _SHARED}
         differing = {key: pair for key, pair in pairs.items() if None not in pair and pair[0] != pair[1]}
         images = self.convention("images")
@@ -107,7 +108,8 @@ class ProbeRecords:
         """Probes whose options are not those of a run's own records: probe -> option -> (here, there)."""
         differing = {}
         for probe in self.probe_names():
-            here, there = self._options(probe), own._options(probe)
+            # The similarity to the final network's samples stands beside that of its own earlier ones.
+            here, there = self._options(probe), own._options(_TO_FINAL if probe == TO_NETWORK else probe)
             shared = (key for key in here if key in there)
             if pairs := {key: (here[key], there[key]) for key in shared if here[key] != there[key]}:
                 differing[probe] = pairs
@@ -127,6 +129,11 @@ class ProbeRecords:
     def last_step(self) -> int | None:
         """The last step with a record, None without records."""
         return max((record["step"] for record in self.records), default=None)
+
+
+def differing_in_words(differing: dict[str, tuple[Any, Any]]) -> str:
+    """Settings that differ: here, not there."""
+    return "; ".join(f"{_SPELLED.get(key, key)} {here}, not {there}" for key, (here, there) in differing.items())
 
 
 def is_exact(kind: str) -> bool:

@@ -49,6 +49,19 @@ def lines(panel: Panel, role: str) -> list[Line]:
     return [line for line in panel.lines if line.role == role]
 
 
+def exact_of(run: Path) -> Path:
+    return run / "probes" / "exact-h=0.4" / "num_steps=0100"
+
+
+def write_options(path: Path, probe: str, options: dict[str, int]) -> None:
+    """Into the conventions of one probe's records."""
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for record in records:
+        if record["probe"] == probe:
+            record["conventions"] = record["conventions"] | {"options": options}
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
 def test_a_band_holds_all_bandwidths_and_each_has_its_line(run: Path) -> None:
     shown = panel(compared(run), ACCURACY)
     (band,) = lines(shown, "band")
@@ -186,17 +199,16 @@ def test_similarity_to_the_network_is_shown_where_the_run_has_none_of_its_own(ru
     assert len(rows_of(mapping.settling(compared(run)).tables[0])) == 2
 
 
-def test_a_probe_of_other_options_does_not_stand_beside_the_runs_own(run: Path) -> None:
-    def with_k(k: int, lines: list[str]) -> str:
-        records = [json.loads(line) for line in lines]
-        for record in records:
-            if record["probe"] == "pixel_correlation":
-                record["conventions"] = record["conventions"] | {"options": {"k": k, "new": k}}
-        return "".join(json.dumps(record) + "\n" for record in records)
+def test_the_level_is_of_the_options_of_the_runs_own_similarity(run: Path) -> None:
+    for folder, probe, k in ((run, "checkpoint_similarity_final", 10), (exact_of(run), "network_similarity", 3)):
+        write_options(folder / "records.jsonl", probe, {"num_directions": k})
+    quantity = Quantity("checkpoint_similarity_final", "cka", "CKA", baseline="network_similarity")
+    assert {line.mark for line in lines(panel(compared(run), quantity), "member")} == {"h = 0"}
 
-    for folder, k in ((run, 10), (run / "probes" / "exact-h=0.4" / "num_steps=0100", 3)):
-        records = folder / "records.jsonl"
-        records.write_text(with_k(k, records.read_text().splitlines()))
+
+def test_a_probe_of_other_options_does_not_stand_beside_the_runs_own(run: Path) -> None:
+    for folder, k in ((run, 10), (exact_of(run), 3)):
+        write_options(folder / "records.jsonl", "pixel_correlation", {"k": k, "new": k})
     comparison = compared(run)
     header = latents.correlation(comparison).tables[0].header
     assert "exact, h = 0" in header and "exact, h = 0.4" not in header
@@ -206,6 +218,22 @@ def test_a_probe_of_other_options_does_not_stand_beside_the_runs_own(run: Path) 
     }
     assert told["h = 0.4"] == "yes, but for pixel_correlation (k 3, not 10; new 3, not 10)"
     assert told["h = 0"] == "yes"
+
+
+def test_a_replay_of_other_settings_is_no_number_of_the_run(run: Path) -> None:
+    def has_numbers(rows: list[dict[str, str]]) -> dict[str, bool]:
+        return {row["DDIM steps"]: bool(row["run: noise → sample"]) for row in rows}
+
+    section = mapping.assignment_table(compared(run))
+    every = {row["DDIM steps"] for row in rows_of(section.tables[0])}
+    assert has_numbers(rows_of(section.tables[0])) == dict.fromkeys(every, False) | {
+        steps: True for steps in ("10", "100", "1000")
+    }
+    replay = run / "probes" / "replay" / "num_steps=0010" / "records.jsonl"
+    replay.write_text(replay.read_text().replace('"num_samples": 20', '"num_samples": 5'))
+    section = mapping.assignment_table(compared(run))
+    assert not has_numbers(rows_of(section.tables[0]))["10"]
+    assert section.missing == ("run/replay/num_steps=0010 is left out: N 5, not 20.",)
 
 
 def test_one_that_passes_over_images_says_so_and_gives_way_to_one_that_does_not(run: Path) -> None:
