@@ -153,7 +153,7 @@ def _choice(model: str, run: Path, options: Any, typed: Sequence[str]) -> ModelC
             raise ValueError(f"--checkpoints must be left out for --denoiser gaussian, got {options.checkpoints}")
         return ModelChoice(f"{GAUSSIAN}{run}", trust=options.trust)
     # Of a run's network they are settings with defaults; elsewhere there is no choice, so that none may be typed.
-    names = {argument.partition("=")[0].removeprefix("--").removeprefix("settings.") for argument in typed}
+    names = {a.partition("=")[0].removeprefix("--").removeprefix("settings.") for a in typed if a.startswith("--")}
     fixed = () if is_run and not is_exact(model) else {"weights", "ema_rate"} - names
     return pick(ModelChoice, options, model=model, **dict.fromkeys(fixed))
 
@@ -281,7 +281,7 @@ def _run(task: ProbeTask, source: Source, enabled: Sequence[Probe], options: Any
     similarity: CheckpointSimilarity = options.checkpoint_similarity
     if source.is_exact and source.run is not None and task.images is None and is_first_process():
         how = (similarity.compare, similarity.options(), loggers)
-        why = "not compared with the run's final samples, for --checkpoint_similarity.enabled is false"
+        why = "not compared with the run's final samples: --checkpoint_similarity.enabled true and another --out do it"
         if similarity.enabled:
             why = compare_with_network(task.folder, RunFolder(source.run), *how)
         if why:

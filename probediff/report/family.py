@@ -29,7 +29,9 @@ def exact_denoisers(comparison: Comparison) -> Section:
     missing = [] if any(members(group) for group in comparison.groups) else [_HOW_TO]
     if all(r.kind == "gaussian" and not (r.differing_from(run.own) or r.other_options(run.own)) for run, r in folders):
         return Section(name, title, missing=tuple(missing))
-    standing = {
+    # A lone Gaussian is no member of a family, and stands in the figures all the same.
+    standing = {records.folder.path for run in comparison.runs if (records := run.like_own("gaussian"))}
+    standing |= {
         records.folder.path
         for group in comparison.groups
         for run in group.runs
@@ -52,7 +54,7 @@ def _row(run: Run, records: ProbeRecords, standing: set[Path]) -> tuple[Cell, ..
     member = Member.of(records)
     words = differing_in_words(records.differing_from(run.own))
     if not words and records.folder.path not in standing:
-        words = "another one of this h stands there, of as many images or more"
+        words = "another one of this h stands there"
     without = (
         f"{probe} ({differing_in_words(options)})"
         for probe, options in records.other_options(run.own).items()

@@ -162,7 +162,7 @@ def _closest(distance: np.ndarray, share: np.ndarray, lambdas: np.ndarray) -> st
 
 
 def _stored_map(records: ProbeRecords) -> HeatMap | None:
-    arrays = records.folder.newest_arrays(_TRAJECTORY)
+    arrays = records.folder.newest_arrays(_TRAJECTORY) if _TRAJECTORY in records.probe_names() else {}
     if not {"mean_distance", "step_fraction", "lambdas"} <= set(arrays):
         return None
     distance, share, lambdas = arrays["mean_distance"], arrays["step_fraction"], arrays["lambdas"]

@@ -103,15 +103,20 @@ class Comparison:
 def members(group: Group, *but: str) -> list[Member]:
     """The exact denoisers whose records were made as the runs' own, by bandwidth; none where the Gaussian is the only.
 
-    Of several of one bandwidth the one that was fitted to the most images, and passes over the least, stands for all.
+    Of several of one bandwidth one stands for all: that with the most probes of the run's own options, then that which
+    was fitted to the most images, then that which passes over the least.
 
     Args:
         group: the runs.
         but: settings that may be others.
     """
     best: dict[Any, Member] = {}
-    every = [Member.of(records) for run in group.runs for records in run.exact(*but)]
-    for member in sorted(every, key=lambda member: (-member.num_images, member.dropped_weight)):
+    every = [
+        (len(records.other_options(run.own)), Member.of(records))
+        for run in group.runs
+        for records in run.comparable(*but)
+    ]
+    for _, member in sorted(every, key=lambda pair: (pair[0], -pair[1].num_images, pair[1].dropped_weight)):
         best.setdefault(member.label if member.bandwidth is None else member.bandwidth, member)
     ordered = sorted(best.values(), key=lambda m: (m.bandwidth is None, m.bandwidth or 0, m.label))
     if not any(member.kind.startswith(EXACT) for member in ordered):

@@ -167,10 +167,13 @@ def _likeness_of_exact_denoisers(comparison: Comparison) -> Table | None:
     found: dict[tuple[str, Member, int | None], list[dict[str, float]]] = {}
     for group in comparison.groups:
         for run in group.runs:
+            of_run: dict[tuple[str, Member, int | None], dict[str, float]] = {}
             for records in run.exact("num_samples"):
                 member, count = Member.of(records), records.convention("num_samples")
                 for values in records.values(TO_NETWORK).values():
-                    found.setdefault((comparison.exact_label(group, member.label), member, count), []).append(values)
+                    of_run.setdefault((comparison.exact_label(group, member.label), member, count), values)
+            for key, values in of_run.items():
+                found.setdefault(key, []).append(values)
     if not found:
         return None
     rows = tuple(
@@ -181,7 +184,7 @@ def _likeness_of_exact_denoisers(comparison: Comparison) -> Table | None:
         "Samples of exact denoisers and those of the final networks from the same noises: R² of each of the network's "
         "images by the exact denoiser's (1: the same; 0: no better than the mean of its values), on average, with its "
         "standard error over images, and with images of other noises (null). R² and SSIM may be compared between "
-        "different N, SVCCA not."
+        "different N, SVCCA not; mean ± std over runs (number of runs)."
     )
     return Table("f6_exact_denoisers", caption, ("exact denoiser", "images M", "N", *_LIKENESS.values()), rows)
 

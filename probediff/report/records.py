@@ -21,6 +21,8 @@ _TYPES |= {"bandwidth": (int, float), "dropped_weight": (int, float), "denoiser"
 #: What values share with the run's own that they stand beside; most of all T1 depends on N.
 _SHARED = ("num_samples", "num_steps", "convention", "clip", "clip_inversion", "inversion")
 _SPELLED = {"num_samples": "N", "num_steps": "DDIM steps", "images": "inverted", "inversion": "inversion method"}
+#: Options of probes that no value depends on.
+_OF_PICTURES = ("num_shown",)
 #: Record of the similarity to a run's final samples, and its key for which weights those are of.
 TO_NETWORK, _FINAL_WEIGHTS = "network_similarity", "final_weights_sha256"
 _TO_FINAL = "checkpoint_similarity_final"
@@ -110,7 +112,7 @@ class ProbeRecords:
         for probe in self.probe_names():
             # The similarity to the final network's samples stands beside that of its own earlier ones.
             here, there = self._options(probe), own._options(_TO_FINAL if probe == TO_NETWORK else probe)
-            shared = (key for key in here if key in there)
+            shared = (key for key in here if key in there and key not in _OF_PICTURES)
             if pairs := {key: (here[key], there[key]) for key in shared if here[key] != there[key]}:
                 differing[probe] = pairs
         return differing
@@ -156,8 +158,8 @@ def without_outdated(records: ProbeRecords, own: ProbeRecords) -> ProbeRecords:
 
     def is_of_final(record: dict[str, Any]) -> bool:
         step = record["values"].get("final_step")
-        weights = {weights_of.get(step), record.get(_FINAL_WEIGHTS)} - {None}
-        return step in finals and len(weights) < 2
+        weights = weights_of.get(step), record.get(_FINAL_WEIGHTS)
+        return step in finals and (None in weights or weights[0] == weights[1])
 
     kept = (r for r in records.records if r["probe"] != TO_NETWORK or is_of_final(r))
     return replace(records, records=tuple(kept))

@@ -64,8 +64,12 @@ class Run:
 
         Without the probes whose options are others than the run's.
         """
+        return [p.without(p.other_options(self.own)) for p in self.comparable(*but)]
+
+    def comparable(self, *but: str) -> list[ProbeRecords]:
+        """The same with all their probes; first those that have the fewest of other options."""
         alike = (p for p in self.extra if p.is_exact and not p.differing_from(self.own).keys() - {*but})
-        return [p.without(p.other_options(self.own)) for p in alike]
+        return sorted(alike, key=lambda p: len(p.other_options(self.own)))
 
     def analyses(self, name: str) -> list[Path]:
         """Files of that name which analyses of this run, or of a published model, left in its folders."""

@@ -203,12 +203,16 @@ def test_an_exact_denoiser_is_not_compared_with_itself_unless_asked(run: Path, t
     assert parse([*arguments, "--denoiser_structure.enabled", "true"])[1].denoiser_structure.enabled
 
 
+def test_a_folder_may_be_called_like_an_option_that_it_does_not_take(run: Path) -> None:
+    assert parse([f"exact:{run},h=0.4", "--out", "weights"])[1].out == "weights"
+
+
 def test_it_is_told_why_nothing_is_compared_with_the_network(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     off = ["--checkpoint_similarity.enabled", "false", "--out", str(tmp_path / "out")]
     assert probe([f"exact:{run},{FEW_IMAGES}", *QUIET, *OTHERS, *off]) == 0
-    assert "samples, for --checkpoint_similarity.enabled is false" in capsys.readouterr().out
+    assert "samples: --checkpoint_similarity.enabled true and another --out" in capsys.readouterr().out
     assert (0, "network_similarity") not in read_values(tmp_path / "out" / "num_steps=0008")
 
 
