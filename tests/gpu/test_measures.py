@@ -161,7 +161,7 @@ def parts(value: object) -> Iterator[Tensor]:
     elif isinstance(value, list | tuple):
         for part in value:
             yield from parts(part)
-    else:
+    elif not callable(value):  # such as what draws the null of a test
         yield torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
 
 
