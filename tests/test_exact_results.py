@@ -159,6 +159,22 @@ def family_table() -> str:
     return table([*header, "angle at image / latent, first", "ours", "F3, first", "ours"], rows)
 
 
+def test_the_page_says_how_paired_images_differ() -> None:
+    r2 = {k: np.array(v) for k, v in json.loads((RESULTS / "exact_denoisers" / "r2_of_each.json").read_text()).items()}
+
+    def lead(name: str, over: str) -> str:
+        difference = r2[name] - r2[over]
+        return f"{difference.mean():.3f} ± {difference.std(ddof=1) / len(difference) ** 0.5:.3f}"
+
+    assert f"`pca_locality` {lead('pca_locality,images=2000', 'pca_locality,images=500')}" in PAGE
+    assert f"`local` {lead('local,images=4000', 'local,images=1000')}" in PAGE
+    assert f"by\n{lead('h=1', 'pca_locality,images=2000')}" in PAGE
+    path = RESULTS / "exact_denoisers" / "same_noises.jsonl"
+    for record in map(json.loads, path.read_text().splitlines()):
+        if record["conventions"]["num_samples"] == 16 and record["name"] in r2:
+            assert record["values"]["r2"] == pytest.approx(r2[record["name"]].mean(), abs=1e-5)
+
+
 def test_the_first_measurement_of_the_family_lies_within_the_spread_of_the_draws() -> None:
     of_a_fourth = float(stats.t.ppf(0.975, 2)) * (1 + 1 / 3) ** 0.5
     near = []

@@ -149,8 +149,8 @@ def read_records(path: Path, kind: str) -> ProbeRecords:
     return ProbeRecords(folder, kind, tuple(folder.records()), folder.is_cut_short())
 
 
-def without_outdated(records: ProbeRecords, own: ProbeRecords) -> ProbeRecords:
-    """Without a similarity to samples that are not the run's final ones any more."""
+def drop_outdated(records: ProbeRecords, own: ProbeRecords) -> ProbeRecords:
+    """The records without a similarity to samples that are not the run's final ones any more."""
     weights_of = {r["step"]: r.get(WEIGHTS) for r in own.records if r["probe"] == END_OF_EVENT}
     # A run without the probe has no similarities of its own; its last event is the final one then.
     known = {values.get("final_step") for values in own.values(_TO_FINAL).values()}

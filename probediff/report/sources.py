@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from probediff import files
-from probediff.report.records import KINDS, ProbeRecords, is_exact, read_records, without_outdated
+from probediff.report.records import KINDS, ProbeRecords, drop_outdated, is_exact, read_records
 from probediff.runs.folder import FINISHED, PROBED, RECORDS, SET_ASIDE, probed_folders
 from probediff.runs.grouping import config_value, max_steps_of
 from probediff.runs.listing import folders_below, has_records
@@ -171,7 +171,7 @@ def _read_run(path: Path, name: str) -> Run:
         if own.convention("model") or own.convention("denoiser"):
             own = replace(own, kind="model")
         kinds = sorted((path / PROBED).glob("*/"))
-        extra = [without_outdated(read_records(p, _kind_of(k)), own) for k in kinds for p in probed_folders(k)]
+        extra = [drop_outdated(read_records(p, _kind_of(k)), own) for k in kinds for p in probed_folders(k)]
     else:
         own, *extra = sorted((read_records(p, "model") for p in probed_folders(path)), key=_is_usual, reverse=True)
     return Run(name, path, own.folder.config(), own.folder.provenance(), own, tuple(extra))

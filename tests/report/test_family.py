@@ -182,6 +182,9 @@ def test_similarity_to_the_network_is_shown_where_the_run_has_none_of_its_own(ru
     # Of a run that was trained again, to the same step, these are not the final samples.
     few.write_text(few.read_text().replace('"network_similarity"', '"network_similarity", "final_weights_sha256": "b"'))
     assert len(rows_of(mapping.settling(compared(run)).tables[0])) == 2
+    # A damaged digest is another one.
+    few.write_text(few.read_text().replace('"final_weights_sha256": "b"', '"final_weights_sha256": ["a"]'))
+    assert len(rows_of(mapping.settling(compared(run)).tables[0])) == 2
 
 
 def test_a_replay_of_other_settings_is_no_number_of_the_run(run: Path) -> None:
