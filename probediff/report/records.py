@@ -11,6 +11,7 @@ from typing import Any
 from probediff.runs.conditions import OPTIONS, WEIGHTS
 from probediff.runs.descriptions import Description
 from probediff.runs.folder import END_OF_EVENT, RunFolder
+from probediff.runs.record import STANDARD_ERRORS
 
 #: Folders of ``probediff probe`` below a run; an exact denoiser has its own name, any other is that of a model.
 KINDS = ("replay", "final_samples", "gaussian", "images")
@@ -75,6 +76,14 @@ class ProbeRecords:
     def series(self, probe: str, key: str) -> dict[int, float]:
         """One number of one probe by step, ascending."""
         return {step: values[key] for step, values in self.values(probe).items() if key in values}
+
+    def standard_errors(self, probe: str) -> dict[int, dict[str, float]]:
+        """Standard errors of ``values`` by step, as far as they were recorded and are finite."""
+        numbers = {
+            step: {key: float(v) for key, v in record.get(STANDARD_ERRORS, {}).items() if isinstance(v, int | float)}
+            for step, record in self._by_probe.get(probe, {}).items()
+        }
+        return {step: errors for step, errors in numbers.items() if errors}
 
     def errors(self, probe: str) -> dict[int, str]:
         """Why the probe had no result, by step."""

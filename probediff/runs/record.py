@@ -7,6 +7,8 @@ from typing import Any
 
 from probediff.files import open_plain_file, parse_json
 
+#: Key of the standard errors of some of a record's values.
+STANDARD_ERRORS = "standard_errors"
 #: Names of probes and of quantities are parts of names of files, and of lines for people.
 _NAME = re.compile(r"(?!\.)[^/\x00-\x1f\x7f-\x9f]{1,200}")
 #: A training takes fewer steps; larger numbers are no floats.
@@ -19,10 +21,10 @@ _COUNTS = {"num_steps": 1, "num_samples": 1, "num_train_timesteps": 1, "image_sh
 
 
 class Record(dict[str, Any]):
-    """A line of the records; ``values`` and ``conventions`` that are missing are empty."""
+    """A line of the records; ``values``, ``standard_errors`` and ``conventions`` that are missing are empty."""
 
     def __missing__(self, key: str) -> dict[str, Any]:
-        if key not in ("values", "conventions"):
+        if key not in ("values", STANDARD_ERRORS, "conventions"):
             raise KeyError(key)
         return {}
 
@@ -38,14 +40,20 @@ def read_record(line: str) -> Record:
         raise ValueError(f"a record must be an object, got {str(content)[:80]}")
     record = Record(content)
     step, probe, values, conventions = record.get("step"), record.get("probe"), record["values"], record["conventions"]
+    errors = record[STANDARD_ERRORS]
     if not (_is_count(step) and isinstance(probe, str)):
         raise ValueError(f"a record needs 'step' and 'probe', got {line[:80]}")
-    if not (isinstance(values, dict) and isinstance(conventions, dict)):
-        raise ValueError(f"values and conventions of a record must be objects, got {line[:80]}")
+    if not all(isinstance(part, dict) for part in (values, errors, conventions)):
+        raise ValueError(f"values, {STANDARD_ERRORS} and conventions of a record must be objects, got {line[:80]}")
     if wrong := [name for name in (probe, *values) if not _NAME.fullmatch(name)]:
         raise ValueError(f"names of a record must be words without '/', got {wrong[0][:40]!r}")
     if wrong := [key for key, value in values.items() if not _is_number(value)]:
         raise ValueError(f"values of a record must be numbers or null, got {wrong[0]}: {str(values[wrong[0]])[:40]}")
+    if wrong := [key for key, error in errors.items() if key not in values or not _is_error(error)]:
+        raise ValueError(
+            f"{STANDARD_ERRORS} of a record must be numbers from 0 on, or null, of its values, got {wrong[0][:40]!r}: "
+            f"{str(errors[wrong[0]])[:40]}"
+        )
     if wrong := [key for key, length in _COUNTS.items() if not _are_counts(conventions.get(key), length)]:
         raise ValueError(f"{wrong[0]} of a record must be whole, got {str(conventions[wrong[0]])[:40]!r}")
     if not isinstance(record.get("error", ""), str):
@@ -87,6 +95,10 @@ def _are_counts(value: Any, length: int) -> bool:
     """Whether it is a count, or so many; or nothing, as in records of other things."""
     parts = value if length > 1 and isinstance(value, list) and len(value) == length else [value]
     return value is None or (len(parts) == length and all(map(_is_count, parts)))
+
+
+def _is_error(value: Any) -> bool:
+    return _is_number(value) and (value is None or value >= 0)
 
 
 def _is_number(value: Any) -> bool:

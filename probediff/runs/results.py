@@ -28,6 +28,8 @@ class ProbeResult:
         error: why there is no result, or none of a part.
         tables: names of small tables for W&B; the column ``c`` of a table ``t`` is the array ``t_c``.
         seconds: how long parts of the measurement took, by name, for the record of the event's times.
+        standard_errors: of some of ``values``, under the same keys: the standard deviation of the number over fresh
+            noises, as many as the pass had. NaN where too few samples tell it.
     """
 
     values: dict[str, float] = field(default_factory=dict)
@@ -37,6 +39,7 @@ class ProbeResult:
     error: str = ""
     tables: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
+    standard_errors: dict[str, float] = field(default_factory=dict)
 
     def validate(self) -> ProbeResult:
         """The same with plain numbers, or an error that says what cannot be stored.
@@ -47,6 +50,12 @@ class ProbeResult:
         for key in (*self.values, *self.arrays, *self.pictures):
             _check_name(key)
         values = {key: _number(key, value) for key, value in self.values.items()}
+        errors = {key: _number(key, value) for key, value in self.standard_errors.items()}
+        if wrong := [key for key, error in errors.items() if key not in values or error < 0]:
+            raise ValueError(
+                f"standard_errors must be 0 or more and of values, got {wrong[0]!r}: {errors[wrong[0]]}; there are "
+                f"{list(values)}"
+            )
         for key, array in self.arrays.items():
             if not isinstance(array, Tensor) or array.is_complex() or array.layout != torch.strided:
                 raise TypeError(f"array {key!r} must be a dense tensor of real numbers, got {_kind(array)}")
@@ -63,7 +72,7 @@ class ProbeResult:
                     f"the columns of the table {name!r} must be arrays {name}_* of one length, got the shapes "
                     f"{sorted(shapes)} among {list(self.arrays)}"
                 )
-        return replace(self, values=values, error=str(self.error))
+        return replace(self, values=values, standard_errors=errors, error=str(self.error))
 
     def table(self, name: str) -> dict[str, Tensor]:
         """The columns of one of its ``tables``, in their order, each (rows,)."""

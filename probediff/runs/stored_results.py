@@ -13,6 +13,7 @@ from torch import Tensor
 from probediff.files import load_whole, open_plain_file
 from probediff.runs.by_step import name_step
 from probediff.runs.folder import PICTURES, SAMPLES, RunFolder
+from probediff.runs.record import STANDARD_ERRORS
 from probediff.runs.results import ProbeResult
 
 
@@ -26,14 +27,17 @@ def read_result(folder: RunFolder, record: dict[str, Any]) -> ProbeResult:
         record: one of its records.
     """
     prefix = f"{name_step(record['step'])}.{record['probe']}"
-    values = {key: math.nan if value is None else value for key, value in record["values"].items()}
+    values, errors = (
+        {key: math.nan if value is None else value for key, value in record.get(part, {}).items()}
+        for part in ("values", STANDARD_ERRORS)
+    )
     arrays = _read_arrays(folder.path / SAMPLES / f"{prefix}.safetensors")
     known = folder.catalogue().get(record["probe"])
     histograms = [name for name in arrays if known and known.column(f"{name}_histogram").kind == "histogram"]
     tables = [column.key.removesuffix("_table") for column in known.columns if column.kind == "table"] if known else []
     tables = [name for name in tables if any(key.startswith(f"{name}_") for key in arrays)]
     pictures = _read_pictures(folder.path / PICTURES, f"{prefix}.")
-    return ProbeResult(values, arrays, pictures, tuple(histograms), tables=tuple(tables))
+    return ProbeResult(values, arrays, pictures, tuple(histograms), tables=tuple(tables), standard_errors=errors)
 
 
 def _read_arrays(path: Path) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from probediff.runs.descriptions import Description
 from probediff.runs.folder import END_OF_EVENT, RunFolder
 from probediff.runs.lock import lock_writes
 from probediff.runs.logger_adapters import Checkpoint, LoggerAdapter, adapt
+from probediff.runs.record import STANDARD_ERRORS
 from probediff.runs.results import Event, ProbeResult, RememberingLogger, scalars_of
 from probediff.runs.stored_results import read_result
 
@@ -41,6 +42,8 @@ class Entry:
     def record(self) -> dict[str, Any]:
         """The line in the records."""
         line = {"step": self.step, "probe": self.probe, "values": self.result.values, "conventions": self.conventions}
+        if self.result.standard_errors:
+            line[STANDARD_ERRORS] = self.result.standard_errors
         return line | self.extra | ({"error": self.result.error} if self.result.error else {})
 
     @property
