@@ -34,6 +34,7 @@ COMMANDS = {
     "vary": "variations of images, from found noises, by any models",
     "edit": "edit images from random noise, found noise or latents",
     "report": "tables, figures and a page from runs and probes",
+    "verdicts": "each statement of the papers beside what runs say",
     "sweep": "run all trials of a sweep file, here or through W&B",
     "runs": "list local runs: state, step, speed, last values",
     "dashboard": "make or update a W&B workspace for a project",

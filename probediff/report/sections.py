@@ -5,8 +5,10 @@ from collections.abc import Callable
 from probediff.report import family, geometry, latents, mapping, outside, overview, reproducing, structure, whitening
 from probediff.report.groups import Comparison
 from probediff.report.parts import Section
+from probediff.report.verdicts.section import verdicts
 
 SECTIONS: tuple[Callable[[Comparison], Section], ...] = (
+    verdicts,
     overview.overview,
     overview.training,
     family.exact_denoisers,

@@ -1,0 +1,165 @@
+"""What P1 says of the map from noise to image over training: it is there from the start, and settles early.
+
+P1 is *There and Back Again*; these are figures 5 and 6 of its section 4.4, and a correction of the latter.
+"""
+
+from probediff.report.records import TO_NETWORK
+from probediff.report.verdicts.evidence import Curve, Evidence, RunEvidence, curve_of
+from probediff.report.verdicts.p1_inversion import EARLY, late_part
+from probediff.report.verdicts.rule import Claim, Measured, Region, difference, share_of_fall
+from probediff.report.verdicts.statements import Statement
+
+_ASSIGNMENT, _FINAL = "assignment_accuracy", "checkpoint_similarity_final"
+#: P1 says that images find their noises from the very beginning: at every probe in this share of the training, ...
+_VERY_EARLY = 0.05
+#: ... nearly always. Its curve has no numbers; 0.9 is below all of its table.
+_HIGH = 0.9
+#: The least fall that counts as one, as for the number of steps.
+_FALL = 0.05
+#: A fall is early where more than half of it is done after ``EARLY``; a tenth is by then where it falls evenly.
+_HALF = 0.5
+#: A similarity that has settled. P1's curves have no numbers.
+_SIMILAR = 0.9
+
+
+def _high_from_the_start(evidence: Evidence) -> list[Claim]:
+    def least(run: RunEvidence) -> Measured | None:
+        curve = run.curve(_ASSIGNMENT, "image_to_noise")
+        early = {step: number for step, number in curve.items() if step <= _VERY_EARLY * max(curve)}
+        # What an untrained network does at step 0 is no beginning of a training.
+        return min(early.values(), key=lambda number: number.value) if any(early) else None
+
+    null = evidence.last(_ASSIGNMENT, "null")
+    words = f"least image → noise in the first {_VERY_EARLY:.0%} of the training"
+    number, chance = evidence.mean(least), None if null is None else null.value
+    return [Claim(words, Region(low=_HIGH), number, chance, _cure(evidence, _VERY_EARLY))]
+
+
+def _drops_early(evidence: Evidence) -> list[Claim]:
+    def ends(run: RunEvidence) -> tuple[Measured, Measured, Measured] | None:
+        """At the first step, at the last one before ``EARLY`` is over, and at the end."""
+        curve = run.curve(_ASSIGNMENT, "noise_to_image")
+        early = [step for step in curve if 0 < step <= EARLY * max(curve)]
+        is_whole = bool(early) and run.last_step in curve
+        return (curve[min(curve)], curve[max(early)], curve[max(curve)]) if is_whole else None
+
+    def fall(run: RunEvidence) -> Measured | None:
+        found = ends(run)
+        return None if found is None else difference(found[0], found[2])
+
+    def early_share(run: RunEvidence) -> Measured | None:
+        found = ends(run)
+        return None if found is None else share_of_fall(*found)
+
+    cure = _cure(evidence, EARLY)
+    whole = Claim("fall of noise → image over the training", Region(low=_FALL), evidence.mean(fall), 0.0, cure)
+    if whole.verdict == "disagrees":
+        return [whole]
+    words = f"share of that fall in the first {EARLY:.0%} of the training"
+    return [whole, Claim(words, Region(low=_HALF), evidence.mean(early_share), EARLY, cure)]
+
+
+def _cure(evidence: Evidence, share: float) -> str:
+    return (
+        f"{evidence.cure('--checkpoints all')}, where the training kept a checkpoint of its first {share:.0%} "
+        f"(--probing.schedule.steps of `probediff fit`)"
+    )
+
+
+def _similarity(evidence: Evidence, name: str) -> Curve:
+    """A similarity to the final samples by step; of CKA the one that a small N does not raise, if both have errors."""
+    keys = (f"{name}_debiased", name) if name == "cka" else (name,)
+    curves = [curve for key in keys if (curve := evidence.curve(_FINAL, key))]
+    with_errors = [curve for curve in curves if all(number.error is not None for number in curve.values())]
+    return next(iter([*with_errors, *curves]), {})
+
+
+def _map_settles(evidence: Evidence) -> list[Claim]:
+    curve = _similarity(evidence, "cka")
+    # The final samples have no record of their own.
+    last = max((run.last_step or 0 for run in evidence.runs), default=0)
+    later = late_part(curve, last)
+    number = min(later.values(), key=lambda number: number.value) if later else None
+    words = f"least CKA to the final samples after {EARLY:.0%} of the training"
+    return [Claim(words, Region(low=_SIMILAR), number, cure=_cure(evidence, EARLY))]
+
+
+def _svcca_is_first(evidence: Evidence) -> list[Claim]:
+    """SVCCA at the probed step at which CKA or SSIM settles, or at the one before where it has settled by then.
+
+    Where both are first at 0.9 at one step, the steps are too far apart to tell.
+    """
+    curves = {name: _similarity(evidence, name) for name in ("svcca", "cka", "ssim")}
+    region, cure = Region(low=_SIMILAR), _cure(evidence, EARLY)
+    if missing := [name.upper() for name, curve in curves.items() if not curve]:
+        why = f"no {' and no '.join(missing)} to the final samples is recorded"
+        return [Claim("SVCCA to the final samples", region, None, cure=cure, doubt=why)]
+    svcca, *others = curves.values()
+    settled = min((s for curve in others for s in curve if curve[s].value > _SIMILAR and s in svcca), default=None)
+    # Where no other settles before the end, SVCCA has to be there at the last step before it.
+    before = max((step for step in svcca if settled is None or step < settled), default=None)
+    is_there = before is not None and (settled is None or svcca[before].value > _SIMILAR)
+    step = before if is_there or settled is None else settled
+    if step is None:
+        return [Claim("SVCCA to the final samples", region, None, cure=cure)]
+    words, why = f"SVCCA at step {step}, where CKA and SSIM are below {_SIMILAR}", ""
+    if not is_there:
+        words = f"SVCCA at step {step}, where another similarity is first above {_SIMILAR}"
+        if svcca[step].value > _SIMILAR:
+            since = f"since step {before}" if before is not None else "at the first step"
+            why = f"SVCCA and another similarity both come above {_SIMILAR} {since}: the probed steps cannot tell"
+    return [Claim(words, region, svcca[step], cure=cure, doubt=why)]
+
+
+def _more_than_covariance(evidence: Evidence) -> list[Claim]:
+    """The Gaussian denoiser's samples and the network's, from the same noises: what needs no learning is as alike."""
+
+    def likeness(run: RunEvidence) -> Measured | None:
+        gaussians = (records for records in run.run.exact("num_samples") if records.kind == "gaussian")
+        curves = (curve_of(records, TO_NETWORK, key) for records in gaussians for key in ("cka_debiased", "cka"))
+        known = sorted(filter(None, curves), key=lambda curve: curve[max(curve)].error is None)
+        return next((curve[max(curve)] for curve in known), None)
+
+    words = "CKA of the final samples with those of the Gaussian denoiser"
+    is_there = any(run.run.of_kind("gaussian") for run in evidence.runs)
+    cure = f"`probediff probe exact:RUN,h=1` records it{evidence.move_away('exact-h=1', is_there)}"
+    return [Claim(words, Region(high=_SIMILAR), evidence.mean(likeness), cure=cure)]
+
+
+STATEMENTS = (
+    Statement(
+        "P1-F5a",
+        "figure 5, section 4.4",
+        "Images find their noises from the beginning of the training on.",
+        _high_from_the_start,
+        is_of_training=True,
+    ),
+    Statement(
+        "P1-F5b",
+        "figure 5, section 4.4",
+        "Noises find their images at the beginning only: that accuracy drops early.",
+        _drops_early,
+        is_of_training=True,
+    ),
+    Statement(
+        "P1-F6a",
+        "figure 6, section 4.4",
+        "The map from noise to image settles early in the training.",
+        _map_settles,
+        is_of_training=True,
+    ),
+    Statement(
+        "P1-F6b",
+        "figure 6, section 4.4",
+        "The most correlated features settle first: SVCCA before CKA and SSIM.",
+        _svcca_is_first,
+        is_of_training=True,
+    ),
+    Statement(
+        "C-F6",
+        "of figure 6",
+        "A CKA as high as that takes more than the covariance of the images.",
+        _more_than_covariance,
+        is_of_training=True,
+    ),
+)
