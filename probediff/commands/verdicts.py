@@ -20,7 +20,6 @@ from probediff.report.sources import read_runs
 from probediff.report.verdicts.judging import GroupVerdicts, judge_all
 from probediff.report.verdicts.tables import RULE, all_claims, claim_table, exact_table, to_plain, verdict_table
 from probediff.report.verdicts.text import to_text
-from probediff.runs.folder import RECORDS
 
 #: A terminal that says no width, such as a file, gets lines of so many letters; a very wide one no longer ones.
 _WIDTH, _WIDEST = 120, 160
@@ -58,10 +57,8 @@ def verdicts(arguments: list[str]) -> int:
 
 def _verdicts(options: argparse.Namespace) -> None:
     runs = read_runs([path.expanduser() for path in options.runs])
-    if not any(run.own.records for run in runs):
-        raise ValueError(f"RUN must have records, got {runs[0].path}, whose {RECORDS} is empty so far")
-    # A sweep holds runs that have not begun.
-    comparison = group_runs([run for run in runs if run.own.records], options.group_by)
+    # A sweep holds runs that have not begun; alone they are undecided.
+    comparison = group_runs([run for run in runs if run.own.records] or runs, options.group_by)
     judged = judge_all(comparison)
     print(to_text(judged, min(shutil.get_terminal_size((_WIDTH, 0)).columns, _WIDEST)))
     if options.out is not None:

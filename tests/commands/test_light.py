@@ -58,6 +58,8 @@ def source(tmp_path: Path) -> Path:
         ["dashboard", "--help"],
         ["dashboard", "team/project", "--dry_run"],
         ["dashboard", "team/project", "--dry_run", "--json"],
+        ["verdicts", "--help"],
+        ["verdicts", "run", "--out", "out"],
         ["report", "--help"],
         ["report", "run", "--out", "page"],
         ["prepare", "--help"],

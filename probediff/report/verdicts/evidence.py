@@ -9,7 +9,7 @@ from functools import cached_property
 from probediff.report.groups import Comparison, Group, Member, members
 from probediff.report.records import EXACT, ProbeRecords
 from probediff.report.sources import Run
-from probediff.report.verdicts.results import NETWORK, Results
+from probediff.report.verdicts.results import NETWORK, Results, analysed_kinds
 from probediff.report.verdicts.rule import Claim, Measured, Region, combine
 from probediff.runs.definitions import find_redefined
 from probediff.runs.folder import END_OF_EVENT
@@ -151,7 +151,9 @@ class Evidence:
         if not running:
             return ""
         steps = ", ".join(
-            f"{run.name} is at step {run.own.last_step}" + (f" of {run.max_steps}" if run.max_steps else "")
+            f"{run.name} has no records yet"
+            if run.own.last_step is None
+            else f"{run.name} is at step {run.own.last_step}" + (f" of {run.max_steps}" if run.max_steps else "")
             for run in running
         )
         return f"the training has not ended: {steps}"
@@ -160,6 +162,10 @@ class Evidence:
     def model(self) -> str:
         """How commands call it."""
         return "RUN" if self.is_network else exact_spec(self.kind)
+
+    def damage(self, name: str) -> str:
+        """Which files of this name that an analysis left cannot be read, in words; empty for none."""
+        return "; ".join(filter(None, (run.results.damage(name) for run in self.runs)))
 
     def mean(self, number_of: Callable[[RunEvidence], Measured | None]) -> Measured | None:
         """A number of each run, combined."""
@@ -203,9 +209,12 @@ def exact_spec(kind: str) -> str:
 def gather(comparison: Comparison, group: Group) -> list[Evidence]:
     """That of a group's networks, then that of each exact denoiser which was probed as they were."""
     found = [Evidence(group, data=comparison.data)]
-    exact = list(members(group))
+    exact = {member.kind: member.label for member in members(group)}
     if not exact:
         # A lone Gaussian is no member of a family.
         gaussians = (records for run in group.runs if (records := run.like_own(_GAUSSIAN)) is not None)
-        exact = [Member.of(records) for records in gaussians][:1]
-    return found + [Evidence(group, member.kind, member.label, comparison.data) for member in exact]
+        exact = {member.kind: member.label for member in map(Member.of, gaussians)}
+    for kind in (kind for run in group.runs for kind in analysed_kinds(run)):
+        name = exact_spec(kind).removeprefix("exact:RUN,").removeprefix("denoiser=")
+        exact.setdefault(kind, name.replace("h=", "h = ", 1) if name.startswith("h=") else name)
+    return found + [Evidence(group, kind, label, comparison.data) for kind, label in exact.items()]

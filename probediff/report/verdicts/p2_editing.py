@@ -8,7 +8,16 @@ from collections.abc import Callable
 from typing import Any
 
 from probediff.report.verdicts.evidence import Evidence, RunEvidence
-from probediff.report.verdicts.results import FEWEST_IMAGES, Each, finite, mean_over_rows, paired
+from probediff.report.verdicts.results import (
+    EDIT,
+    FEWEST_IMAGES,
+    SEARCH_NOISE,
+    VARY,
+    Each,
+    finite,
+    mean_over_rows,
+    paired,
+)
 from probediff.report.verdicts.rule import MARGIN, Claim, Measured, Region, combine
 from probediff.report.verdicts.statements import Statement
 
@@ -27,7 +36,9 @@ _CHECK_WORDS = {"lag_1_correlation": "correlation of neighbours"}
 Pair = tuple[Each, Each]
 
 
-def _paired_claim(evidence: Evidence, quantity: str, pair_of: Callable[[RunEvidence], Pair | None], cure: str) -> Claim:
+def _paired_claim(
+    evidence: Evidence, quantity: str, pair_of: Callable[[RunEvidence], Pair | None], file: str, cure: str
+) -> Claim:
     """Whether the first numbers are higher, over the images; the null is the mean of the second."""
     pairs = [pair for run in evidence.runs if (pair := pair_of(run)) is not None and len(pair[0]) == len(pair[1]) > 0]
     compared = [paired(*pair) for pair in pairs]
@@ -36,15 +47,19 @@ def _paired_claim(evidence: Evidence, quantity: str, pair_of: Callable[[RunEvide
     region = Region(None if null is None else null.value, words="above the null")
     fewest = min((len(found) for found, _ in pairs), default=FEWEST_IMAGES)
     doubt = f"{fewest} images are too few for an error over images" if fewest < FEWEST_IMAGES else ""
+    doubt = doubt or (evidence.damage(file) if number is None else "")
     return Claim(quantity, region, number, None if null is None else null.value, cure, doubt)
 
 
 def _found_noises_are_noise(evidence: Evidence) -> list[Claim]:
     cure = "`probediff search-noise IMAGES --run RUN --out RUN/probes/search_noise` records it"
-    return [
-        Claim(_CHECK_WORDS.get(name, name), region, evidence.mean(_check(name)), _null_of(evidence, name), cure)
-        for name, region in _CHECKS.items()
-    ]
+    damage = evidence.damage(SEARCH_NOISE)
+    claims = []
+    for name, region in _CHECKS.items():
+        number = evidence.mean(_check(name))
+        null, doubt = _null_of(evidence, name), damage if number is None else ""
+        claims.append(Claim(_CHECK_WORDS.get(name, name), region, number, null, cure, doubt))
+    return claims
 
 
 def _check(name: str) -> Callable[[RunEvidence], Measured | None]:
@@ -87,7 +102,7 @@ def _forward_is_best(evidence: Evidence) -> list[Claim]:
         return pair
 
     return [
-        _paired_claim(evidence, f"likeness with the loss {_FORWARD} against {loss}", against(loss), cure)
+        _paired_claim(evidence, f"likeness with the loss {_FORWARD} against {loss}", against(loss), VARY, cure)
         for loss in _OTHER_LOSSES
     ]
 
@@ -102,7 +117,7 @@ def _variations_resemble(evidence: Evidence) -> list[Claim]:
         f"then `probediff vary RUN/probes/search_noise/noises.safetensors {evidence.model} --out RUN/probes/vary`, "
         f"record it"
     )
-    return [_paired_claim(evidence, "likeness of images from found noises against random ones", pair, cure)]
+    return [_paired_claim(evidence, "likeness of images from found noises against random ones", pair, VARY, cure)]
 
 
 def _edits_keep_structure(evidence: Evidence) -> list[Claim]:
@@ -112,7 +127,7 @@ def _edits_keep_structure(evidence: Evidence) -> list[Claim]:
 
     cure = f"`probediff edit IMAGES --model {evidence.model} --run RUN` with {FEWEST_IMAGES} images or more records it"
     words = "likeness of edits to their inputs, over all strengths, from found noises against random ones"
-    return [_paired_claim(evidence, words, pair, cure)]
+    return [_paired_claim(evidence, words, pair, EDIT, cure)]
 
 
 STATEMENTS = (

@@ -13,6 +13,7 @@ from probediff.report.verdicts.evidence import Evidence, RunEvidence
 from probediff.report.verdicts.results import last_row, number_in, row_named
 from probediff.report.verdicts.rule import MARGIN, Claim, Measured, Region, combine, difference, ratio
 from probediff.report.verdicts.statements import Statement
+from probediff.runs.folder import WHITENING
 
 #: A Pearson correlation from which on two images look alike at all; P2 has "much stronger" than that of random pairs.
 _CORRELATED = 0.05
@@ -56,9 +57,10 @@ def _claim(
     null: float | None = None,
 ) -> Claim:
     folder = "whitening" if evidence.is_network else f"{evidence.kind}/whitening"
-    is_there = any(run.results.whitening for run in evidence.runs)
+    number, damage = _mean(evidence, number_of), evidence.damage(WHITENING)
+    is_there = any(run.results.whitening for run in evidence.runs) or bool(damage)
     cure = f"`probediff whitening {evidence.model}` records it{evidence.move_away(folder, is_there)}"
-    return Claim(quantity, region, _mean(evidence, number_of), null, cure)
+    return Claim(quantity, region, number, null, cure, damage if number is None else "")
 
 
 def _noise_resembles_image(evidence: Evidence) -> list[Claim]:

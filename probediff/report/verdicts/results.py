@@ -78,6 +78,12 @@ class Results:
                     found[key] = each
         return found
 
+    def damage(self, name: str) -> str:
+        """Which files of this name cannot be read, in words; empty for none."""
+        paths = (path for path in self.run.analyses(name) if read_json(path, dict) is None)
+        damaged = [f"{self.run.name}/{path.relative_to(self.run.path)}" for path in paths]
+        return f"{', '.join(damaged)} cannot be read" if damaged else ""
+
     def _read(self, name: str) -> Iterator[tuple[Path, dict[str, Any]]]:
         for path in self.run.analyses(name):
             values = read_json(path, dict)
@@ -103,6 +109,12 @@ def _kind_of_folder(name: str) -> str:
     return "gaussian" if name == f"{EXACT}h=1" else name
 
 
+def analysed_kinds(run: Run) -> list[str]:
+    """Exact denoisers below a run that were analysed or edited with, whether they were probed or not."""
+    folders = (run.exact_folder(path) for name in (WHITENING, EDIT) for path in run.analyses(name))
+    return list(dict.fromkeys(_kind_of_folder(folder) for folder in folders if folder))
+
+
 def number_in(node: object, key: str) -> Measured | None:
     """A number of a result with its standard error, wherever it stands: in ``standard_errors``, beside, or by N."""
     values = _object(node)
@@ -111,6 +123,7 @@ def number_in(node: object, key: str) -> Measured | None:
         return None
     errors = _object(values.get(STANDARD_ERRORS))
     error = finite(errors.get(key, values.get(f"{key}_standard_error")))
+    error = None if error is not None and error < 0 else error
     spread, count = finite(values.get(f"{key}_std")), finite(values.get("num_samples"))
     if error is None and spread is not None and count:
         error = spread / math.sqrt(count)

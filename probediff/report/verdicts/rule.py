@@ -191,10 +191,7 @@ def number_text(number: Measured) -> str:
         text = f"{number.value:.4g}" + ("" if error is None else f" ± {error:g}")
     else:
         exponent = math.floor(math.log10(error))
-        digits = -exponent + (1 if error / 10**exponent < 2 else 0)
-        text = (
-            f"{number.value:.{digits}f} ± {error:.{digits}f}"
-            if 0 <= digits <= 6
-            else f"{number.value:.4g} ± {error:.2g}"
-        )
+        digits = max(0, -exponent + (1 if error / 10**exponent < 2 else 0))
+        shown = f".{digits}f" if digits <= 6 else ".3g"
+        text = f"{number.value:{shown}} ± {error:{shown}}"
     return text + (f" ({number.num_runs} runs)" if number.num_runs > 1 else "")

@@ -51,4 +51,5 @@ def _wrapped(text: str, width: int, lead: str = "") -> list[str]:
 def _exact(of_group: GroupVerdicts) -> str:
     outcomes = zip(*(verdicts.outcomes for verdicts in of_group.exact), strict=True)
     rows = [[of_all[0].statement.key, *map(exact_cell, of_all)] for of_all in outcomes]
-    return format_table(["", *(verdicts.label for verdicts in of_group.exact)], rows, num_left=len(of_group.exact) + 1)
+    table = format_table(["", *(verdicts.label for verdicts in of_group.exact)], rows, num_left=len(of_group.exact) + 1)
+    return "\n".join(line.rstrip() for line in table.splitlines())
