@@ -1,5 +1,6 @@
 """How near the map from noise to image is to optimal transport, its hubs, and whether two runs learn the same map."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -17,6 +18,7 @@ from probediff.measures._rows import (
 )
 from probediff.measures.assignment import assignment_accuracy
 from probediff.measures.similarity import ssim
+from probediff.measures.uncertainty import rows_without_groups
 
 #: SSIM from which `reproducibility` counts two images as the same. Zhang et al. 2024 ("The Emergence of
 #: Reproducibility and Generalizability in Diffusion Models") use 0.6 too, but on a learned copy-detection feature.
@@ -68,8 +70,22 @@ def optimal_transport(noise: Tensor, x_0: Tensor) -> Transport:
         ValueError: Shapes differ, N under 2, values not finite, all noises or all images equal (every assignment is
             then optimal), or an optimal cost of 0.
     """
-    from scipy.optimize import linear_sum_assignment
+    return _transport_of(_costs(noise, x_0))
 
+
+def transports_without_groups(noise: Tensor, x_0: Tensor) -> Iterator[Transport]:
+    """What `optimal_transport` gives without each group of samples, for the delete-a-group jackknife.
+
+    The matrix of costs is made once. Arguments and errors are those of `optimal_transport`.
+    """
+    cost = _costs(noise, x_0)
+    for kept in rows_without_groups(len(cost)):
+        if len(kept) > 1:
+            yield _transport_of(cost[kept][:, kept])
+
+
+def _costs(noise: Tensor, x_0: Tensor) -> Tensor:
+    """(N, N) float64 squared distances of every noise to every image."""
     noise, x_0 = same_shape_rows(noise=noise, x_0=x_0)
     check_num_samples("noise and x_0", len(noise), 2, "an assignment with a choice")
     for name, rows in (("noise", noise), ("x_0", x_0)):
@@ -77,7 +93,12 @@ def optimal_transport(noise: Tensor, x_0: Tensor) -> Transport:
             raise ValueError(
                 f"{name} must hold different samples, got {len(rows)} equal ones; every assignment is then optimal"
             )
-    cost = _squared_distances(noise, x_0)
+    return _squared_distances(noise, x_0)
+
+
+def _transport_of(cost: Tensor) -> Transport:
+    from scipy.optimize import linear_sum_assignment
+
     assigned = torch.as_tensor(linear_sum_assignment(cost.cpu().numpy())[1]).to(cost.device)
     own = torch.arange(len(cost), device=cost.device)
     inverse = torch.empty_like(assigned).scatter_(0, assigned, own)
