@@ -14,6 +14,7 @@ white noise is 2.4 times too large): they have it from the differences of halves
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,10 +94,8 @@ def moments_with_errors(images: Tensor) -> tuple[WithError, WithError]:
     return WithError(mean, mean_with_error(terms[0]).error), std
 
 
-def split_errors(
-    numbers: Mapping[str, WithError] | Mapping[str, WithError | float],
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Values by name, and the standard errors of those that have one."""
+def split_errors(numbers: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+    """Values of numbers, which are plain or a `WithError`, by name, and the standard errors of those that have one."""
     values = {key: n.value if isinstance(n, WithError) else n for key, n in numbers.items()}
     errors = {key: n.error for key, n in numbers.items() if isinstance(n, WithError) and not math.isnan(n.error)}
     return values, errors
