@@ -13,6 +13,7 @@ from probediff.measures import (
     hub_counts,
     mean_over_captures,
     pixel_variance,
+    squared_brightness,
     squared_norm_per_value,
 )
 from probediff.measures.assignment_errors import assignments_without_groups
@@ -46,6 +47,7 @@ class AssignmentAccuracy(Probe):
         of_samples = {
             "pixel_variance": pixel_variance(event.x_0),
             "squared_norm_per_value": squared_norm_per_value(event.x_0),
+            "squared_brightness": squared_brightness(event.x_0),
         }
         top = torch.argsort(captured, descending=True, stable=True)[: self.num_hubs]
         values = _numbers(accuracy, of_samples) | {"null": 1 / len(event.x_0)}
