@@ -49,7 +49,6 @@ RECORDED_NOW = {
     *_HUBS,
     # Columns of the table of hubs.
     *_PLAIN,
-    "standard_errors",
     *("hubs_sample", "hubs_captures", "hubs_share", "hubs_pixel_variance"),
     *("device", "cpu_capability", "num_threads", "num_processes", "tf32", "deterministic", "torch", "batch_size"),
     *("weights_sha256", "images_sha256", "features_sha256", "noises_sha256", "statistics_images_sha256", "sha256"),
@@ -135,6 +134,9 @@ def is_recorded_now(line: str) -> bool:
         return True
     # The files beside a result, the options of each probe, and of each method of inversion.
     if names[-1].startswith(("files.", "probes.")) or ".options." in f".{names[-1]}":
+        return True
+    # Beside each number its standard error.
+    if "standard_errors." in names[-1]:
         return True
     # How a quantity is computed that an earlier version computed otherwise.
     if ".definitions." in f".{names[-1]}":
