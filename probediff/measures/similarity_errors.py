@@ -54,7 +54,7 @@ def cka_errors(x: Tensor, y: Tensor) -> tuple[float, float]:
         for part, column, whole in zip(centred, towards, total, strict=True)
     ]
     biased, debiased = [], []
-    for (i, j), sums in zip(((0, 0), (0, 1), (1, 1)), _products_by_group(*centred, members), strict=True):
+    for (i, j), sums in zip(((0, 0), (0, 1), (1, 1)), _products_by_group(centred[0], centred[1], members), strict=True):
         without = sums.sum() - 2 * sums.sum(dim=1) + sums.diagonal()
         without += -2 / size * (towards[i] * towards[j]).sum(dim=0) + total[i] * total[j] / size**2
         s, t = norms[i], norms[j]

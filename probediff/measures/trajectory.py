@@ -236,8 +236,9 @@ def closest_approach_errors(distances: TrajectoryDistances, lambdas: Tensor) -> 
 
 
 def _only(distances: TrajectoryDistances, members: Tensor) -> TrajectoryDistances:
-    parts = (distances.squared_from_noise, distances.along_latent, distances.squared_latent)
-    return TrajectoryDistances(*(part[members] for part in parts), distances.step_fraction)
+    d = distances
+    rows = [part[members] for part in (d.squared_from_noise, d.along_latent, d.squared_latent)]
+    return TrajectoryDistances(rows[0], rows[1], rows[2], d.step_fraction)
 
 
 def _lowest(curve: Tensor, places: Tensor) -> Tensor:

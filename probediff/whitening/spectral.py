@@ -7,7 +7,7 @@ s^0 for the image itself; and R² of any of them costs O(D).
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -221,10 +221,13 @@ class ComparedMap:
             progress: of the network's iteration.
         """
         x, z = along
-        noises = (x * gain,) if z is None else (x * gain, z)
-        fits = [spectral_fit(x, of, whitening.eigenvalues) for of in noises]
-        without = zip(*(fits_without_groups(x, of, whitening.eigenvalues) for of in noises), strict=True)
-        return cls(counts, count, *fits, progress=progress, left_out=[cls(counts, count, *of) for of in without])
+        eigenvalues = whitening.eigenvalues
+        closed = spectral_fit(x, x * gain, eigenvalues), *fits_without_groups(x, x * gain, eigenvalues)
+        network: Sequence[SpectralFit | None] = [None] * len(closed)
+        if z is not None:
+            network = spectral_fit(x, z, eigenvalues), *fits_without_groups(x, z, eigenvalues)
+        whole, *without = (cls(counts, count, a, b, progress) for a, b in zip(closed, network, strict=True))
+        return replace(whole, left_out=without)
 
     def errors(self) -> tuple[dict[str, float], dict[str, float]]:
         """Standard errors over images of the numbers of both points, by the delete-a-group jackknife."""
