@@ -8,14 +8,33 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from probediff.callbacks.base import Probe
-from probediff.measures import angle_of_mean_cosine, most_probable_triangle, triangle_angles, triangle_distances
+from probediff.measures import (
+    angle_of_mean_cosine,
+    cosine_similarity,
+    most_probable_triangle,
+    triangle_angles,
+    triangle_distances,
+)
+from probediff.measures.uncertainty import (
+    WithError,
+    error_of_means,
+    mean_with_error,
+    moments_with_errors,
+    split_errors,
+    std_with_error,
+)
 from probediff.pictures import grid, to_uint8, triangle
 from probediff.probing.shared_pass import ProbePass
 from probediff.runs.results import ProbeResult
 
 
-def _mean_std(name: str, values: Tensor, unit: str = "") -> dict[str, float]:
-    return {f"{name}_mean{unit}": float(values.mean()), f"{name}_std{unit}": float(values.std(correction=0))}
+def _mean_std(name: str, values: Tensor, unit: str = "") -> dict[str, WithError | float]:
+    return {f"{name}_mean{unit}": mean_with_error(values), f"{name}_std{unit}": std_with_error(values)}
+
+
+def _angle_of_mean_cosine(a: Tensor, b: Tensor) -> WithError:
+    error = error_of_means(lambda means: torch.rad2deg(means[0].clamp(-1, 1).acos()), cosine_similarity(a, b))
+    return WithError(angle_of_mean_cosine(a, b), error)
 
 
 class InversionAngles(Probe):
@@ -40,24 +59,23 @@ class InversionAngles(Probe):
         noise, x_0, latent = event.noise, event.x_0, event.latent
         angles, distances = triangle_angles(noise, x_0, latent), triangle_distances(noise, x_0, latent)
         likely = most_probable_triangle(angles)
-        values: dict[str, float] = {}
+        numbers: dict[str, WithError | float] = {}
         for vertex in ("noise", "image", "latent"):
-            values |= _mean_std(f"at_{vertex}", getattr(angles, f"at_{vertex}_deg"), "_deg")
-            values[f"at_{vertex}_most_probable_deg"] = float(getattr(likely, f"at_{vertex}_deg"))
-        values["at_image_of_mean_cosine_deg"] = angle_of_mean_cosine(noise - x_0, latent - x_0)
+            numbers |= _mean_std(f"at_{vertex}", getattr(angles, f"at_{vertex}_deg"), "_deg")
+            # A mode: no jackknife tells its error.
+            numbers[f"at_{vertex}_most_probable_deg"] = float(getattr(likely, f"at_{vertex}_deg"))
+        numbers["at_image_of_mean_cosine_deg"] = _angle_of_mean_cosine(noise - x_0, latent - x_0)
         for side, lengths in asdict(distances).items():
-            values |= _mean_std(f"distance_{side}", lengths)
-        values |= {
-            "latent_mean": float(latent.double().mean()),
-            "latent_std": float(latent.double().std(correction=0)),
-        }
+            numbers |= _mean_std(f"distance_{side}", lengths)
+        numbers["latent_mean"], numbers["latent_std"] = moments_with_errors(latent)
+        values, errors = split_errors(numbers)
         arrays = {name: value.float() for name, value in (asdict(angles) | asdict(distances)).items()}
         pictures = {
             "latents": self._picture(event, noise, latent),
             "triangle": triangle(likely.at_noise_deg, likely.at_image_deg, likely.at_latent_deg),
         }
         histograms = ("at_noise_deg", "at_image_deg", "at_latent_deg")
-        return ProbeResult(values, arrays, pictures, histograms)
+        return ProbeResult(values, arrays, pictures, histograms, standard_errors=errors)
 
     def _picture(self, event: ProbePass, noise: Tensor, latent: Tensor) -> Tensor:
         """Rows: samples, latents (-3..3), latent minus noise (-2..2)."""

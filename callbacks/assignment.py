@@ -3,19 +3,26 @@
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from probediff.callbacks.base import Probe
+from probediff.measures import AssignmentAccuracy as Assignment
 from probediff.measures import (
     assignment_accuracy,
     capture_correlation,
     hub_counts,
     mean_over_captures,
     pixel_variance,
+    squared_brightness,
     squared_norm_per_value,
 )
+from probediff.measures.assignment_errors import assignments_without_groups
+from probediff.measures.uncertainty import jackknife_errors, least_share_error
 from probediff.pictures import grid, to_uint8
 from probediff.probing.shared_pass import ProbePass
 from probediff.runs.results import ProbeResult
+
+_ACCURACIES = ("image_to_noise", "noise_to_image", "image_to_noise_top5", "noise_to_image_top5")
 
 
 class AssignmentAccuracy(Probe):
@@ -40,19 +47,10 @@ class AssignmentAccuracy(Probe):
         of_samples = {
             "pixel_variance": pixel_variance(event.x_0),
             "squared_norm_per_value": squared_norm_per_value(event.x_0),
+            "squared_brightness": squared_brightness(event.x_0),
         }
         top = torch.argsort(captured, descending=True, stable=True)[: self.num_hubs]
-        values = {
-            "image_to_noise": accuracy.image_to_noise,
-            "noise_to_image": accuracy.noise_to_image,
-            "image_to_noise_top5": accuracy.image_to_noise_top5,
-            "noise_to_image_top5": accuracy.noise_to_image_top5,
-            "null": 1 / len(event.x_0),
-            "largest_hub_share": int(captured.max()) / len(event.x_0),
-        }
-        for name, quantity in of_samples.items():
-            values |= {f"hubs_{name}": mean_over_captures(captured, quantity), name: float(quantity.mean())}
-            values[f"captures_{name}_spearman"] = capture_correlation(captured, quantity)
+        values = _numbers(accuracy, of_samples) | {"null": 1 / len(event.x_0)}
         arrays = {
             "nearest_noise": accuracy.nearest_noise,
             "nearest_image": accuracy.nearest_image,
@@ -64,4 +62,27 @@ class AssignmentAccuracy(Probe):
             **{f"hubs_{name}": quantity[top].float() for name, quantity in of_samples.items()},
         }
         pictures = {"hubs": grid(to_uint8(event.pixels(event.x_0[top])), len(top))}
-        return ProbeResult(values, arrays, pictures, tables=("hubs",))
+        return ProbeResult(values, arrays, pictures, tables=("hubs",), standard_errors=_errors(event, of_samples))
+
+
+def _numbers(accuracy: Assignment, of_samples: dict[str, Tensor]) -> dict[str, float]:
+    """What an assignment, and the quantities of its samples, give."""
+    num = len(accuracy.nearest_image)
+    captured = hub_counts(accuracy.nearest_image, num)
+    values = {name: float(getattr(accuracy, name)) for name in _ACCURACIES}
+    values["largest_hub_share"] = int(captured.max()) / num
+    for name, quantity in of_samples.items():
+        values |= {f"hubs_{name}": mean_over_captures(captured, quantity), name: float(quantity.mean())}
+        values[f"captures_{name}_spearman"] = capture_correlation(captured, quantity)
+    return values
+
+
+def _errors(event: ProbePass, of_samples: dict[str, Tensor]) -> dict[str, float]:
+    """Standard errors; of a share at least those of the rule of three."""
+    without = [
+        _numbers(accuracy, {name: quantity[kept] for name, quantity in of_samples.items()})
+        for kept, accuracy in assignments_without_groups(event.noise, event.x_0)
+    ]
+    errors = jackknife_errors(without)
+    least = least_share_error(len(event.x_0))
+    return errors | {name: max(errors[name], least) for name in _ACCURACIES if name in errors}

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from probediff.callbacks.base import Probe
 from probediff.measures import null_top_k_correlation, top_k_correlation
+from probediff.measures.correlation import top_k_correlation_error
 from probediff.probing.probe import ProbeContext
 from probediff.probing.shared_pass import ProbePass
 from probediff.runs.results import ProbeResult
@@ -44,4 +45,6 @@ class PixelCorrelation(Probe):
             "null": null_top_k_correlation(len(event.noise), math.prod(event.noise.shape[1:]), self.k),
             "k": float(self.k),
         }
-        return ProbeResult(values)
+        sets = {"noise": event.noise, "latent": event.latent, "sample": event.x_0}
+        errors = {name: top_k_correlation_error(images, self.k) for name, images in sets.items()}
+        return ProbeResult(values, standard_errors={name: e for name, e in errors.items() if not math.isnan(e)})

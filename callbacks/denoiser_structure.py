@@ -19,7 +19,7 @@ from probediff.denoisers.empirical import basis_bytes
 from probediff.files.capacity import check_memory
 from probediff.measures import memorisation_gap, structure
 from probediff.measures.denoiser_structure import MemorisationGap, Structure
-from probediff.measures.explained import WithError
+from probediff.measures.uncertainty import WithError
 from probediff.probing.probe import ProbeContext, TrainingImages
 from probediff.probing.shared_pass import ProbePass
 from probediff.runs.results import ProbeResult
@@ -122,7 +122,12 @@ class DenoiserStructure(Probe):
         )
         arrays = _table(exact.levels, ladders, gaps)
         picture = pictures.structure({name: column.numpy() for name, column in arrays.items()})
-        return ProbeResult(values, arrays, {"levels": picture}, tables=("levels",), seconds=seconds)
+        of_levels = zip(exact.levels, ladders[0], strict=True)
+        errors = {f"linear_share_sigma_{level.asked:g}": row.linear_share.error for level, row in of_levels}
+        errors |= {key.removesuffix("_error"): value for key, value in values.items() if key.endswith("_error")}
+        errors = {key: error for key, error in errors.items() if not math.isnan(error)}
+        pictures_of_levels = {"levels": picture}
+        return ProbeResult(values, arrays, pictures_of_levels, (), "", ("levels",), seconds, errors)
 
     def _settings(self, exact: ExactImages) -> dict[str, float]:
         mirrored = None if self._training is None else self._training.mirrored

@@ -5,6 +5,7 @@ import math
 import torch
 
 from probediff.callbacks.base import Probe
+from probediff.measures.uncertainty import mean_with_error, moments_with_errors, split_errors
 from probediff.pictures import grid, to_uint8
 from probediff.probing.probe import ProbeContext
 from probediff.probing.shared_pass import ProbePass
@@ -30,12 +31,11 @@ class FixedNoiseGeneration(Probe):
     def measure(self, event: ProbePass) -> ProbeResult:
         """Mean, spread and saturation of the samples, and their picture."""
         shown = event.pixels(event.x_0[: self.num_shown])
-        values = {
-            "sample_mean": float(event.x_0.double().mean()),
-            "sample_std": float(event.x_0.double().std(correction=0)),
-            "saturated_fraction": float((event.x_0.abs() >= 0.999).double().mean()),
-        }
-        return ProbeResult(values, pictures={"samples": grid(to_uint8(shown), math.ceil(math.sqrt(len(shown))))})
+        mean, std = moments_with_errors(event.x_0)
+        saturated = mean_with_error((event.x_0.abs() >= 0.999).double().flatten(1).mean(dim=1))
+        values, errors = split_errors({"sample_mean": mean, "sample_std": std, "saturated_fraction": saturated})
+        pictures = {"samples": grid(to_uint8(shown), math.ceil(math.sqrt(len(shown))))}
+        return ProbeResult(values, pictures=pictures, standard_errors=errors)
 
     def finish(self, context: ProbeContext) -> dict[int, ProbeResult]:
         """The same noises over training: one row a step, evenly chosen among the stored ones."""

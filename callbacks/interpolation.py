@@ -8,11 +8,18 @@ from torch import Tensor
 
 from probediff.callbacks.base import Probe
 from probediff.files.capacity import check_memory
-from probediff.measures import midpoint_contrast, path_lengths, slerp_path, ssim
+from probediff.measures import midpoint_contrast, path_lengths, pixel_variance, slerp_path, ssim
+from probediff.measures.uncertainty import WithError, error_of_means, mean_with_error, split_errors
 from probediff.pictures import grid, to_uint8
 from probediff.probing.probe import ProbeContext
 from probediff.probing.shared_pass import ProbePass
 from probediff.runs.results import ProbeResult
+
+
+def _contrast(images: Tensor) -> WithError:
+    ends, middle = ([pixel_variance(images[k]).sqrt() for k in places] for places in ((0, -1), (len(images) // 2,)))
+    error = error_of_means(lambda means: 2 * means[0] / (means[1] + means[2]), *middle, *ends)
+    return WithError(midpoint_contrast(images), error)
 
 
 class LatentInterpolation(Probe):
@@ -54,20 +61,21 @@ class LatentInterpolation(Probe):
         from_noise, from_latent = self._images(event, event.noise), self._images(event, event.latent)
         middle = self.num_points // 2
         noise_middle, latent_middle = from_noise[middle].clamp(-1, 1), from_latent[middle].clamp(-1, 1)
-        values = {
-            "midpoint_ssim": float(ssim(noise_middle, latent_middle).mean()),
-            "path_length_noise": float(path_lengths(from_noise).mean()),
-            "path_length_latent": float(path_lengths(from_latent).mean()),
-            "midpoint_contrast_noise": midpoint_contrast(from_noise),
-            "midpoint_contrast_latent": midpoint_contrast(from_latent),
+        numbers: dict[str, WithError | float] = {
+            "midpoint_ssim": mean_with_error(ssim(noise_middle, latent_middle)),
+            "path_length_noise": mean_with_error(path_lengths(from_noise)),
+            "path_length_latent": mean_with_error(path_lengths(from_latent)),
+            "midpoint_contrast_noise": _contrast(from_noise),
+            "midpoint_contrast_latent": _contrast(from_latent),
             "num_pairs": float(self.num_pairs),
             "num_points": float(self.num_points),
         }
         if self.num_pairs > 1:
-            values["midpoint_ssim_null"] = float(ssim(noise_middle, latent_middle.roll(-1, dims=0)).mean())
+            numbers["midpoint_ssim_null"] = float(ssim(noise_middle, latent_middle.roll(-1, dims=0)).mean())
         # (P, K, C, H, W) twice -> for each pair the row of the noises above the row of the latents.
         rows = torch.stack([from_noise, from_latent]).permute(2, 0, 1, 3, 4, 5).flatten(0, 2)
-        return ProbeResult(values, pictures={"paths": grid(to_uint8(rows), self.num_points)})
+        values, errors = split_errors(numbers)
+        return ProbeResult(values, pictures={"paths": grid(to_uint8(rows), self.num_points)}, standard_errors=errors)
 
     def _images(self, event: ProbePass, starts: Tensor) -> Tensor:
         """(num_points, num_pairs, C, H, W) images on the paths between consecutive ``starts``."""

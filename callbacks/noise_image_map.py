@@ -3,10 +3,15 @@
 from typing import ClassVar
 
 from probediff.callbacks.base import Probe
-from probediff.measures import hub_counts, hubness, null_hubness, optimal_transport
+from probediff.measures import Transport, hub_counts, hubness, null_hubness, optimal_transport
+from probediff.measures.transport import transports_without_groups
+from probediff.measures.uncertainty import jackknife_errors, least_share_error
 from probediff.probing.probe import ProbeContext
 from probediff.probing.shared_pass import ProbePass
 from probediff.runs.results import ProbeResult
+
+_SHARES = ("identity_share", "nearest_image_share", "nearest_noise_share")
+_GAPS = ("identity_gap", "nearest_image_gap", "nearest_noise_gap")
 
 
 class NoiseImageMap(Probe):
@@ -33,19 +38,19 @@ class NoiseImageMap(Probe):
         noise, x_0 = event.noise[: self.max_samples], event.x_0[: self.max_samples]
         transport = optimal_transport(noise, x_0)
         num = len(noise)
-        values = {
-            "num_samples": float(num),
-            "identity_share": transport.identity_share,
-            "identity_share_null": 1 / num,
-            "identity_gap": transport.identity_gap,
-            "identity_gap_null": transport.random_gap,
-            "nearest_image_share": transport.nearest_image_share,
-            "nearest_noise_share": transport.nearest_noise_share,
-            "nearest_image_gap": transport.nearest_image_gap,
-            "nearest_noise_gap": transport.nearest_noise_gap,
-            "optimal_cost": transport.optimal_cost,
-            "image_hubness": hubness(hub_counts(transport.nearest_image, num)),
-            "noise_hubness": hubness(hub_counts(transport.nearest_noise, num)),
-            "hubness_null": null_hubness(num),
-        }
-        return ProbeResult(values, {"assigned_image": transport.assigned_image})
+        values = {"num_samples": float(num), "hubness_null": null_hubness(num), **_numbers(transport)}
+        values |= {"identity_share_null": 1 / num, "identity_gap_null": transport.random_gap}
+        errors = jackknife_errors([_numbers(without) for without in transports_without_groups(noise, x_0)])
+        least = least_share_error(num)
+        errors |= {name: max(errors[name], least) for name in _SHARES if name in errors}
+        return ProbeResult(values, {"assigned_image": transport.assigned_image}, standard_errors=errors)
+
+
+def _numbers(transport: Transport) -> dict[str, float]:
+    """Shares, gaps, cost and hubness."""
+    num = len(transport.assigned_image)
+    values: dict[str, float] = {name: getattr(transport, name) for name in (*_SHARES, *_GAPS, "optimal_cost")}
+    return values | {
+        "image_hubness": hubness(hub_counts(transport.nearest_image, num)),
+        "noise_hubness": hubness(hub_counts(transport.nearest_noise, num)),
+    }

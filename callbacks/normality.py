@@ -1,11 +1,13 @@
 """How far are latents from white noise? Is the inversion error larger in flat areas? (*There and Back Again*, F1)"""
 
-from dataclasses import asdict
+import math
 from typing import ClassVar
 
 from probediff.callbacks.base import Probe
 from probediff.measures import latent_normality, plain_area_errors
+from probediff.measures.normality_errors import normality_errors
 from probediff.measures.plain_areas import PLAIN_THRESHOLD
+from probediff.measures.uncertainty import WithError, split_errors
 from probediff.probing.probe import ProbeContext
 from probediff.probing.shared_pass import ProbePass
 from probediff.runs.results import ProbeResult
@@ -35,17 +37,21 @@ class LatentNormality(Probe):
         """Every statistic with its null; the split error where a noise is known and pixels are what is inverted."""
         assert event.latent is not None
         normality = latent_normality(event.latent, self.shapiro_samples)
-        values = {"shapiro_samples": float(min(self.shapiro_samples, len(event.latent)))}
+        numbers: dict[str, WithError | float] = {"shapiro_samples": float(min(self.shapiro_samples, len(event.latent)))}
+        errors = normality_errors(event.latent, normality, self.shapiro_samples)
         for name, statistic in normality.scalars().items():
-            values |= {name: statistic.value, f"{name}_null": statistic.null}
+            numbers |= {name: WithError(statistic.value, errors[name]), f"{name}_null": statistic.null}
         # Codes of a latent-diffusion model are no pixels in [-1, 1]: the threshold says nothing about them.
         if event.paired and event.shows_pixels:
             split = plain_area_errors(event.noise, event.x_0, event.latent)
-            values |= {f"plain_area_{name}": value for name, value in asdict(split).items()}
-            values["plain_area_threshold"] = PLAIN_THRESHOLD
+            of_areas = {name: value for name, value in vars(split).items() if name != "standard_errors"}
+            known = split.standard_errors
+            numbers |= {f"plain_area_{k}": WithError(v, known.get(k, math.nan)) for k, v in of_areas.items()}
+            numbers["plain_area_threshold"] = PLAIN_THRESHOLD
         arrays = {
             "ks_distance": normality.ks_distances.float(),
             "radial_frequency": normality.radial_power.frequency.float(),
             "radial_power": normality.radial_power.power.float(),
         }
-        return ProbeResult(values, arrays)
+        values, known = split_errors(numbers)
+        return ProbeResult(values, arrays, standard_errors=known)

@@ -1,16 +1,19 @@
 """When does the map from noise to image settle? (*There and Back Again*, figure 6)"""
 
-from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 
 from torch import Tensor
 
 from probediff.callbacks.base import Probe
 from probediff.features.networks import FeatureNetwork, extract, load_networks
 from probediff.measures import cka, cosine_similarity, ssim, svcca
+from probediff.measures.similarity_errors import cka_errors, svcca_error
+from probediff.measures.uncertainty import WithError, mean_with_error, split_errors
 from probediff.probing.probe import ProbeContext, compare_with_final
 from probediff.probing.shared_pass import ProbePass
 from probediff.runs.results import ProbeResult
+
+Numbers = dict[str, WithError | float]
 
 
 class CheckpointSimilarity(Probe):
@@ -44,10 +47,10 @@ class CheckpointSimilarity(Probe):
         earlier = [step for step in self._folder.sample_steps() if step < event.step]
         if not earlier:
             return ProbeResult()
-        values = self.compare(event.x_0, self._folder.load_samples(earlier[-1]))
-        return ProbeResult({**values, "previous_step": float(earlier[-1])})
+        values, errors = split_errors(self.compare(event.x_0, self._folder.load_samples(earlier[-1])))
+        return ProbeResult({**values, "previous_step": float(earlier[-1])}, standard_errors=errors)
 
-    def compare(self, x: Tensor, y: Tensor) -> dict[str, float]:
+    def compare(self, x: Tensor, y: Tensor) -> Numbers:
         """How alike two sets of samples are, pair by pair; `check` has loaded the feature networks."""
         return self._compare(x, y, self._features(x), self._features(y))
 
@@ -56,25 +59,23 @@ class CheckpointSimilarity(Probe):
         features_of_final = cache(self._features)
         final_step = float(context.folder.sample_steps()[-1]) if context.folder.sample_steps() else 0.0
 
-        def compare(x_0: Tensor, final: Tensor) -> dict[str, float]:
-            values = self._compare(x_0, final, self._features(x_0), features_of_final(final))
-            return {**values, "final_step": final_step}
+        def compare(x_0: Tensor, final: Tensor) -> Numbers:
+            return self._compare(x_0, final, self._features(x_0), features_of_final(final)) | {"final_step": final_step}
 
         return compare_with_final(context.folder, compare)
 
     def _features(self, x_0: Tensor) -> dict[str, Tensor]:
         return {name: extract(network, x_0) for name, network in self._networks.items()}
 
-    def _compare(
-        self, x: Tensor, y: Tensor, x_features: dict[str, Tensor], y_features: dict[str, Tensor]
-    ) -> dict[str, float]:
-        measures: dict[str, Callable[[Tensor, Tensor], float]] = {
-            "cka": cka,
-            "cka_debiased": partial(cka, debiased=True),
-            "svcca": partial(svcca, num_directions=self.num_directions),
-            "ssim": lambda a, b: float(ssim(a.clamp(-1, 1), b.clamp(-1, 1)).mean()),
+    def _compare(self, x: Tensor, y: Tensor, x_features: dict[str, Tensor], y_features: dict[str, Tensor]) -> Numbers:
+        biased, debiased = cka_errors(x, y)
+        num = self.num_directions
+        numbers: Numbers = {
+            "cka": WithError(cka(x, y), biased),
+            "cka_debiased": WithError(cka(x, y, debiased=True), debiased),
+            "svcca": WithError(svcca(x, y, num), svcca_error(x, y, num)),
+            "ssim": mean_with_error(ssim(x.clamp(-1, 1), y.clamp(-1, 1))),
         }
-        values = {name: measure(x, y) for name, measure in measures.items()}
         for name, features in x_features.items():
-            values[f"{name}_cosine"] = float(cosine_similarity(features, y_features[name]).mean())
-        return values
+            numbers[f"{name}_cosine"] = mean_with_error(cosine_similarity(features, y_features[name]))
+        return numbers

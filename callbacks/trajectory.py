@@ -3,6 +3,7 @@
 This is figure 3 of P1, *There and Back Again*.
 """
 
+import math
 from dataclasses import asdict
 from typing import ClassVar
 
@@ -11,7 +12,7 @@ import torch
 from probediff import pictures
 from probediff.callbacks.base import Probe
 from probediff.files.capacity import check_memory
-from probediff.measures.trajectory import closest_approach, heat_map
+from probediff.measures.trajectory import closest_approach, closest_approach_errors, heat_map
 from probediff.probing.probe import ProbeContext
 from probediff.probing.shared_pass import ProbePass
 from probediff.runs.results import ProbeResult
@@ -51,4 +52,6 @@ class TrajectoryHeatmap(Probe):
             "lambdas": lambdas.float(),
         }
         values = asdict(closest_approach(event.trajectory, lambdas))
-        return ProbeResult(values, arrays, {"heatmap": pictures.heat_map(**arrays)})
+        errors = closest_approach_errors(event.trajectory, lambdas)
+        known = {name: error for name, error in errors.items() if not math.isnan(error)}
+        return ProbeResult(values, arrays, {"heatmap": pictures.heat_map(**arrays)}, standard_errors=known)

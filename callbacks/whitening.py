@@ -14,7 +14,7 @@ from probediff.probing.shared_pass import ProbePass
 from probediff.runs.results import ProbeResult
 from probediff.whitening.closed_form import GaussianNoises
 from probediff.whitening.pairs import NetworkNoises
-from probediff.whitening.spectral import ComparedMap, along_eigenvectors, spectral_fit
+from probediff.whitening.spectral import ComparedMap, along_eigenvectors
 
 _CHUNK = 256
 
@@ -99,12 +99,14 @@ class Whitening(Probe):
         iterates = NetworkNoises(event.model, batch_size=event.settings.batch_size).iterates(images, timestep, [count])
         along_x, along_z = (along_eigenvectors(rows, whitening) for rows in (images, iterates.eps[count]))
         gain = GaussianNoises(whitening, event.schedule).iteration_gain(timestep, count)
-        gaussian = spectral_fit(along_x, along_x * gain, whitening.eigenvalues)
-        network = spectral_fit(along_x, along_z, whitening.eigenvalues)
-        point, point_gaussian = map(asdict, ComparedMap("iterations", count, gaussian, network).points())
+        compared = ComparedMap.of("iterations", count, (along_x, along_z), gain, whitening)
+        point, point_gaussian = map(asdict, compared.points())
+        errors, errors_gaussian = compared.errors()
+        errors |= {f"{name}_gaussian": error for name, error in errors_gaussian.items()}
         numbers = point | {f"{name}_gaussian": value for name, value in point_gaussian.items()}
         numbers |= iterates.progress(count) | {"num_images": num_images, "num_fixed_points": len(images)}
         numbers |= {"num_iterations": count, "ridge": self.ridge, "timestep": timestep}
         values = {name: float(value) for name, value in numbers.items() if value is not None}
-        arrays = {"eigenvalues": whitening.eigenvalues, "gain": network.gain, "gain_gaussian": gain}
-        return ProbeResult(values, arrays)
+        arrays = {"eigenvalues": whitening.eigenvalues, "gain": compared.model.gain, "gain_gaussian": gain}
+        errors = {name: error for name, error in errors.items() if name in values}
+        return ProbeResult(values, arrays, standard_errors=errors)

@@ -35,15 +35,20 @@ BEFORE = {
     "vary": ["NOISES", "MODEL"],
     "whitening": ["MODEL"],
 }
-_SPEARMAN = ("captures_pixel_variance_spearman", "captures_squared_norm_per_value_spearman")
+_OF_SAMPLES = ("pixel_variance", "squared_norm_per_value", "squared_brightness")
 #: What stands beside the variance of hubs.
-_HUBS = ("hubs_squared_norm_per_value", "squared_norm_per_value", *_SPEARMAN)
+_HUBS = (
+    *(name for quantity in _OF_SAMPLES[1:] for name in (f"hubs_{quantity}", quantity)),
+    *(f"captures_{quantity}_spearman" for quantity in _OF_SAMPLES),
+)
+_PLAIN = ("plain_area_ratio", "plain_area_ratio_null")
 #: Files that are new: how reports and dashboards show what a probe records, which images a run has, and locks.
 NEW_FILES = {"catalogue.json", "data.json", "process.lock", "writing.lock", "f7_hubs.csv", "f7_hubs.md", "f7_hubs.tex"}
 #: Keys of records and metadata that are new, in whatever part: everything else that a number depends on.
 RECORDED_NOW = {
     *_HUBS,
     # Columns of the table of hubs.
+    *_PLAIN,
     *("hubs_sample", "hubs_captures", "hubs_share", "hubs_pixel_variance"),
     *("device", "cpu_capability", "num_threads", "num_processes", "tf32", "deterministic", "torch", "batch_size"),
     *("weights_sha256", "images_sha256", "features_sha256", "noises_sha256", "statistics_images_sha256", "sha256"),
@@ -73,6 +78,7 @@ _STRUCTURE_OPTIONS = [f"{NEW_PROBE}.{name}" for name in ("enabled", "num_images"
 #: Names that are new on purpose, as ``section: part: name``.
 ADDED = {
     *(f"wandb: probe/assignment_accuracy/{key}" for key in (*_HUBS, "hubs_table")),
+    *(f"wandb: probe/latent_normality/{key}" for key in _PLAIN),
     *(f"wandb: probe/{NEW_PROBE}/{key}" for key in _STRUCTURE),
     *(f"wandb: probe/timing/{NEW_PROBE}{part}_seconds" for part in ("", "_exact")),
     *(f"options: {verb}: options: --{name}" for verb in ("fit", "probe") for name in (NEW_PROBE, *_STRUCTURE_OPTIONS)),
@@ -128,6 +134,9 @@ def is_recorded_now(line: str) -> bool:
         return True
     # The files beside a result, the options of each probe, and of each method of inversion.
     if names[-1].startswith(("files.", "probes.")) or ".options." in f".{names[-1]}":
+        return True
+    # Beside each number its standard error.
+    if "standard_errors." in names[-1]:
         return True
     # How a quantity is computed that an earlier version computed otherwise.
     if ".definitions." in f".{names[-1]}":

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,14 @@ from probediff.inversion.methods import invert, resample, sample
 from probediff.inversion.problem import Problem
 from probediff.inversion.settings import InversionSettings, Method
 from probediff.measures import kolmogorov_smirnov, null_top_k_correlation, top_k_correlation, triangle_angles
+from probediff.measures.correlation import top_k_correlation_error
+from probediff.measures.uncertainty import (
+    WithError,
+    error_of_means,
+    mean_with_error,
+    moments_with_errors,
+    split_errors,
+)
 
 _TOP_K = 10
 _FEWEST_FOR_NULL = 4
@@ -49,6 +58,7 @@ class MethodRow:
         latent_ks_distance: mean over images of the Kolmogorov-Smirnov distance of the latent's values to N(0, 1); None
             for fewer than 4 images.
         inversion_seconds: wall-clock time of the inversion of all images.
+        standard_errors: of the figures over images, by their names.
     """
 
     name: str
@@ -66,10 +76,12 @@ class MethodRow:
     latent_std: float
     latent_ks_distance: float | None
     inversion_seconds: float
+    standard_errors: dict[str, float] = field(default_factory=dict)
 
     def values(self) -> dict[str, float]:
         """All figures that have a meaning, by name."""
-        return {k: float(v) for k, v in asdict(self).items() if k not in ("name", "method") and v is not None}
+        others = ("name", "method", "standard_errors")
+        return {k: float(v) for k, v in asdict(self).items() if k not in others and v is not None}
 
 
 def options_of(settings: InversionSettings) -> dict[str, float]:
@@ -147,32 +159,52 @@ def _round_trip(
 
 def _row(name: str, problem: Problem, settings: InversionSettings, done: _RoundTrip, x_T: Tensor | None) -> MethodRow:
     sampling, inversion = settings.evaluations(problem.num_steps, from_image=x_T is None)
-    difference = (done.reconstruction - done.x_0).flatten(1)
-    noise = None if x_T is None else x_T.double().cpu()
     num_images, num_values = done.latent.flatten(1).shape
     many = num_images >= _FEWEST_FOR_NULL
-    finite = bool(done.latent.isfinite().all())
+    figures = _figures(None if x_T is None else x_T.double().cpu(), done)
+    values: dict[str, Any] = dict.fromkeys(figures)
+    known, errors = split_errors({key: figure for key, figure in figures.items() if figure is not None})
+    values |= known
     return MethodRow(
         name=name,
         method=settings.method,
         num_images=num_images,
         sampling_evaluations=None if x_T is None else sampling,
         inversion_evaluations=inversion,
-        reconstruction_l2=float(difference.norm(dim=1).mean()),
-        reconstruction_rmse=float(difference.square().mean().sqrt()),
-        noise_distance=None if noise is None else float((done.latent - noise).flatten(1).norm(dim=1).mean()),
-        angle_at_latent_deg=_mean_angle(noise, done) if noise is not None and finite else None,
-        latent_top_10_correlation=top_k_correlation(done.latent, _TOP_K) if many and finite else None,
         null_top_10_correlation=null_top_k_correlation(num_images, num_values, _TOP_K) if many else None,
-        latent_mean=float(done.latent.mean()),
-        latent_std=float(done.latent.std(correction=0)),
-        latent_ks_distance=kolmogorov_smirnov(done.latent).mean_distance.value if many and finite else None,
         inversion_seconds=done.seconds,
+        standard_errors=errors,
+        **values,
     )
 
 
-def _mean_angle(noise: Tensor, done: _RoundTrip) -> float | None:
+def _figures(noise: Tensor | None, done: _RoundTrip) -> dict[str, WithError | None]:
+    """Those that have a standard error over images."""
+    difference, latent = (done.reconstruction - done.x_0).flatten(1), done.latent
+    measurable = len(latent) >= _FEWEST_FOR_NULL and bool(latent.isfinite().all())
+    squares = difference.square().mean(dim=1)
+    rmse = WithError(float(squares.mean().sqrt()), error_of_means(lambda means: means[0].sqrt(), squares))
+    mean, std = moments_with_errors(latent)
+    figures: dict[str, WithError | None] = {
+        "reconstruction_l2": mean_with_error(difference.norm(dim=1)),
+        "reconstruction_rmse": rmse,
+        "noise_distance": None if noise is None else mean_with_error((latent - noise).flatten(1).norm(dim=1)),
+        "angle_at_latent_deg": None if noise is None else _mean_angle(noise, done),
+        "latent_top_10_correlation": None,
+        "latent_mean": mean,
+        "latent_std": std,
+        "latent_ks_distance": None,
+    }
+    if measurable:
+        figures["latent_top_10_correlation"] = WithError(
+            top_k_correlation(latent, _TOP_K), top_k_correlation_error(latent, _TOP_K)
+        )
+        figures["latent_ks_distance"] = mean_with_error(kolmogorov_smirnov(latent).distances)
+    return figures
+
+
+def _mean_angle(noise: Tensor, done: _RoundTrip) -> WithError | None:
     apart = (noise - done.latent).flatten(1).norm(dim=1) > _ROUNDING * noise.flatten(1).norm(dim=1)
-    if not bool(apart.any()):
+    if not bool(apart.any() and done.latent.isfinite().all()):
         return None
-    return float(triangle_angles(noise[apart], done.x_0[apart], done.latent[apart]).at_latent_deg.mean())
+    return mean_with_error(triangle_angles(noise[apart], done.x_0[apart], done.latent[apart]).at_latent_deg)

@@ -19,6 +19,7 @@ from probediff.measures.hubs import (
     hub_counts,
     mean_over_captures,
     pixel_variance,
+    squared_brightness,
     squared_norm_per_value,
 )
 from probediff.measures.interpolation import midpoint_contrast, path_lengths, slerp, slerp_path
@@ -115,6 +116,7 @@ __all__ = [
     "shapiro_rejected_share",
     "slerp",
     "slerp_path",
+    "squared_brightness",
     "squared_norm_per_value",
     "squared_norms",
     "ssim",

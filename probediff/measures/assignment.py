@@ -11,7 +11,8 @@ from torch import Tensor
 
 from probediff.measures._rows import check_at_least, column_mean, float64_chunks, same_shape_rows
 
-_MOST_NEIGHBOURS = 5
+#: What the accuracies of five look at.
+MOST_NEIGHBOURS = 5
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,19 @@ class AssignmentAccuracy:
     noise_to_image_top5: float
     nearest_noise: Tensor
     nearest_image: Tensor
+
+    @classmethod
+    def of(cls, noises_near: Tensor, images_near: Tensor) -> "AssignmentAccuracy":
+        """From the (N, k) nearest noises of each image and images of each noise, nearest first."""
+        own = torch.arange(len(noises_near), device=noises_near.device)[:, None]
+        return cls(
+            image_to_noise=_fraction(noises_near[:, :1] == own),
+            noise_to_image=_fraction(images_near[:, :1] == own),
+            image_to_noise_top5=_fraction(noises_near == own),
+            noise_to_image_top5=_fraction(images_near == own),
+            nearest_noise=noises_near[:, 0].clone(),
+            nearest_image=images_near[:, 0].clone(),
+        )
 
 
 def assignment_accuracy(noise: Tensor, x_0: Tensor, chunk_size: int = 4096) -> AssignmentAccuracy:
@@ -52,17 +66,9 @@ def assignment_accuracy(noise: Tensor, x_0: Tensor, chunk_size: int = 4096) -> A
     """
     noise, x_0 = same_shape_rows(noise=noise, x_0=x_0)
     check_at_least("chunk_size", chunk_size, 1)
-    noise_set, image_set = _centred_sets(noise, x_0)
-    images_near, noises_near = _nearest_both_ways(noise_set, image_set, min(_MOST_NEIGHBOURS, len(noise)), chunk_size)
-    own = torch.arange(len(noise), device=noise.device)[:, None]
-    return AssignmentAccuracy(
-        image_to_noise=_fraction(noises_near[:, :1] == own),
-        noise_to_image=_fraction(images_near[:, :1] == own),
-        image_to_noise_top5=_fraction(noises_near == own),
-        noise_to_image_top5=_fraction(images_near == own),
-        nearest_noise=noises_near[:, 0].clone(),
-        nearest_image=images_near[:, 0].clone(),
-    )
+    noise_set, image_set = centred_sets(noise, x_0)
+    images_near, noises_near = _nearest_both_ways(noise_set, image_set, min(MOST_NEIGHBOURS, len(noise)), chunk_size)
+    return AssignmentAccuracy.of(noises_near, images_near)
 
 
 def _fraction(is_own: Tensor) -> float:
@@ -70,7 +76,7 @@ def _fraction(is_own: Tensor) -> float:
 
 
 @dataclass(frozen=True)
-class _CentredSet:
+class CentredSet:
     """Rows around a centre, made tile by tile, and what each row adds to a distance besides the product."""
 
     rows: Tensor
@@ -78,10 +84,11 @@ class _CentredSet:
     offset: Tensor
 
     def block(self, start: int, size: int) -> Tensor:
+        """Some rows around the centre."""
         return self.rows[start : start + size].to(self.centre.dtype) - self.centre
 
 
-def _centred_sets(noise: Tensor, x_0: Tensor) -> tuple[_CentredSet, _CentredSet]:
+def centred_sets(noise: Tensor, x_0: Tensor) -> tuple[CentredSet, CentredSet]:
     """Both sets, each around its own mean.
 
     With noise = m_a + a and image = m_b + b the squared distance is, up to a constant,
@@ -95,7 +102,7 @@ def _centred_sets(noise: Tensor, x_0: Tensor) -> tuple[_CentredSet, _CentredSet]
     shift = centres[0].double() - centres[1].double()
     noise_offset = _offset(noise, centres[0], shift)
     image_offset = _offset(x_0, centres[1], -shift)
-    return _CentredSet(noise, centres[0], noise_offset), _CentredSet(x_0, centres[1], image_offset)
+    return CentredSet(noise, centres[0], noise_offset), CentredSet(x_0, centres[1], image_offset)
 
 
 def _offset(rows: Tensor, centre: Tensor, shift: Tensor) -> Tensor:
@@ -126,7 +133,7 @@ class _NearestSoFar:
     def update(self, first_query: int, first_candidate: int, scores: Tensor) -> None:
         """Merge one tile, (queries, candidates); the tile is overwritten."""
         queries = slice(first_query, first_query + len(scores))
-        tile_scores, tile_indices = _smallest(scores, self.scores.shape[1])
+        tile_scores, tile_indices = smallest(scores, self.scores.shape[1])
         all_scores = torch.cat([self.scores[queries], tile_scores], dim=1)
         all_indices = torch.cat([self.indices[queries], tile_indices + first_candidate], dim=1)
         # Stable, and earlier tiles stand first: of equal scores the lower index stays in front.
@@ -135,7 +142,8 @@ class _NearestSoFar:
         self.indices[queries] = all_indices.gather(1, order)
 
 
-def _smallest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def smallest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k smallest of each row and where they are, the first of equal ones first; ``scores`` is overwritten."""
     # torch.topk orders ties as it likes; argmin returns the first of them, and k passes are cheap beside the product.
     values, indices = [], []
     for _ in range(min(k, scores.shape[1])):
@@ -146,7 +154,7 @@ def _smallest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return torch.cat(values, dim=1), torch.cat(indices, dim=1)
 
 
-def _nearest_both_ways(noise: _CentredSet, images: _CentredSet, k: int, chunk_size: int) -> tuple[Tensor, Tensor]:
+def _nearest_both_ways(noise: CentredSet, images: CentredSet, k: int, chunk_size: int) -> tuple[Tensor, Tensor]:
     """Indices (N, k) of the nearest images of each noise, and of the nearest noises of each image."""
     num = len(noise.rows)
     images_near = _NearestSoFar(num, k, noise.centre)

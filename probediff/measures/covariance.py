@@ -7,13 +7,15 @@ whitening needs N > D, where the N x N Gram matrix would be the larger one.
 P2 is *First-step inference in diffusion models learns image de-whitening*.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from probediff.measures._rows import as_rows, check_num_samples, float64_chunks, same_length_rows
+from probediff.measures.uncertainty import error_of_means
 
 # Only tiles of the upper triangle are computed; of this side they keep the matrix product at full speed.
 _TILE = 2048
@@ -71,6 +73,8 @@ class LinearFit:
         residual_excess_kurtosis: 0 for a normal distribution.
         histogram_edges: (121,) float64, from -6 to 6 standard deviations of the first batch's residual.
         histogram_counts: (120,) float64 counts; what lies outside is counted in the outermost bins.
+        standard_errors: Over samples, of the first four by name. W counts as given: that it was fitted to the same
+            samples changes them in second order only, for at the best fit R² does not change with W in the first.
     """
 
     mse: float
@@ -83,6 +87,7 @@ class LinearFit:
     residual_excess_kurtosis: float
     histogram_edges: Tensor
     histogram_counts: Tensor
+    standard_errors: dict[str, float] = field(default_factory=dict)
 
 
 class _CrossScatter:
@@ -215,26 +220,34 @@ def linear_fit(batches: Pairs, matrix: Tensor, pairs: PairedMoments) -> LinearFi
         want = tuple(pairs.cross_covariance.T.shape)
         raise ValueError(f"matrix must be {want}, got {tuple(matrix.shape)}; its rows are those of z")
     weight = matrix.double().T
-    powers, products = pairs.z_mean.new_zeros(4), pairs.z_mean.new_zeros(3)
+    powers, products = pairs.z_mean.new_zeros(4), list[Tensor]()
     counts, edges, num_values = pairs.z_mean.new_zeros(_BINS), pairs.z_mean.new_zeros(0), 0
     for x, z in _pair_chunks(batches, pairs):
         predicted, target = (x - pairs.x.mean) @ weight, z - pairs.z_mean
         residual = target - predicted
         powers += torch.stack([residual.pow(k).sum() for k in (1, 2, 3, 4)])
-        products += torch.stack([(predicted * target).sum(), predicted.square().sum(), target.square().sum()])
+        products.append(torch.stack([part.sum(dim=1) for part in (predicted * target, predicted**2, target**2)]))
         edges = edges if num_values else _histogram_edges(residual)
         inner = torch.bucketize(residual.flatten(), edges[1:-1])
         counts += torch.bincount(inner, minlength=_BINS)
         num_values += residual.numel()
-    if num_values == 0 or float(products[2]) == 0:
+    of_samples = torch.cat(products, dim=1) if products else pairs.z_mean.new_zeros(3, 0)
+    if num_values == 0 or float(of_samples[2].sum()) == 0:
         raise ValueError(f"batches must hold pairs whose z varies, got {num_values} values; pass more pairs")
-    return _fit_from_sums(powers / num_values, products / num_values, edges, counts)
+    return _fit_from_sums(powers / num_values, of_samples * (of_samples.shape[1] / num_values), edges, counts)
 
 
 def _fit_from_sums(powers: Tensor, products: Tensor, edges: Tensor, counts: Tensor) -> LinearFit:
-    """From the mean of residual^k, k = 1..4, and of predicted * z, predicted², z²."""
+    """From the mean of residual^k, k = 1..4, and for each sample that of predicted * z, predicted², z², (3, N)."""
     mean, second, third, fourth = powers.tolist()
-    with_target, squared, total = products.tolist()
+    with_target, squared, total = products.mean(dim=1).tolist()
+    of_means: dict[str, Callable[[Tensor], Tensor]] = {
+        "mse": lambda m: m[2] - 2 * m[0] + m[1],
+        "r2": lambda m: (2 * m[0] - m[1]) / m[2],
+        "r2_scaled": lambda m: m[0].square() / (m[1] * m[2]),
+        "best_scale": lambda m: m[0] / m[1],
+    }
+    errors = {name: error_of_means(function, *products) for name, function in of_means.items()}
     variance = max(second - mean**2, 0.0)
     skew = third - 3 * mean * second + 2 * mean**3
     tail = fourth - 4 * mean * third + 6 * mean**2 * second - 3 * mean**4
@@ -249,6 +262,7 @@ def _fit_from_sums(powers: Tensor, products: Tensor, edges: Tensor, counts: Tens
         residual_excess_kurtosis=tail / variance**2 - 3 if variance > 0 else 0.0,
         histogram_edges=edges,
         histogram_counts=counts,
+        standard_errors={name: error for name, error in errors.items() if not math.isnan(error)},
     )
 
 

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from probediff.measures._rows import as_rows, check_num_samples, same_shape_rows
 from probediff.measures.explained import (
-    WithError,
     explained_share,
     explained_variance,
     ratio_of_sums,
@@ -24,6 +23,7 @@ from probediff.measures.explained import (
     share_taken_away,
     squared_distances,
 )
+from probediff.measures.uncertainty import WithError
 
 _NUM_STEPS = 200
 _NUM_ERRORS = 2.0

@@ -1,20 +1,12 @@
 """How much of one set of images another explains, with the standard error over images."""
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from probediff.measures._rows import check_num_samples, same_shape_rows
-
-
-@dataclass(frozen=True)
-class WithError:
-    """A number and its standard error over images; NaN where it is not defined."""
-
-    value: float
-    error: float
+from probediff.measures.uncertainty import WithError, error_of_means, mean_with_error
 
 
 def isotropic_denoised(noised: Tensor, sigma: float, mean: Tensor, variance: float) -> Tensor:
@@ -78,7 +70,7 @@ def explained_variance(network: Tensor, model: Tensor) -> WithError:
     check_num_samples("network", len(n), 2, "a standard error")
     squares = n.double().square().sum(dim=1)
     shares = 1 - squared_distances(n, m) / torch.where(squares > 0, squares, torch.nan)
-    return WithError(float(shares.mean()), float(shares.std()) / math.sqrt(len(shares)))
+    return mean_with_error(shares)
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
@@ -101,10 +93,8 @@ def root_of_ratio(numerator: Tensor, denominator: Tensor) -> WithError:
 
 def ratio_of_sums(numerator: Tensor, denominator: Tensor) -> WithError:
     """Ratio of the sums of (N,) numbers, with the delete-one jackknife's standard error."""
-    count = len(numerator)
-    check_num_samples("images", count, 2, "a standard error")
+    check_num_samples("images", len(numerator), 2, "a standard error")
     if not bool(denominator.any()):
         return WithError(math.nan, math.nan)
-    without = (numerator.sum() - numerator) / (denominator.sum() - denominator)
-    variance = (count - 1) / count * (without - without.mean()).square().sum()
-    return WithError(float(numerator.sum() / denominator.sum()), float(variance.sqrt()))
+    error = error_of_means(lambda means: means[0] / means[1], numerator, denominator)
+    return WithError(float(numerator.sum() / denominator.sum()), error)

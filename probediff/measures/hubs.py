@@ -65,6 +65,21 @@ def squared_norm_per_value(images: Tensor) -> Tensor:
     return torch.cat([chunk.square().mean(dim=1) for (chunk,) in chunks])
 
 
+def squared_brightness(images: Tensor) -> Tensor:
+    """Square of the mean over the D values of each image, (N,) float64: how far from grey it is as a whole.
+
+    With `pixel_variance` it adds up to `squared_norm_per_value`.
+
+    Args:
+        images: (N, C, H, W) or (N, D), 0 for grey.
+
+    Raises:
+        ValueError: Wrong rank, nothing in it, or values not finite.
+    """
+    chunks = float64_chunks(as_rows("images", images))
+    return torch.cat([chunk.mean(dim=1).square() for (chunk,) in chunks])
+
+
 def mean_over_captures(captured: Tensor, values: Tensor) -> float:
     """Mean of a value of the nearest image over all noises: of the samples, each weighted by its captures.
 

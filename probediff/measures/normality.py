@@ -235,8 +235,7 @@ def radial_power(latents: Tensor) -> RadialPower:
         power += (spectrum.real.square() + spectrum.imag.square()).sum(dim=0)
     count = len(rows) * latents.shape[1]
     power /= count
-    down, across = (torch.fft.fftfreq(side, dtype=torch.float64, device=power.device) for side in (height, width))
-    radius = torch.hypot(down[:, None], across[None, :])
+    radius = _radius(latents)
     side = min(height, width) if min(height, width) > 1 else max(height, width)
     ring = torch.floor(radius * side + 0.5).long()
     sizes = torch.bincount(ring.flatten())
@@ -246,6 +245,24 @@ def radial_power(latents: Tensor) -> RadialPower:
     ratio = float(power[radius <= _LOW_UP_TO].mean() / power[radius >= _HIGH_FROM].mean())
     null = freedom / (freedom - 2) if freedom > 2 else math.inf
     return RadialPower(kept.double() / side, means[kept], BesideNull(ratio, null))
+
+
+def band_powers(latents: Tensor) -> Tensor:
+    """(2, N) mean power of each sample up to 1/8 and from 1/4 cycles per pixel, whose ratio is `low_to_high`."""
+    radius = _radius(latents)
+    bands = (radius <= _LOW_UP_TO, radius >= _HIGH_FROM)
+    parts = []
+    for (chunk,) in float64_chunks(as_rows("latents", latents)):
+        spectrum = torch.fft.fft2(chunk.reshape(-1, *latents.shape[1:]), norm="ortho")
+        power = (spectrum.real.square() + spectrum.imag.square()).mean(dim=1)
+        parts.append(torch.stack([power[:, band].mean(dim=1) for band in bands]))
+    return torch.cat(parts, dim=1)
+
+
+def _radius(latents: Tensor) -> Tensor:
+    """(H, W) distance from the origin of the frequencies of a 2-D Fourier transform, in cycles per pixel."""
+    down, across = (torch.fft.fftfreq(n, dtype=torch.float64, device=latents.device) for n in latents.shape[2:])
+    return torch.hypot(down[:, None], across[None, :])
 
 
 def patch_correlation(latents: Tensor) -> BesideNull:
@@ -262,7 +279,7 @@ def patch_correlation(latents: Tensor) -> BesideNull:
     if latents.ndim != 4:
         raise ValueError(f"latents must be (N, C, H, W), got shape {tuple(latents.shape)}; reshape them")
     total, pairs = 0.0, 0
-    for patch in _patches(latents):
+    for patch in patches(latents):
         columns = centred_columns(patch)
         columns = columns[:, columns.any(dim=0)]
         columns = columns / torch.linalg.vector_norm(columns, dim=0)
@@ -274,7 +291,8 @@ def patch_correlation(latents: Tensor) -> BesideNull:
     return BesideNull(total / pairs, math.exp(math.lgamma((num - 1) / 2) - math.lgamma(num / 2)) / math.sqrt(math.pi))
 
 
-def _patches(latents: Tensor) -> Iterator[Tensor]:
+def patches(latents: Tensor) -> Iterator[Tensor]:
+    """(N, P) values of each patch of 8 x 8 pixels, channels included."""
     for band in torch.split(latents, _PATCH, dim=2):
         for patch in torch.split(band, _PATCH, dim=3):
             yield patch.flatten(1)

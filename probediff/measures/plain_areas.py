@@ -4,12 +4,14 @@ P1 is *There and Back Again*.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from probediff.measures._rows import as_rows, check_num_samples, same_shape_rows
+from probediff.measures.uncertainty import WithError, error_of_means, mean_with_error, split_errors
 
 #: P1's authors' threshold. Here it is in units of pixels in [-1, 1]: 3.2 of 256 grey levels.
 PLAIN_THRESHOLD = 0.025
@@ -19,9 +21,10 @@ PLAIN_THRESHOLD = 0.025
 class PlainAreaErrors:
     """Mean absolute error |latent - noise| of the pixels inside and outside plain areas, over the whole set.
 
-    `plain_share` is the share of plain pixels. The nulls are the same means where each image meets the errors of
-    another (the next one in the set): errors that have nothing to do with the image give `inside_null` and
-    `outside_null` alike. NaN where there is no pixel of a kind.
+    `plain_share` is the share of plain pixels, `ratio` that of inside to outside. The nulls are the same where each
+    image meets the errors of another (the next one in the set): errors that have nothing to do with the image give
+    `inside_null` and `outside_null` alike. NaN where there is no pixel of a kind. `standard_errors` are those of the
+    others, by name.
     """
 
     inside: float
@@ -29,6 +32,9 @@ class PlainAreaErrors:
     inside_null: float
     outside_null: float
     plain_share: float
+    ratio: float
+    ratio_null: float
+    standard_errors: dict[str, float]
 
 
 def plain_areas(x_0: Tensor, threshold: float = PLAIN_THRESHOLD) -> Tensor:
@@ -74,11 +80,21 @@ def plain_area_errors(
     check_num_samples("x_0", len(x_0), 2, "the null")
     plain = plain_areas(x_0, threshold)
     error = (latent - noise).abs().double().mean(dim=1)
-    inside, outside = _split(error, plain)
-    inside_null, outside_null = _split(error.roll(-1, dims=0), plain)
-    return PlainAreaErrors(inside, outside, inside_null, outside_null, float(plain.double().mean()))
+    numbers = {"plain_share": mean_with_error(plain.double().mean(dim=(1, 2)))}
+    for ending, errors in (("", error), ("_null", error.roll(-1, dims=0))):
+        numbers |= {f"{name}{ending}": number for name, number in _split(errors, plain).items()}
+    values, standard_errors = split_errors(numbers)
+    return PlainAreaErrors(**values, standard_errors=standard_errors)
 
 
-def _split(error: Tensor, plain: Tensor) -> tuple[float, float]:
+def _split(error: Tensor, plain: Tensor) -> dict[str, WithError]:
+    """Mean error inside, outside, and their ratio; each is a function of means over the images."""
+    terms = [(part * flags).sum(dim=(1, 2)).double() for flags in (plain, ~plain) for part in (error, flags)]
+    means = torch.stack([term.mean() for term in terms])
     # The mean of nothing is NaN, which is what is wanted.
-    return float(error[plain].mean()), float(error[~plain].mean())
+    functions: dict[str, Callable[[Tensor], Tensor]] = {
+        "inside": lambda means: means[0] / means[1],
+        "outside": lambda means: means[2] / means[3],
+        "ratio": lambda means: means[0] * means[3] / (means[1] * means[2]),
+    }
+    return {name: WithError(float(f(means)), error_of_means(f, *terms)) for name, f in functions.items()}

@@ -5,13 +5,14 @@ P1 is *There and Back Again*.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from probediff.measures._rows import check_at_least, same_shape_rows
+from probediff.measures.uncertainty import NUM_GROUPS, jackknife_error
 
 # 512 KiB of float64: chunks of this size stay in a core's cache between the three passes over them.
 _CACHE_ELEMENTS = 2**16
@@ -190,13 +191,75 @@ def closest_approach(distances: TrajectoryDistances, lambdas: Tensor) -> Closest
     Raises:
         ValueError: Other `lambdas`, or latents that equal their noises in every sample.
     """
-    ascending = lambdas.ndim == 1 and len(lambdas) > 1 and bool((lambdas.diff() > 0).all())
-    if not ascending or lambdas[0] != 0 or lambdas[-1] != 1:
-        raise ValueError("lambdas must ascend from 0 to 1, got others; use torch.linspace(0, 1, L)")
+    _check_places(lambdas)
     scale = float(distances.squared_latent.sqrt().mean())
     if scale == 0:
         raise ValueError("latents must differ from their noises, got equal ones; the segment between them is a point")
-    mean, fraction = heat_map(distances, lambdas), distances.step_fraction
+    return _closest(heat_map(distances, lambdas), scale, distances.step_fraction, lambdas)
+
+
+def closest_approach_errors(distances: TrajectoryDistances, lambdas: Tensor) -> dict[str, float]:
+    """Standard errors of the attributes of `closest_approach` over fresh noises, by name (delete-a-group jackknife).
+
+    Steps and places are those of a grid: half a cell, as the standard deviation of a uniform number, is part of their
+    errors.
+
+    Args:
+        distances: As for `closest_approach`.
+        lambdas: Likewise.
+
+    Returns:
+        NaN where there are fewer than two trajectories, or the attribute is NaN without a group.
+
+    Raises:
+        ValueError: As `closest_approach`.
+    """
+    _check_places(lambdas)
+    count, fraction = len(distances.squared_latent), distances.step_fraction
+    group = torch.arange(count) % NUM_GROUPS
+    members = [group == index for index in range(int(group.max()) + 1)]
+    sums = torch.stack([heat_map(_only(distances, of), lambdas) * of.sum() for of in members])
+    scales = torch.stack([distances.squared_latent[of].sqrt().sum() for of in members])
+    left = (count - torch.stack([of.sum() for of in members])).double().clamp(min=1)
+    maps, scale = (sums.sum(dim=0) - sums) / left[:, None, None], (scales.sum() - scales) / left
+    rows = [asdict(_closest(one, float(s), fraction, lambdas)) for one, s in zip(maps, scale, strict=True)]
+    names = [field.name for field in fields(ClosestApproach)]
+    errors = {name: jackknife_error(torch.tensor([row[name] for row in rows])) for name in names}
+    errors["closest_to_latent_step_fraction"] = jackknife_error(
+        torch.stack([_lowest(m[:, -1], fraction) for m in maps])
+    )
+    for name in names:
+        if name.endswith(("_fraction", "_lambda")):
+            cell = 1 / len(fraction) if name.endswith("_fraction") else 1 / (len(lambdas) - 1)
+            errors[name] = math.hypot(errors[name], cell / math.sqrt(12))
+    return errors
+
+
+def _only(distances: TrajectoryDistances, members: Tensor) -> TrajectoryDistances:
+    d = distances
+    rows = [part[members] for part in (d.squared_from_noise, d.along_latent, d.squared_latent)]
+    return TrajectoryDistances(rows[0], rows[1], rows[2], d.step_fraction)
+
+
+def _lowest(curve: Tensor, places: Tensor) -> Tensor:
+    """Where a curve is lowest, between the points: the vertex of the parabola through the lowest and its neighbours."""
+    index = int(curve.argmin())
+    if not 0 < index < len(curve) - 1:
+        return places[index]
+    before, lowest, after = curve[index - 1 : index + 2]
+    bend = before - 2 * lowest + after
+    shift = (before - after) / (2 * bend) if bend > 0 else torch.zeros_like(bend)
+    return places[index] + shift * (places[index + 1] - places[index - 1]) / 2
+
+
+def _check_places(lambdas: Tensor) -> None:
+    ascending = lambdas.ndim == 1 and len(lambdas) > 1 and bool((lambdas.diff() > 0).all())
+    if not ascending or lambdas[0] != 0 or lambdas[-1] != 1:
+        raise ValueError("lambdas must ascend from 0 to 1, got others; use torch.linspace(0, 1, L)")
+
+
+def _closest(mean: Tensor, scale: float, fraction: Tensor, lambdas: Tensor) -> ClosestApproach:
+    """From the (S, L) mean distances."""
     at_latent = int(mean[:, -1].argmin())
     from_noise = mean[:, :1]
     relative = torch.where(from_noise > 0, mean / from_noise, torch.inf)

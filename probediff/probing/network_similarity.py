@@ -4,12 +4,13 @@ Two denoisers that have nothing in common but the covariance of their images mak
 noises: what a network's similarity to its own final samples is worth (*There and Back Again*, figure 6) shows beside.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from probediff.measures import image_r2
+from probediff.measures.uncertainty import WithError, mean_with_error, split_errors
 from probediff.runs.conditions import WEIGHTS, as_json
 from probediff.runs.folder import END_OF_EVENT, RunFolder
 from probediff.runs.lock import claim
@@ -28,7 +29,7 @@ _SHARED = ("noise_seed", "num_steps", "convention", "clip", "image_shape")
 def compare_with_network(
     folder: RunFolder,
     run: RunFolder,
-    compare: Callable[[Tensor, Tensor], dict[str, float]],
+    compare: Callable[[Tensor, Tensor], Mapping[str, WithError | float]],
     options: dict[str, Any],
     loggers: Sequence[ResultLogger] = (),
 ) -> str:
@@ -68,26 +69,26 @@ def compare_with_network(
         try:
             samples = folder.load_samples(step)
             final_samples = run.load_samples(final["step"])[: len(samples)]
-            values, lost = _image_r2(samples, final_samples), ""
+            numbers, lost = _image_r2(samples, final_samples), ""
         except (OSError, ValueError) as error:
             return f"not compared with the run's final samples: {error}"
         try:
-            values |= compare(samples, final_samples)
+            numbers |= compare(samples, final_samples)
         except ValueError as error:  # such as samples of so few images that SVCCA has no rank
             lost = f"similarities: {error}"
         folder.forget(step, {NETWORK_SIMILARITY})
-        result = ProbeResult(values | {"final_step": float(final["step"])}, error=lost).validate()
+        values, errors = split_errors(numbers | {"final_step": float(final["step"])})
+        result = ProbeResult(values, error=lost, standard_errors=errors).validate()
         conventions = here | {"options": options}
         Tracker(folder, loggers).log([Entry(step, NETWORK_SIMILARITY, result, conventions, identity)])
     return ""
 
 
-def _image_r2(samples: Tensor, final_samples: Tensor) -> dict[str, float]:
+def _image_r2(samples: Tensor, final_samples: Tensor) -> dict[str, WithError | float]:
     """R² of each of the network's images, on average; with images of other noises; its standard error."""
-    r2 = image_r2(samples, final_samples)
-    null = image_r2(samples.roll(1, 0), final_samples)
-    error = float(r2.std()) / len(r2) ** 0.5
-    return {"r2": float(r2.mean()), "r2_null": float(null.mean()), "r2_standard_error": error}
+    r2 = mean_with_error(image_r2(samples, final_samples))
+    null = mean_with_error(image_r2(samples.roll(1, 0), final_samples))
+    return {"r2": r2, "r2_null": null, "r2_standard_error": r2.error}
 
 
 def _final_event(run: RunFolder) -> Record | None:

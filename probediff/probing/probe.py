@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
 
 from torch import Tensor
 
 from probediff.display.progress import progress_bar
+from probediff.measures.uncertainty import WithError, split_errors
 from probediff.probing.settings import PassSettings
 from probediff.probing.shared_pass import ProbePass
 from probediff.runs.folder import END_OF_EVENT, FINISHED, RunFolder
@@ -119,18 +120,20 @@ def least_work(context: ProbeContext, probes: Iterable[Probe], schedule: NoiseSc
 
 
 def compare_with_final(
-    folder: RunFolder, compare: Callable[[Tensor, Tensor], dict[str, float]]
+    folder: RunFolder, compare: Callable[[Tensor, Tensor], Mapping[str, WithError | float]]
 ) -> dict[int, ProbeResult]:
     """Compare the stored samples of every earlier step with the final ones, for ``Probe.finish``.
 
-    A step whose samples cannot be read, or compared, has the error in place of values.
+    A number that comes with its standard error has that recorded too. A step whose samples cannot be read, or
+    compared, has the error in place of values.
     """
     *earlier, final_step = folder.sample_steps() or [0]
     results = {}
     final = folder.load_samples(final_step) if earlier else None
     for step in progress_bar(earlier, desc="similarity to the final samples", leave=False):
         try:
-            results[step] = ProbeResult(compare(folder.load_samples(step), cast(Tensor, final)))
+            values, errors = split_errors(compare(folder.load_samples(step), cast(Tensor, final)))
+            results[step] = ProbeResult(values, standard_errors=errors)
         except Exception as error:
             results[step] = ProbeResult(error=f"{type(error).__name__}: {error}")
     return results

@@ -38,7 +38,9 @@ _ASSIGNMENT = (
     Column("null", panel="Accuracy", in_table=True),
     Column("largest_hub_share", null="null", in_table=True),
     *quantities("hubs_pixel_variance pixel_variance hubs_squared_norm_per_value squared_norm_per_value"),
+    *quantities("hubs_squared_brightness squared_brightness"),
     *quantities("captures_pixel_variance_spearman captures_squared_norm_per_value_spearman"),
+    *quantities("captures_squared_brightness_spearman"),
     Column("hubs", "picture"),
     Column("hubs_table", "table"),
 )
@@ -61,6 +63,7 @@ _NORMALITY = (
         "Inversion error inside and outside plain areas",
     ),
     Column("plain_area_plain_share"),
+    *quantities("plain_area_ratio+"),
     *settings("plain_area_threshold shapiro_samples"),
 )
 _TRAJECTORY = (

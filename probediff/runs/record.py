@@ -49,9 +49,9 @@ def read_record(line: str) -> Record:
         raise ValueError(f"names of a record must be words without '/', got {wrong[0][:40]!r}")
     if wrong := [key for key, value in values.items() if not _is_number(value)]:
         raise ValueError(f"values of a record must be numbers or null, got {wrong[0]}: {str(values[wrong[0]])[:40]}")
-    if wrong := [key for key, error in errors.items() if key not in values or not _is_error(error)]:
+    if wrong := [key for key, error in errors.items() if not _is_error(error)]:
         raise ValueError(
-            f"{STANDARD_ERRORS} of a record must be numbers from 0 on, or null, of its values, got {wrong[0][:40]!r}: "
+            f"{STANDARD_ERRORS} of a record must be numbers from 0 on, or null, got {wrong[0][:40]!r}: "
             f"{str(errors[wrong[0]])[:40]}"
         )
     if wrong := [key for key, length in _COUNTS.items() if not _are_counts(conventions.get(key), length)]:

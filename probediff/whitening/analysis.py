@@ -17,7 +17,7 @@ from probediff.runs.batches import BatchStore
 from probediff.whitening.closed_form import GaussianNoises
 from probediff.whitening.pairs import NetworkNoises
 from probediff.whitening.relation import Relation, relate
-from probediff.whitening.spectral import TRUSTED_SHARE, ComparedMap, Counts, along_eigenvectors, spectral_fit
+from probediff.whitening.spectral import TRUSTED_SHARE, ComparedMap, Counts, along_eigenvectors
 from probediff.whitening.transforms import TransformComparison, compare_transforms
 
 _SLOPE_CHANGE = 0.05
@@ -147,11 +147,8 @@ def analyse(
     along_x = along_eigenvectors(images, whitening)
 
     def compare(counts: Counts, count: int, gain: Tensor, noises: Tensor | None, **progress: float) -> ComparedMap:
-        closed = spectral_fit(along_x, along_x * gain, whitening.eigenvalues)
-        if noises is None:
-            return ComparedMap(counts, count, closed)
-        fit = spectral_fit(along_x, along_eigenvectors(noises, whitening), whitening.eigenvalues)
-        return ComparedMap(counts, count, closed, fit, progress)
+        along = along_x, None if noises is None else along_eigenvectors(noises, whitening)
+        return ComparedMap.of(counts, count, along, gain, whitening, **progress)
 
     say("fixed points")
     if network is not None:

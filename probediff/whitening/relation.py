@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from probediff.measures.covariance import paired_moments
+from probediff.measures.uncertainty import WithError, jackknife, mean_with_error, split_errors
 from probediff.noise import seeded_noise
 from probediff.pictures import grid, own_contrast, to_uint8
+from probediff.runs.record import STANDARD_ERRORS
 from probediff.whitening.transforms import CORNER
 
 _FEWEST_CELLS = 4
@@ -32,7 +34,7 @@ class Relation:
         image_means: (K, C, H, W) averages of the images made from them.
     """
 
-    numbers: dict[str, float]
+    numbers: dict[str, Any]
     correlation: Tensor
     rows: list[dict[str, float]]
     noise_means: Tensor
@@ -77,7 +79,7 @@ def relate(sample: Callable[[Tensor], Tensor], shape: tuple[int, ...], num_sampl
     return Relation(numbers, correlation, *averages(alike, sample(alike), images.mean(dim=0)))
 
 
-def pair_statistics(noise: Tensor, images: Tensor) -> tuple[dict[str, float], Tensor]:
+def pair_statistics(noise: Tensor, images: Tensor) -> tuple[dict[str, Any], Tensor]:
     """Paired against random pairs, and noise pixels against image pixels.
 
     A random pair is a noise with the image of the next one.
@@ -87,7 +89,8 @@ def pair_statistics(noise: Tensor, images: Tensor) -> tuple[dict[str, float], Te
         images: (N, C, H, W) made from them.
 
     Returns:
-        Numbers, and the (D, D) float64 correlations over the samples of noise pixels (rows) with image pixels.
+        Numbers, with the standard errors of means over pairs, and the (D, D) float64 correlations over the samples of
+        noise pixels (rows) with image pixels.
 
     Raises:
         ValueError: fewer than 3 pairs, or shapes that differ.
@@ -98,14 +101,17 @@ def pair_statistics(noise: Tensor, images: Tensor) -> tuple[dict[str, float], Te
             f"{tuple(images.shape)}; raise num_samples"
         )
     rows, image_rows = noise.flatten(1).double(), images.flatten(1).double()
-    numbers = {"num_samples": float(len(rows)), "random_pearson_null_std": rows.shape[1] ** -0.5}
+    numbers: dict[str, Any] = {"num_samples": float(len(rows)), "random_pearson_null_std": rows.shape[1] ** -0.5}
+    means: dict[str, WithError] = {}
     for name, other in (("paired", image_rows), ("random", image_rows.roll(-1, dims=0))):
         pearson = _pearson(rows, other)
-        numbers |= {
-            f"{name}_l2": float((rows - other).norm(dim=1).mean()),
-            f"{name}_pearson": float(pearson.mean()),
-            f"{name}_pearson_std": float(pearson.std()),
+        means |= {
+            f"{name}_l2": mean_with_error((rows - other).norm(dim=1)),
+            f"{name}_pearson": mean_with_error(pearson),
         }
+        numbers[f"{name}_pearson_std"] = float(pearson.std())
+    values, errors = split_errors(means)
+    numbers |= values | {STANDARD_ERRORS: errors | {"diagonal_correlation": _diagonal_error(rows, image_rows)}}
     pairs = paired_moments([(noise, images)])
     scale = pairs.x.covariance.diagonal().sqrt()[:, None] * pairs.z_variance.sqrt()
     # A pixel that never changes is correlated with nothing.
@@ -120,6 +126,18 @@ def pair_statistics(noise: Tensor, images: Tensor) -> tuple[dict[str, float], Te
         "diagonal_largest_share_null": 1 / size,
     }
     return numbers, correlation
+
+
+def _diagonal_error(noise: Tensor, images: Tensor) -> float:
+    """Standard error of the mean over pixels of the correlation of noise and image: the delete-a-group jackknife."""
+
+    def diagonal(kept: Tensor) -> dict[str, float]:
+        a, b = (rows[kept] - rows[kept].mean(dim=0) for rows in (noise, images))
+        scale = a.norm(dim=0) * b.norm(dim=0)
+        products = (a * b).sum(dim=0)
+        return {"mean": float(torch.where(scale > 0, products / scale.clamp(min=_SMALLEST), 0.0).mean())}
+
+    return jackknife(diagonal, len(noise))["mean"]
 
 
 def _pearson(a: Tensor, b: Tensor) -> Tensor:

@@ -5,19 +5,24 @@ limit on Gaussian data of the iteration in P2 (*First-step inference in diffusio
 s^0 for the image itself; and R² of any of them costs O(D).
 """
 
-from dataclasses import asdict, dataclass, field
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from probediff.measures.uncertainty import NUM_GROUPS, jackknife_errors
 from probediff.measures.whitening import WhiteningTransform
+from probediff.runs.record import STANDARD_ERRORS
 from probediff.whitening.gains import GainSlope, gain_slope
 
 Counts = Literal["iterations", "num_steps"]
 
 #: A gain counts as known when it is so many standard errors above zero.
 SIGNIFICANT_ERRORS = 3.0
+_FEWEST_IMAGES = 3
 #: Slopes are believed when the gains of this share of the directions are known.
 TRUSTED_SHARE = 0.5
 
@@ -142,11 +147,33 @@ def spectral_fit(along_x: Tensor, along_z: Tensor, eigenvalues: Tensor) -> Spect
     Raises:
         ValueError: fewer than three images.
     """
-    count = len(along_x)
-    if count < 3:
+    return _fit_of_sums(len(along_x), _products(along_x, along_z).sum(dim=1), eigenvalues)
+
+
+def fits_without_groups(along_x: Tensor, along_z: Tensor, eigenvalues: Tensor) -> list[SpectralFit]:
+    """`spectral_fit` without each group of images, for the delete-a-group jackknife; none with too few images."""
+    num = len(along_x)
+    if num - math.ceil(num / NUM_GROUPS) < _FEWEST_IMAGES:
+        return []
+    group = torch.arange(num, device=along_x.device) % NUM_GROUPS
+    members = torch.nn.functional.one_hot(group).T.double()
+    # Of the three products, and of x and z, which are centred on all images.
+    parts = torch.stack([members @ part for part in (*_products(along_x, along_z), along_x, along_z)])
+    left = num - members.sum(dim=1)
+    x, z = -parts[3:]
+    sums = parts[:3].sum(dim=1, keepdim=True) - parts[:3] - torch.stack([x * x, x * z, z * z]) / left[:, None]
+    return [_fit_of_sums(int(count), of, eigenvalues) for count, of in zip(left, sums.unbind(dim=1), strict=True)]
+
+
+def _products(along_x: Tensor, along_z: Tensor) -> Tensor:
+    return torch.stack([along_x.square(), along_x * along_z, along_z.square()])
+
+
+def _fit_of_sums(count: int, sums: Tensor, eigenvalues: Tensor) -> SpectralFit:
+    """From the (3, D) sums of x², x z and z² over centred images."""
+    if count < _FEWEST_IMAGES:
         raise ValueError(f"gains need at least 3 images for a standard error, got {count}; pass more images")
-    squares_x, products = along_x.square().sum(dim=0), (along_x * along_z).sum(dim=0)
-    squares_z = along_z.square().sum(dim=0)
+    squares_x, products, squares_z = sums
     gain = products / squares_x
     unexplained = (squares_z - gain * products).clamp(min=0)
     error = (unexplained / ((count - 2) * squares_x)).sqrt()
@@ -163,6 +190,7 @@ class ComparedMap:
         gaussian: the Gaussian denoiser's.
         network: the network's; None where the Gaussian denoiser is the model.
         progress: of the network's iteration.
+        left_out: the same without each group of images, for standard errors.
     """
 
     counts: Counts
@@ -170,23 +198,70 @@ class ComparedMap:
     gaussian: SpectralFit
     network: SpectralFit | None = None
     progress: dict[str, float] = field(default_factory=dict)
+    left_out: "Sequence[ComparedMap]" = ()
+
+    @classmethod
+    def of(
+        cls,
+        counts: Counts,
+        count: int,
+        along: tuple[Tensor, Tensor | None],
+        gain: Tensor,
+        whitening: WhiteningTransform,
+        **progress: float,
+    ) -> "ComparedMap":
+        """Fit both.
+
+        Args:
+            counts: what ``count`` counts.
+            count: iterations or DDIM steps.
+            along: (N, D) coordinates of images and of the model's noises, None where the Gaussian is the model.
+            gain: (D,) of the Gaussian denoiser.
+            whitening: the statistics.
+            progress: of the network's iteration.
+        """
+        x, z = along
+        eigenvalues = whitening.eigenvalues
+        closed = spectral_fit(x, x * gain, eigenvalues), *fits_without_groups(x, x * gain, eigenvalues)
+        network: Sequence[SpectralFit | None] = [None] * len(closed)
+        if z is not None:
+            network = spectral_fit(x, z, eigenvalues), *fits_without_groups(x, z, eigenvalues)
+        whole, *without = (cls(counts, count, a, b, progress) for a, b in zip(closed, network, strict=True))
+        return replace(whole, left_out=without)
+
+    def errors(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Standard errors over images of the numbers of both points, by the delete-a-group jackknife."""
+        pairs = [[_numbers(point) for point in map_.points()] for map_ in self.left_out]
+        of_model, of_gaussian = zip(*pairs, strict=True) if pairs else ((), ())
+        return jackknife_errors(of_model), jackknife_errors(of_gaussian)
 
     def points(self) -> tuple[CurvePoint, CurvePoint]:
         """Those of the model and of the Gaussian denoiser, whose slopes weigh the directions alike.
 
         A curve that is no straight line has the slope of the directions that weigh most.
         """
-        model = self.network or self.gaussian
-        return model.point(), self.gaussian.point(model.weights)
+        return self.model.point(), self.gaussian.point(self.model.weights)
+
+    @property
+    def model(self) -> SpectralFit:
+        """The network's, or the Gaussian denoiser's where that is the model."""
+        return self.network or self.gaussian
 
     def record(self) -> dict[str, Any]:
         """Both points as plain types."""
-        model, gaussian = (asdict(point) for point in self.points())
+        model, gaussian = (
+            asdict(point) | ({STANDARD_ERRORS: errors} if errors else {})
+            for point, errors in zip(self.points(), self.errors(), strict=True)
+        )
         return {self.counts: self.count, "model": model | self.progress, "gaussian": gaussian}
 
     def arrays(self) -> dict[str, Tensor]:
         """The gains behind them."""
         name = f"{'iterations' if self.counts == 'iterations' else 'ddim'}_{self.count}"
-        model = self.network or self.gaussian
-        arrays = {f"gain_{name}": model.gain, f"gain_error_{name}": model.standard_error}
+        arrays = {f"gain_{name}": self.model.gain, f"gain_error_{name}": self.model.standard_error}
         return arrays if self.network is None else arrays | {f"gaussian_gain_{name}": self.gaussian.gain}
+
+
+def _numbers(point: CurvePoint) -> dict[str, float]:
+    """The numbers of a point, NaN where there is none."""
+    return {name: math.nan if value is None else float(value) for name, value in asdict(point).items()}

@@ -19,6 +19,7 @@ from probediff.measures.whitening import (
     matrix_distance,
 )
 from probediff.pictures import grid, to_uint8
+from probediff.runs.record import STANDARD_ERRORS
 from probediff.whitening.closed_form import GaussianNoises
 
 #: Values, of so many, whose covariances are kept and shown.
@@ -115,5 +116,6 @@ def _candidates(gaussian: GaussianNoises, timestep: int, count: int) -> Iterator
     yield "gaussian_limit", gaussian.matrix(gaussian.iteration_gain(timestep, float("inf")))
 
 
-def _numbers(fit: LinearFit) -> dict[str, float]:
-    return {name: getattr(fit, name) for name in ("mse", "r2", "r2_scaled", "best_scale")}
+def _numbers(fit: LinearFit) -> dict[str, Any]:
+    numbers = {name: getattr(fit, name) for name in ("mse", "r2", "r2_scaled", "best_scale")}
+    return numbers | {STANDARD_ERRORS: fit.standard_errors}
