@@ -18,7 +18,7 @@ from tests.report.verdict_runs import KEYS, OF_EXACT, lines_of, write_verdict_ru
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
 
-@pytest.mark.parametrize(("holds", "verdict", "counts"), [(True, "agrees", (27, 0)), (False, "disagrees", (0, 27))])
+@pytest.mark.parametrize(("holds", "verdict", "counts"), [(True, "agrees", (28, 0)), (False, "disagrees", (0, 28))])
 def test_it_prints_every_statement_with_number_null_rule_and_verdict(
     holds: bool, verdict: str, counts: tuple[int, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -38,8 +38,8 @@ def test_it_prints_every_statement_with_number_null_rule_and_verdict(
     (header,) = (k for k, line in enumerate(lines) if line.split() == ["h", "=", "0.4", "h", "=", "1"])
     assert [line.split()[0] for line in lines[header + 2 : header + 2 + len(OF_EXACT)]] == OF_EXACT
     assert all(line.split()[1] == f"{verdict}:" for line in lines[header + 2 : header + 2 + len(OF_EXACT)])
-    assert lines[-3] == f"network: 27 statements: {counts[0]} agree, {counts[1]} disagree, 0 undecided"
-    assert lines[-1] == "h = 1: 19 statements: 0 agree, 0 disagree, 19 undecided"
+    assert lines[-3] == f"network: 28 statements: {counts[0]} agree, {counts[1]} disagree, 0 undecided"
+    assert lines[-1] == "h = 1: 20 statements: 0 agree, 0 disagree, 20 undecided"
     assert max(map(len, lines)) <= 160 and not any(line.endswith(" ") for line in lines)
 
 
@@ -72,14 +72,14 @@ def test_groups_are_those_that_are_asked_for(tmp_path: Path, capsys: pytest.Capt
     assert verdicts([str(tmp_path), "--group_by", "seed_everything"]) == 0
     text = capsys.readouterr().out
     assert "seed_everything=0: seed0" in text and "seed_everything=1: seed1" in text
-    assert "27 statements: 27 agree" in text and "0 agree, 27 disagree" in text
+    assert "28 statements: 28 agree" in text and "0 agree, 28 disagree" in text
 
 
 @pytest.mark.parametrize("name", ["cifar10_small", "cifar10_small_seeds"])
 def test_published_results_are_undecided_with_what_would_decide(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert verdicts([str(RESULTS / name)]) == 0
     text = capsys.readouterr().out
-    assert "network: 27 statements: 0 agree, 0 disagree, 27 undecided" in text
+    assert "network: 28 statements: 0 agree, 0 disagree, 28 undecided" in text
     assert "no standard error is recorded with it" in " ".join(text.split())
 
 
@@ -103,7 +103,7 @@ def test_what_is_damaged_is_warned_of_and_undecided(tmp_path: Path) -> None:
         assert verdicts([str(run), "--out", str(tmp_path / "out")]) == 0
     network = json.loads((tmp_path / "out/verdicts.json").read_text())["groups"][0]["models"][0]
     undecided = [s["id"] for s in network["statements"] if s["verdict"] == "undecided"]
-    assert undecided == ["P2-F2a", "P2-F2b", "P2-F5a", "P2-F5b", "P2-F5c", "P2-T"]
+    assert undecided == ["P2-F2a", "P2-F2b", "P2-F5a", "P2-F5b", "P2-F5c", "P2-F5d", "P2-T"]
     reason = next(s["reason"] for s in network["statements"] if s["id"] == "P2-T")
     assert reason.startswith("run/probes/whitening/whitening.json cannot be read; `probediff whitening RUN`")
     (run / "records.jsonl").write_text("".join(lines_of(run)[:3]) + "{}\n")
@@ -115,13 +115,13 @@ def test_a_run_that_has_not_begun_is_undecided(tmp_path: Path, capsys: pytest.Ca
     (run / "records.jsonl").write_text("")
     assert verdicts([str(run)]) == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "27 statements: 0 agree, 0 disagree, 27 undecided" in text
+    assert "28 statements: 0 agree, 0 disagree, 28 undecided" in text
     assert "the training has not ended: a has no records yet (so far: undecided)" in text
     # Among others it is left out.
     write_verdict_run(tmp_path / "sweep" / "b", True)
     assert verdicts([str(tmp_path / "sweep")]) == 0
     text = capsys.readouterr().out
-    assert "b: b" in text and "27 agree" in text and "no records" not in text
+    assert "b: b" in text and "28 agree" in text and "no records" not in text
 
 
 def test_a_name_cannot_act_on_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -115,6 +115,7 @@ def whitening(holds: bool, error: float | None, **how: Any) -> dict[str, Any]:
         return values | ({} if error is None else {"standard_errors": numbers})
 
     norms = {"zca": 100.0 if holds else 150.0, "pca": 300.0, "cholesky": 151.0}
+    r2 = {"zca": 0.7 if holds else 0.2, "pca": 0.0, "cholesky": 0.3}
     off = 0.01 if holds else 0.3
     return {
         "conventions": {"denoiser": "network", "num_fixed_points": 6144} | how,
@@ -127,10 +128,7 @@ def whitening(holds: bool, error: float | None, **how: Any) -> dict[str, Any]:
         ],
         "transforms": [
             with_errors(name="diff", r2=0.96 if holds else 0.6, r2_adjusted=0.95 if holds else 0.4),
-            *(
-                with_errors(name=name, r2=0.7 if holds else 0.2, frobenius=norm, spectral=norm / 30)
-                for name, norm in norms.items()
-            ),
+            *(with_errors(name=name, r2=r2[name], frobenius=norm, spectral=norm / 30) for name, norm in norms.items()),
         ],
         "whiteness": with_errors(
             mean_variance=1.0 if holds else 25.0, scaled_rms_diagonal=off, scaled_rms_off_diagonal=off
@@ -200,7 +198,7 @@ def write_verdict_run(
     write_lines(run, lines + [end] * finished)
     (run / "config.yaml").write_text(yaml.safe_dump(config(seed, trainer={"max_steps": LAST})))
     probes, assignment = run / "probes", "assignment_accuracy"
-    few = {"noise_to_image": 0.94 if holds else 0.46, "image_to_noise": 0.9}
+    few: Values = {"noise_to_image": 0.94 if holds else 0.46, "image_to_noise": 0.9}
     write_lines(probes / "replay/num_steps=0010", records(assignment, {LAST: few}, error, num_steps=10))
     inverted = records("inversion_angles", final_samples(holds), error, samples_of_step=LAST)
     write_lines(probes / "final_samples/num_steps=0100", inverted)

@@ -4,6 +4,7 @@ P1 is *There and Back Again*; this is its section 4.4 and appendix A.1. What beg
 paper says, but what has to hold for it to mean what it seems to.
 """
 
+from dataclasses import replace
 from functools import partial
 
 from probediff.report.published import published_for
@@ -78,9 +79,16 @@ def _hubs_are_flat(evidence: Evidence) -> list[Claim]:
     def of_hubs(run: RunEvidence) -> Measured | None:
         return ratio(run.last(_PROBE, "hubs_pixel_variance"), run.last(_PROBE, "pixel_variance"))
 
-    # Every sample weighs as many times as it captures noises; 1 is what samples without hubs have.
+    # Every sample weighs as many times as it captures noises.
     words = "pixel variance of the sample nearest to a noise / of all samples"
-    return [evidence.claim(words, Region(high=1.0), evidence.mean(of_hubs), Measured(1.0))]
+    claim = evidence.claim(words, Region(high=1.0), evidence.mean(of_hubs), Measured(1.0))
+    return [replace(claim, doubt=_no_wrong_ones(evidence))]
+
+
+def _no_wrong_ones(evidence: Evidence) -> str:
+    """Why nothing can be said of what captures wrong noises, where nothing does."""
+    found = evidence.last(_PROBE, "noise_to_image")
+    return "every noise is nearest to its own image" if found is not None and found.value >= 1 else ""
 
 
 def _small_norm_captures(evidence: Evidence) -> list[Claim]:
@@ -90,12 +98,13 @@ def _small_norm_captures(evidence: Evidence) -> list[Claim]:
         return difference(_size(run.last(_PROBE, norm)), _size(run.last(_PROBE, variance)))
 
     words, null = "Spearman of captures with |x|²", Measured(0.0)
-    return [
+    claims = [
         # Small norms capture, ...
         evidence.claim(words, Region(high=0.0), evidence.last(_PROBE, norm), null),
         # ... and more so than small variances.
         evidence.claim("its size less that with the variance", Region(low=0.0), evidence.mean(advantage), null),
     ]
+    return [replace(claim, doubt=_no_wrong_ones(evidence)) for claim in claims]
 
 
 def _size(number: Measured | None) -> Measured | None:

@@ -20,6 +20,8 @@ _FALL = 0.05
 _HALF = 0.5
 #: A similarity that has settled. P1's curves have no numbers.
 _SIMILAR = 0.9
+#: CKA by preference: a small N raises the plain one, so that the debiased one comes first. Unrelated samples have 0.
+_CKA_NULLS = {"cka_debiased": 0.0, "cka": None}
 
 
 def _high_from_the_start(evidence: Evidence) -> list[Claim]:
@@ -66,22 +68,24 @@ def _cure(evidence: Evidence, share: float) -> str:
     )
 
 
-def _similarity(evidence: Evidence, name: str) -> Curve:
-    """A similarity to the final samples by step; of CKA the one that a small N does not raise, if both have errors."""
-    keys = (f"{name}_debiased", name) if name == "cka" else (name,)
-    curves = [curve for key in keys if (curve := evidence.curve(_FINAL, key))]
-    with_errors = [curve for curve in curves if all(number.error is not None for number in curve.values())]
-    return next(iter([*with_errors, *curves]), {})
+def _cka(curves: dict[str, Curve]) -> tuple[Curve, float | None]:
+    """Of two CKA by step that which has errors, the debiased one first, with its value for unrelated samples.
+
+    That of the plain one depends on N, and is not recorded.
+    """
+    known = {name: curve for name, curve in curves.items() if curve}
+    with_errors = [name for name in known if all(number.error is not None for number in known[name].values())]
+    chosen = next(iter([*with_errors, *known]), "")
+    return known.get(chosen, {}), _CKA_NULLS.get(chosen)
 
 
 def _map_settles(evidence: Evidence) -> list[Claim]:
-    curve = _similarity(evidence, "cka")
+    curve, null = _cka({name: evidence.curve(_FINAL, name) for name in _CKA_NULLS})
     # The final samples have no record of their own.
-    last = max((run.last_step or 0 for run in evidence.runs), default=0)
-    later = late_part(curve, last)
+    later = late_part(curve, max((run.last_step or 0 for run in evidence.runs), default=0))
     number = min(later.values(), key=lambda number: number.value) if later else None
     words = f"least CKA to the final samples after {EARLY:.0%} of the training"
-    return [Claim(words, Region(low=_SIMILAR), number, cure=_cure(evidence, EARLY))]
+    return [Claim(words, Region(low=_SIMILAR), number, null, _cure(evidence, EARLY))]
 
 
 def _svcca_is_first(evidence: Evidence) -> list[Claim]:
@@ -89,7 +93,8 @@ def _svcca_is_first(evidence: Evidence) -> list[Claim]:
 
     Where both are first at 0.9 at one step, the steps are too far apart to tell.
     """
-    curves = {name: _similarity(evidence, name) for name in ("svcca", "cka", "ssim")}
+    cka, _ = _cka({name: evidence.curve(_FINAL, name) for name in _CKA_NULLS})
+    curves = {"svcca": evidence.curve(_FINAL, "svcca"), "cka": cka, "ssim": evidence.curve(_FINAL, "ssim")}
     region, cure = Region(low=_SIMILAR), _cure(evidence, EARLY)
     if missing := [name.upper() for name, curve in curves.items() if not curve]:
         why = f"no {' and no '.join(missing)} to the final samples is recorded"
@@ -114,16 +119,18 @@ def _svcca_is_first(evidence: Evidence) -> list[Claim]:
 def _more_than_covariance(evidence: Evidence) -> list[Claim]:
     """The Gaussian denoiser's samples and the network's, from the same noises: what needs no learning is as alike."""
 
-    def likeness(run: RunEvidence) -> Measured | None:
-        gaussians = (records for records in run.run.exact("num_samples") if records.kind == "gaussian")
-        curves = (curve_of(records, TO_NETWORK, key) for records in gaussians for key in ("cka_debiased", "cka"))
-        known = sorted(filter(None, curves), key=lambda curve: curve[max(curve)].error is None)
-        return next((curve[max(curve)] for curve in known), None)
+    def likeness(run: RunEvidence) -> tuple[Measured | None, float | None]:
+        gaussian = next(
+            (r for r in run.run.exact("num_samples") if r.kind == "gaussian" and r.values(TO_NETWORK)), None
+        )
+        curve, null = _cka({} if gaussian is None else {n: curve_of(gaussian, TO_NETWORK, n) for n in _CKA_NULLS})
+        return curve[max(curve)] if curve else None, null
 
     words = "CKA of the final samples with those of the Gaussian denoiser"
     is_there = any(run.run.of_kind("gaussian") for run in evidence.runs)
     cure = f"`probediff probe exact:RUN,h=1` records it{evidence.move_away('exact-h=1', is_there)}"
-    return [Claim(words, Region(high=_SIMILAR), evidence.mean(likeness), cure=cure)]
+    null = next((null for run in evidence.runs if (null := likeness(run)[1]) is not None), None)
+    return [Claim(words, Region(high=_SIMILAR), evidence.mean(lambda run: likeness(run)[0]), null, cure)]
 
 
 STATEMENTS = (

@@ -25,6 +25,8 @@ _LINEAR = 0.9
 _WHITE = 0.1
 #: "A high R²" is one of more than half of the variance.
 _HIGH_R2 = 0.5
+#: Fits that differ by less than five points of the variance are alike.
+_BETTER_FIT = 0.05
 #: Slopes within a tenth of ZCA's own, -1/2, are its.
 _ZCA_SLOPES = (-0.55, -0.45)
 #: With fewer of the directions known a slope says nothing, see docs/whitening_and_editing.md.
@@ -141,6 +143,16 @@ def _fixed_point_is_zca(evidence: Evidence) -> list[Claim]:
     return [_claim(evidence, "R² of ZCA whitening, as it is", Region(low=_HIGH_R2), r2, 0.0), slope]
 
 
+def _zca_fits_best(evidence: Evidence) -> list[Claim]:
+    def advantage(values: dict[str, Any]) -> Measured | None:
+        zca, *others = (number_in(row_named(values.get("transforms"), name), "r2") for name in ("zca", *_OTHERS))
+        known = [other for other in others if other is not None]
+        best = max(known, key=lambda other: other.value) if len(known) == len(others) else None
+        return difference(zca, best)
+
+    return [_claim(evidence, "R² of ZCA less that of the best other", Region(low=_BETTER_FIT), advantage, 0.0)]
+
+
 def _zca_is_nearest(evidence: Evidence) -> list[Claim]:
     def nearness(norm: str) -> Callable[[dict[str, Any]], Measured | None]:
         def number(values: dict[str, Any]) -> Measured | None:
@@ -197,6 +209,12 @@ STATEMENTS = (
         "figures 4 and 5b, hypothesis 1, section 4.2",
         "It is ZCA whitening.",
         _fixed_point_is_zca,
+    ),
+    Statement(
+        "P2-F5d",
+        "figure 5a and b, section 4.2",
+        "Of the whitenings ZCA fits the fixed points best.",
+        _zca_fits_best,
     ),
     Statement(
         "P2-T",

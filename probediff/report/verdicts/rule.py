@@ -9,7 +9,7 @@ from typing import Literal
 Verdict = Literal["agrees", "disagrees", "undecided"]
 
 #: Half the width of an interval in standard errors: Student's t with 19 degrees of freedom, 95 % of both sides. An
-#: error from some twenty parts of the samples is itself known to a sixth only, for which the normal 1.96 has no room.
+#: error from twenty groups of samples is itself known to a sixth only, for which the normal 1.96 has no room.
 T_QUANTILE = 2.09
 #: So far from what chance gives counts as chance, and two numbers so near to each other as equal: with enough samples
 #: any difference stands out from its error, and one that nobody would see is no statement.
@@ -50,8 +50,8 @@ def combine(numbers: Iterable[Measured | None]) -> Measured | None:
     errors = [number.error for number in known if number.error is not None and math.isfinite(number.error)]
     error = None
     if errors:
-        spread = statistics.variance(values) / len(values) if len(values) > 1 else 0.0
-        error = math.sqrt(statistics.fmean(e * e for e in errors) + spread)
+        spread = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+        error = math.hypot(math.hypot(*errors) / math.sqrt(len(errors)), spread)
     return Measured(statistics.fmean(values), error, len(known))
 
 
@@ -164,11 +164,18 @@ class Claim:
         if self.number is None:
             return "no such number is recorded"
         if interval is None:
-            return "no standard error is recorded with it, as by earlier versions"
+            return "no standard error is recorded with it: it is of an earlier version, or of too few samples"
         found = self.region.judge(*interval)
         how = {"agrees": "is", "disagrees": "is not", "undecided": "is only partly"}[found]
         words = f"{interval[0]:.4g} to {interval[1]:.4g} {how} {self.region}"
         return f"{words}, but {self.ease}" if found == "agrees" and self.ease else words
+
+    @property
+    def remedy(self) -> str:
+        """What would decide it; empty where it decides."""
+        if self.verdict != "undecided":
+            return ""
+        return self.cure if self.doubt or self.ease or self.interval is None else "more samples narrow it"
 
     def __str__(self) -> str:
         null = "" if self.null is None else f", null {self.null:.4g}"

@@ -74,8 +74,8 @@ class Outcome:
     @property
     def cures(self) -> list[str]:
         """What would record what is missing, each once."""
-        undecided = (claim.cure for claim in self.claims if claim.verdict == self.verdict == "undecided")
-        return list(dict.fromkeys(filter(None, undecided)))
+        remedies = (claim.remedy for claim in self.claims if self.verdict == "undecided")
+        return list(dict.fromkeys(filter(None, remedies)))
 
 
 def judge(statement: Statement, evidence: Evidence) -> Outcome:

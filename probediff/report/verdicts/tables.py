@@ -74,7 +74,7 @@ def _number(claim: Claim) -> str | None:
 
 def _why(claim: Claim) -> str:
     """The reason, and of a number that decides nothing what would."""
-    return f"{claim.reason}; {claim.cure}" if claim.verdict == "undecided" and claim.cure else claim.reason
+    return "; ".join(filter(None, (claim.reason, claim.remedy)))
 
 
 def _joined(parts: Iterable[str | None]) -> str | None:
@@ -151,5 +151,5 @@ def _plain_claim(claim: Claim) -> dict[str, Any]:
         "holds": {"above": claim.region.low, "below": claim.region.high, "words": str(claim.region)},
         "verdict": claim.verdict,
         "reason": claim.reason,
-        "cure": claim.cure if claim.verdict == "undecided" else "",
+        "cure": claim.remedy,
     }
