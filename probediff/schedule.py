@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 Convention = Literal["openai", "diffusers"]
-ScheduleName = Literal["cosine", "linear"]
+ScheduleName = Literal["cosine", "linear", "scaled_linear"]
 #: Whole numbers up to here are float32 numbers, which is what networks are shown.
 MAX_TIMESTEPS = 1 << 24
 
@@ -85,9 +85,24 @@ class NoiseSchedule:
         return cls(betas, "linear")
 
     @classmethod
+    def scaled_linear(cls, num_train_timesteps: int) -> NoiseSchedule:
+        """Stable Diffusion's: betas of 0.00085 to 0.012 for 1000 timesteps, whose roots are evenly spaced.
+
+        For other lengths they are scaled by 1000/T.
+        """
+        scale = 1000 / _checked_length(num_train_timesteps)
+        first, last = ((scale * beta) ** 0.5 for beta in (0.00085, 0.012))
+        if last >= 1:
+            raise ValueError(
+                f"num_train_timesteps must exceed 12 for the scaled linear schedule (beta would reach 1), "
+                f"got {num_train_timesteps}; use the cosine schedule for so few"
+            )
+        return cls(torch.linspace(first, last, num_train_timesteps, dtype=torch.float64) ** 2, "scaled_linear")
+
+    @classmethod
     def from_name(cls, name: ScheduleName, num_train_timesteps: int) -> NoiseSchedule:
-        """``"cosine"`` or ``"linear"`` with ``num_train_timesteps`` timesteps."""
-        constructors = {"cosine": cls.cosine, "linear": cls.linear}
+        """``"cosine"``, ``"linear"`` or ``"scaled_linear"`` with ``num_train_timesteps`` timesteps."""
+        constructors = {"cosine": cls.cosine, "linear": cls.linear, "scaled_linear": cls.scaled_linear}
         if name not in constructors:
             raise ValueError(f"schedule must be one of {sorted(constructors)}, got {name!r}")
         return constructors[name](num_train_timesteps)

@@ -22,7 +22,7 @@ def test_linear_is_that_of_ho_et_al_and_scales_with_length() -> None:
     np.testing.assert_allclose(NoiseSchedule.linear(4000).betas.numpy(), np.linspace(2.5e-5, 0.005, 4000), rtol=1e-12)
 
 
-@given(st.integers(25, 2000), st.sampled_from(["cosine", "linear"]))
+@given(st.integers(25, 2000), st.sampled_from(["cosine", "linear", "scaled_linear"]))
 @settings(max_examples=30, deadline=None, derandomize=True)
 def test_alpha_bar_falls_from_one_to_zero(length: int, name: str) -> None:
     schedule = NoiseSchedule.from_name(name, length)

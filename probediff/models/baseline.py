@@ -19,7 +19,7 @@ from probediff.files.capacity import check_memory
 from probediff.measures.covariance import Moments
 from probediff.models.base import ProbeModel, conventions_of
 from probediff.models.run import Diffusion, load_run_data, read_run_config
-from probediff.schedule import NoiseSchedule
+from probediff.schedule import NoiseSchedule, ScheduleName
 
 _CHUNK_SIZE = 1024
 
@@ -81,6 +81,10 @@ class RunImages:
     def schedule(self) -> NoiseSchedule:
         """That of the run."""
         return self.diffusion.noise_schedule()
+
+    def under(self, schedule: ScheduleName | None) -> RunImages:
+        """The same under another schedule of as many timesteps; the run's own where none is named."""
+        return self if schedule is None else replace(self, diffusion=replace(self.diffusion, schedule=schedule))
 
     def read(self) -> Tensor:
         """All that are taken, (M, C, H, W) float32 in [-1, 1]."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from torch import nn
 
@@ -19,6 +19,7 @@ from probediff.files.capacity import check_memory
 from probediff.models.base import ProbeModel
 from probediff.models.baseline import RunImages, fit_gaussian
 from probediff.runs.configuration import CONFIG
+from probediff.schedule import ScheduleName
 
 EXACT, GAUSSIAN = "exact:", "gaussian:"
 #: The family from the Gaussian to the training images, which the bandwidth h chooses from.
@@ -26,7 +27,7 @@ FAMILY = "smoothed_empirical"
 #: What ``denoiser=KIND`` may be, with the options of each; ``_make`` makes them.
 KINDS: dict[str, tuple[str, ...]] = {FAMILY: ("h", "dropped_weight"), **ANALYTIC_OPTIONS}
 #: Options of every kind.
-_OF_ALL = ("denoiser", "images")
+_OF_ALL = ("denoiser", "images", "schedule")
 _OPTION = re.compile(r"(\w+)=([\w.+-]+)")
 
 
@@ -49,12 +50,14 @@ class ExactModel:
         kind: one of ``KINDS``.
         num_images: so many training images, spread evenly over the set; None for all. Mean and covariance are always
             those of all.
+        schedule: another one than the run's, with as many timesteps; None for the run's.
         options: those that were given, of this kind.
     """
 
     run: Path
     kind: str = FAMILY
     num_images: int | None = None
+    schedule: ScheduleName | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -68,6 +71,10 @@ class ExactModel:
         run, given = _split(spec.removeprefix(EXACT))
         options = _read_options(spec, given)
         kind, count = options.pop("denoiser", FAMILY), options.pop("images", None)
+        schedule = options.pop("schedule", None)
+        if schedule not in (None, *get_args(ScheduleName)):
+            names = ", ".join(get_args(ScheduleName))
+            raise ValueError(f"schedule=NAME must be one of {names}, got {schedule!r} in {spec}")
         if kind not in KINDS:
             raise ValueError(f"denoiser=KIND must be one of {', '.join(KINDS)}, got {kind!r} in {spec}")
         if unknown := [key for key in options if key not in KINDS[kind]]:
@@ -84,12 +91,13 @@ class ExactModel:
         _check_range(spec, "h", options.get("h"), "[0, 1]", lambda h: 0 <= h <= 1)
         _check_range(spec, "dropped_weight", options.get("dropped_weight"), "[0, 1)", lambda w: 0 <= w < 1)
         _check_range(spec, "images", count, "2, 3, ...", lambda m: isinstance(m, int) and m >= 2)
-        return cls(run, kind, count, {key: options[key] for key in KINDS[kind] if key in options})
+        return cls(run, kind, count, schedule, {key: options[key] for key in KINDS[kind] if key in options})
 
     @property
     def name(self) -> str:
         """That of its folder below ``RUN/probes``: ``exact-h=0.4``, ``exact-h=0.4,images=500``."""
-        given = self.options | ({} if self.num_images is None else {"images": self.num_images})
+        others = {"images": self.num_images, "schedule": self.schedule}
+        given = self.options | {key: value for key, value in others.items() if value is not None}
         words = [f"{key}={v:.12g}" if isinstance(v, float) else f"{key}={v}" for key, v in given.items()]
         return "exact-" + ",".join([*([] if self.kind == FAMILY else [self.kind]), *words])
 
@@ -106,7 +114,7 @@ class ExactModel:
             FileNotFoundError: no run there, or its data are gone.
             ValueError: more images than there are or than fit into memory, or a run that does not say its images.
         """
-        images = RunImages.of(self.run, self.num_images, trust, "images")
+        images = RunImages.of(self.run, self.num_images, trust, "images").under(self.schedule)
         every = images.every()
         conventions = self._conventions(images.mirrored) | {"statistics_of": len(every.indices)}
         if self.options.get("h") == 1:

@@ -25,7 +25,8 @@ class ModelChoice:
         checkpoints: of a run: all, last, or training steps such as 0,100,5000.
         weights: of a run: the averaged (ema) or the raw ones; ema by default.
         ema_rate: which average; the first of the run by default.
-        schedule: of a state dict: cosine or linear; needed unless a network of its architecture was published.
+        schedule: of a state dict: cosine, linear or scaled_linear; needed unless a network of its architecture was
+            published.
         num_train_timesteps: of a state dict: T; likewise.
         num_heads: of a state dict: attention heads; likewise.
         image_size: of a state dict: pixels; likewise.

@@ -11,13 +11,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from probediff.denoisers.predictions import EpsModel
 from probediff.models.base import ProbeModel
-from probediff.schedule import NoiseSchedule
+from probediff.schedule import NoiseSchedule, ScheduleName
 
 _PREDICTIONS = {"epsilon": "the noise eps", "v_prediction": "v", "sample": "the image x_0"}
 _SAME_FACTOR = 0.01
@@ -128,22 +129,11 @@ def _other_schedules(declared: Reading) -> Iterator[Reading]:
     length = len(declared.schedule)
     if length <= 20:  # where the linear schedule ends
         return
-    others = {
-        f"NoiseSchedule.linear({length})": NoiseSchedule.linear(length),
-        f"NoiseSchedule.cosine({length})": NoiseSchedule.cosine(length),
-        "NoiseSchedule(betas) with betas of diffusers' scaled_linear, 0.00085 to 0.012": _scaled_linear(length),
-    }
-    for words, schedule in others.items():
+    for name in get_args(ScheduleName):
+        schedule, words = NoiseSchedule.from_name(name, length), f"NoiseSchedule.{name}({length})"
         if not torch.allclose(schedule.alpha_bar, declared.schedule.alpha_bar, rtol=0, atol=_SAME_ALPHA_BAR):
             finding = f"the network was trained with the schedule {schedule.name}, not {declared.schedule.name}"
             yield replace(declared, schedule=schedule, finding=finding, cure=f"give {words}")
-
-
-def _scaled_linear(num_train_timesteps: int) -> NoiseSchedule:
-    """Stable Diffusion's schedule: its betas are 0.00085 to 0.012 at T = 1000, their roots evenly spaced."""
-    first, last = ((beta * 1000 / num_train_timesteps) ** 0.5 for beta in (0.00085, 0.012))
-    roots = torch.linspace(first, last, num_train_timesteps, dtype=torch.float64)
-    return NoiseSchedule(roots**2, "scaled_linear")
 
 
 def _other_times(model: ProbeModel, declared: Reading) -> Iterator[Reading]:

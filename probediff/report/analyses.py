@@ -14,7 +14,7 @@ from probediff.runs.folder import WHITENING
 #: What an analysis of an exact denoiser shares with that of a network which it stands beside.
 _SHARED = (
     *("num_images", "num_fixed_points", "images_sha256", "timestep", "counts", "tolerance", "start", "ridge"),
-    *("num_steps", "num_samples", "noise_seed", "convention", "clip"),
+    *("num_steps", "num_samples", "noise_seed", "convention", "clip", "schedule"),
 )
 
 

@@ -20,7 +20,7 @@ EXACT = "exact-"
 _TYPES: dict[str, Any] = {"num_steps": int, "num_samples": int, "image_shape": list, "fitted_to": int}
 _TYPES |= {"bandwidth": (int, float), "dropped_weight": (int, float), "denoiser": str}
 #: What values share with the run's own that they stand beside; most of all T1 depends on N.
-_SHARED = ("num_samples", "num_steps", "convention", "clip", "clip_inversion", "inversion")
+_SHARED = ("num_samples", "num_steps", "convention", "clip", "clip_inversion", "inversion", "schedule")
 _SPELLED = {"num_samples": "N", "num_steps": "DDIM steps", "images": "inverted", "inversion": "inversion method"}
 #: Options of probes that no value depends on.
 _OF_PICTURES = ("num_shown",)

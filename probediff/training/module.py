@@ -42,7 +42,7 @@ class DiffusionModule(L.LightningModule):
     Args:
         network: ``(x, timestep) -> prediction`` of the noise; with twice as many channels, of the variance too.
         loss: ``hybrid`` (L_simple + 0.001 L_vlb, learned variance) or ``simple`` (L_simple).
-        schedule: ``cosine`` or ``linear``.
+        schedule: ``cosine``, ``linear``, or ``scaled_linear`` as of Stable Diffusion.
         num_train_timesteps: T, the number of timesteps of the diffusion process.
         rescale_timesteps: show the network ``timestep * 1000 / T`` instead of the timestep, as published.
         learning_rate: constant learning rate of AdamW.

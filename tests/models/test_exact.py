@@ -69,7 +69,7 @@ def test_results_may_lie_beside_the_run_in_a_folder_of_the_whole_name(tmp_path: 
             ",denoiser=network,h=0.4",
             "denoiser=KIND must be one of smoothed_empirical, wiener, optimal, nearest, local, equivariant, ",
         ),
-        (",h=0.4,bandwidth=3", "must be among denoiser, images, h, dropped_weight, got 'bandwidth'"),
+        (",h=0.4,bandwidth=3", "must be among denoiser, images, schedule, h, dropped_weight, got 'bandwidth'"),
         (",h=0.4,h=0.5", "got 'h=0.5' twice"),
     ],
 )
@@ -80,7 +80,9 @@ def test_a_wrong_name_is_refused_in_one_line(options: str, message: str) -> None
 
 
 def test_what_is_no_option_is_refused_where_the_run_is_known(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"KEY among denoiser, images, h, dropped_weight, patch_size, .*, got '0.4'"):
+    with pytest.raises(
+        ValueError, match=r"KEY among denoiser, images, schedule, h, dropped_weight, patch_size, .*, got '0.4'"
+    ):
         ExactModel.parse(f"exact:{tmp_path},0.4")
 
 
@@ -101,7 +103,7 @@ def test_analytic_denoisers_have_names_too(finished: Path, kind: str, options: s
 
 
 def test_options_of_another_kind_are_refused(finished: Path) -> None:
-    with pytest.raises(ValueError, match="must be among denoiser, images, patch_size, got 'h'"):
+    with pytest.raises(ValueError, match="must be among denoiser, images, schedule, patch_size, got 'h'"):
         ExactModel.parse(f"exact:{finished},denoiser=local,h=0.4")
     with pytest.raises(ValueError, match=r"patch_size must be an odd number of pixels.*got 4"):
         ExactModel.parse(f"exact:{finished},denoiser=local,patch_size=4").load()

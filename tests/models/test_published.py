@@ -124,7 +124,9 @@ def test_published_files_that_are_none(finished: Path, tmp_path: Path) -> None:
         load_published(str(tmp_path / "absent.pt"))
     with pytest.raises(ValueError, match=r"must be a network of improved-.*time_embed.0.weight .*no such tensor"):
         load_published(str(checkpoint(finished)))
-    with pytest.raises(ValueError, match=r"schedule must be one of \['cosine', 'linear'\], got 'sqrt'"):
+    with pytest.raises(
+        ValueError, match=r"schedule must be one of \['cosine', 'linear', 'scaled_linear'\], got 'sqrt'"
+    ):
         load_published(str(openai_file(tmp_path, IMPROVED)), **(GIVEN | {"schedule": "sqrt"}))
 
 
