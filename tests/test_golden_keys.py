@@ -44,6 +44,7 @@ _HUBS = (
 _PLAIN = ("plain_area_ratio", "plain_area_ratio_null")
 #: Files that are new: how reports and dashboards show what a probe records, which images a run has, and locks.
 NEW_FILES = {"catalogue.json", "data.json", "process.lock", "writing.lock", "f7_hubs.csv", "f7_hubs.md", "f7_hubs.tex"}
+NEW_FILES |= {f"verdicts{part}_1.{end}" for part in ("", "_exact", "_numbers") for end in ("csv", "md", "tex")}
 #: Keys of records and metadata that are new, in whatever part: everything else that a number depends on.
 RECORDED_NOW = {
     *_HUBS,
@@ -75,6 +76,8 @@ _STRUCTURE = {
     *(f"{name}_sigma_{sigma}" for name in ("bandwidth", "linear_share") for sigma in (0.2, 0.5, 1, 2, 5)),
 }
 _STRUCTURE_OPTIONS = [f"{NEW_PROBE}.{name}" for name in ("enabled", "num_images", "num_training_images", "sigmas")]
+#: A command that is new.
+_VERDICTS = {"arguments: RUN", *(f"options: {name}" for name in ("--group_by", "--help", "--out", "-h"))}
 #: Names that are new on purpose, as ``section: part: name``.
 ADDED = {
     *(f"wandb: probe/assignment_accuracy/{key}" for key in (*_HUBS, "hubs_table")),
@@ -98,6 +101,7 @@ ADDED = {
     # An optimiser of one's own; a run without one has no such key in its configuration.
     *(f"options: fit: options: --{name}{end}" for name in ("optimizer", "lr_scheduler") for end in ("", ".help")),
     *("configuration: optimizer", "configuration: lr_scheduler"),
+    *(f"options: verdicts: {name}" for name in _VERDICTS),
     *(f"options: {command}: options: --settings" for command in RESPELT),
     *(f"options: {command}: options: --settings.{name}" for command, names in RESPELT.items() for name in names),
 }

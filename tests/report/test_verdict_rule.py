@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from probediff.report.verdicts.rule import (
     T_QUANTILE,
     Claim,
-    Measured,
+    Number,
     Region,
     Verdict,
     combine,
@@ -52,25 +52,25 @@ TABLE: list[tuple[float, float | None, float | None, float | None, Verdict]] = [
 
 @pytest.mark.parametrize(("value", "error", "low", "high", "verdict"), TABLE)
 def test_the_rule(value: float, error: float | None, low: float | None, high: float | None, verdict: Verdict) -> None:
-    assert Claim("x", Region(low, high), Measured(value, error)).verdict == verdict
+    assert Claim("x", Region(low, high), Number(value, error)).verdict == verdict
 
 
 def test_no_number_and_doubt_leave_it_undecided_with_their_reason() -> None:
     region = Region(low=0.0)
     nothing = Claim("x", region, None, cure="`probediff probe RUN` records it")
     assert nothing.verdict == "undecided" and nothing.reason == "no such number is recorded"
-    without = Claim("x", region, Measured(1.0))
+    without = Claim("x", region, Number(1.0))
     assert "no standard error" in without.reason
-    assert nothing.remedy == nothing.cure and Claim("x", region, Measured(1.0, 0.01), cure="y").remedy == ""
-    assert Claim("x", region, Measured(1.0, 1.0), cure="y").remedy == "more samples narrow it"
-    doubted = Claim("x", region, Measured(1.0, 0.01), doubt="the images are few")
+    assert nothing.remedy == nothing.cure and Claim("x", region, Number(1.0, 0.01), cure="y").remedy == ""
+    assert Claim("x", region, Number(1.0, 1.0), cure="y").remedy == "more samples narrow it"
+    doubted = Claim("x", region, Number(1.0, 0.01), doubt="the images are few")
     assert doubted.verdict == "undecided" and doubted.reason == "the images are few"
 
 
 def test_what_is_too_easy_counts_against_and_not_for() -> None:
     inside, outside, across = (
         Claim("x", Region(low=0.9), number, ease="N is small")
-        for number in (Measured(1.0, 0.001), Measured(0.5, 0.001), Measured(0.9, 0.1))
+        for number in (Number(1.0, 0.001), Number(0.5, 0.001), Number(0.9, 0.1))
     )
     assert inside.verdict == "undecided" and "but N is small" in inside.reason
     assert outside.verdict == "disagrees"
@@ -93,27 +93,27 @@ def test_a_statement_of_several_claims(claims: tuple[Verdict, ...], verdict: Ver
 
 def test_runs_are_combined_as_it_says() -> None:
     """sqrt(mean of the runs' errors² + std over runs² / n), with numbers taken by hand."""
-    runs = [Measured(0.40, 0.03), Measured(0.50, 0.04), Measured(0.60, 0.05)]
+    runs = [Number(0.40, 0.03), Number(0.50, 0.04), Number(0.60, 0.05)]
     mean = combine(runs)
     assert mean is not None and mean.num_runs == 3
     assert mean.value == pytest.approx(0.5)
     # (0.0009 + 0.0016 + 0.0025) / 3 = 0.0016667; the variance over runs is 0.01, a third of it 0.0033333.
     assert mean.error == pytest.approx(math.sqrt(0.005))
-    assert combine([Measured(0.4, 0.03)]) == Measured(0.4, 0.03)
-    assert combine([Measured(0.4), Measured(0.6)]) == Measured(0.5, None, 2)
+    assert combine([Number(0.4, 0.03)]) == Number(0.4, 0.03)
+    assert combine([Number(0.4), Number(0.6)]) == Number(0.5, None, 2)
     assert combine([]) is None and combine([None]) is None
     # A run without an error counts with its value.
-    partly = combine([Measured(0.4), None, Measured(0.6, 0.1)])
+    partly = combine([Number(0.4), None, Number(0.6, 0.1)])
     assert partly is not None and partly.num_runs == 2
     assert partly.error == pytest.approx(math.sqrt(0.01 + 0.02 / 2))
 
 
-def numeric_error(number: object, *parts: Measured) -> float:
+def numeric_error(number: object, *parts: Number) -> float:
     """The error of a function of independent numbers, by small steps of each."""
     step, squares = 1e-6, 0.0
     for k, part in enumerate(parts):
         moved = [
-            number(*(Measured(p.value + sign * step * (j == k), p.error) for j, p in enumerate(parts))).value  # type: ignore[operator]
+            number(*(Number(p.value + sign * step * (j == k), p.error) for j, p in enumerate(parts))).value  # type: ignore[operator]
             for sign in (1, -1)
         ]
         squares += ((moved[0] - moved[1]) / (2 * step) * (part.error or 0)) ** 2
@@ -123,22 +123,22 @@ def numeric_error(number: object, *parts: Measured) -> float:
 @pytest.mark.parametrize(
     ("number", "parts", "value"),
     [
-        (difference, (Measured(3.0, 0.3), Measured(1.0, 0.4)), 2.0),
-        (ratio, (Measured(3.0, 0.3), Measured(4.0, 0.2)), 0.75),
-        (share_of_fall, (Measured(1.0, 0.02), Measured(0.6, 0.03), Measured(0.5, 0.05)), 0.8),
+        (difference, (Number(3.0, 0.3), Number(1.0, 0.4)), 2.0),
+        (ratio, (Number(3.0, 0.3), Number(4.0, 0.2)), 0.75),
+        (share_of_fall, (Number(1.0, 0.02), Number(0.6, 0.03), Number(0.5, 0.05)), 0.8),
     ],
 )
-def test_errors_of_differences_ratios_and_shares(number: object, parts: tuple[Measured, ...], value: float) -> None:
+def test_errors_of_differences_ratios_and_shares(number: object, parts: tuple[Number, ...], value: float) -> None:
     found = number(*parts)  # type: ignore[operator]
     assert found.value == pytest.approx(value)
     assert found.error == pytest.approx(numeric_error(number, *parts), rel=1e-5)
-    assert number(*parts[:-1], Measured(parts[-1].value)).error is None  # type: ignore[operator]
+    assert number(*parts[:-1], Number(parts[-1].value)).error is None  # type: ignore[operator]
 
 
 def test_what_has_no_ratio_has_none() -> None:
-    assert ratio(Measured(1.0, 0.1), Measured(0.0, 0.1)) is None
-    assert ratio(None, Measured(1.0)) is None and difference(Measured(1.0), None) is None
-    assert share_of_fall(Measured(1.0, 0.1), Measured(0.5, 0.1), Measured(1.0, 0.1)) is None
+    assert ratio(Number(1.0, 0.1), Number(0.0, 0.1)) is None
+    assert ratio(None, Number(1.0)) is None and difference(Number(1.0), None) is None
+    assert share_of_fall(Number(1.0, 0.1), Number(0.5, 0.1), Number(1.0, 0.1)) is None
 
 
 def floats(low: float, high: float) -> st.SearchStrategy[float]:
@@ -155,7 +155,7 @@ def test_the_verdict_is_that_of_every_number_in_the_interval(
     value: float, error: float, low: float, width: float
 ) -> None:
     region = Region(low, low + width)
-    verdict = Claim("x", region, Measured(value, error)).verdict
+    verdict = Claim("x", region, Number(value, error)).verdict
     half = T_QUANTILE * error
     ends = [value - half, value + half]
     inside = [region.low is not None and region.high is not None and region.low < x < region.high for x in ends]
@@ -173,7 +173,7 @@ def test_a_wider_error_never_decides_what_a_smaller_one_does_not(
     value: float, error: float, threshold: float, times: float
 ) -> None:
     for region in (Region(low=threshold), Region(high=threshold)):
-        narrow, wide = (Claim("x", region, Measured(value, e)).verdict for e in (error, times * error))
+        narrow, wide = (Claim("x", region, Number(value, e)).verdict for e in (error, times * error))
         assert wide in (narrow, "undecided")
 
 
@@ -182,7 +182,7 @@ def test_a_wider_error_never_decides_what_a_smaller_one_does_not(
 def test_a_region_and_what_lies_beyond_it_have_opposite_verdicts(value: float, error: float, threshold: float) -> None:
     opposite = {"agrees": "disagrees", "disagrees": "agrees", "undecided": "undecided"}
     above, below = (
-        Claim("x", region, Measured(value, error)).verdict for region in (Region(threshold), Region(None, threshold))
+        Claim("x", region, Number(value, error)).verdict for region in (Region(threshold), Region(None, threshold))
     )
     # A threshold that an end of the interval meets belongs to neither.
     if threshold not in (value - T_QUANTILE * error, value + T_QUANTILE * error):
@@ -192,7 +192,7 @@ def test_a_region_and_what_lies_beyond_it_have_opposite_verdicts(value: float, e
 @settings(deadline=None, derandomize=True)
 @given(st.lists(st.tuples(NUMBERS, floats(0, 1e3)), min_size=1, max_size=8))
 def test_the_mean_of_runs_lies_among_them_and_is_no_surer_than_one(numbers: list[tuple[float, float]]) -> None:
-    mean = combine(Measured(value, error) for value, error in numbers)
+    mean = combine(Number(value, error) for value, error in numbers)
     assert mean is not None and mean.error is not None
     values = [value for value, _ in numbers]
     assert min(values) - 1e-6 <= mean.value <= max(values) + 1e-6
@@ -204,23 +204,23 @@ def test_the_mean_of_runs_lies_among_them_and_is_no_surer_than_one(numbers: list
 @pytest.mark.parametrize(
     ("number", "text"),
     [
-        (Measured(0.1704, 0.0031), "0.170 ± 0.003"),
-        (Measured(0.1704, 0.0131), "0.170 ± 0.013"),
-        (Measured(40.23, 1.2), "40.2 ± 1.2"),
-        (Measured(40.23, 7.2, 3), "40 ± 7 (3 runs)"),
-        (Measured(12345.0, 140.0), "12345 ± 140"),
-        (Measured(1.5, 2e-9), "1.5 ± 2e-09"),
-        (Measured(0.5), "0.5"),
-        (Measured(1.0, 0.0), "1 ± 0"),
-        (Measured(1.0, INF), "1 ± inf"),
+        (Number(0.1704, 0.0031), "0.170 ± 0.003"),
+        (Number(0.1704, 0.0131), "0.170 ± 0.013"),
+        (Number(40.23, 1.2), "40.2 ± 1.2"),
+        (Number(40.23, 7.2, 3), "40 ± 7 (3 runs)"),
+        (Number(12345.0, 140.0), "12345 ± 140"),
+        (Number(1.5, 2e-9), "1.5 ± 2e-09"),
+        (Number(0.5), "0.5"),
+        (Number(1.0, 0.0), "1 ± 0"),
+        (Number(1.0, INF), "1 ± inf"),
     ],
 )
-def test_numbers_are_shown_as_far_as_they_are_known(number: Measured, text: str) -> None:
+def test_numbers_are_shown_as_far_as_they_are_known(number: Number, text: str) -> None:
     assert number_text(number) == text
 
 
 def test_a_claim_in_words_is_number_null_and_region() -> None:
-    claim = Claim("r", Region(low=0.1628), Measured(0.17, 0.003), 0.155)
+    claim = Claim("r", Region(low=0.1628), Number(0.17, 0.003), 0.155)
     assert str(claim) == "r: 0.170 ± 0.003, null 0.155; holds above 0.1628"
     assert claim.reason == "0.1637 to 0.1763 is above 0.1628"
     assert str(Claim("r", Region(words="above the null"), None)) == "r: none; holds above the null"

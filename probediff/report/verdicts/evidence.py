@@ -10,13 +10,13 @@ from probediff.report.groups import Comparison, Group, Member, members
 from probediff.report.records import EXACT, ProbeRecords
 from probediff.report.sources import Run
 from probediff.report.verdicts.results import NETWORK, Results, analysed_kinds
-from probediff.report.verdicts.rule import Claim, Measured, Region, combine
+from probediff.report.verdicts.rule import Claim, Number, Region, combine
 from probediff.runs.definitions import find_redefined
 from probediff.runs.folder import END_OF_EVENT
 
 _GAUSSIAN = "gaussian"
 #: By training step.
-Curve = dict[int, Measured]
+Curve = dict[int, Number]
 #: What makes assignments comparable: all that noises and samples depend on but the number of steps.
 Setting = tuple[object, ...]
 _SETTING = ("num_samples", "convention", "clip", "weights", "ema_rate", "noise_seed")
@@ -79,13 +79,13 @@ class RunEvidence:
         records = self.run.like_own("final_samples")
         return {} if records is None else curve_of(records, probe, key)
 
-    def last(self, probe: str, key: str) -> Measured | None:
+    def last(self, probe: str, key: str) -> Number | None:
         """A number of the final model; None where it has none, though an earlier checkpoint may."""
         return None if self.last_step is None else self.curve(probe, key).get(self.last_step)
 
-    def assignments(self, key: str) -> dict[Setting, dict[int, Measured]]:
+    def assignments(self, key: str) -> dict[Setting, dict[int, Number]]:
         """An accuracy of the final model: setting, of which N is the first -> number of DDIM steps -> number."""
-        found: dict[Setting, dict[int, Measured]] = {}
+        found: dict[Setting, dict[int, Number]] = {}
         for records in self._of_all_steps():
             num_steps, is_known = records.convention("num_steps"), records.convention("num_samples") is not None
             number = curve_of(records, "assignment_accuracy", key).get(records.last_step or 0)
@@ -110,7 +110,7 @@ def curve_of(records: ProbeRecords, probe: str, key: str) -> Curve:
     if any(key in find_redefined(probe, conventions) for conventions in records.conventions(probe)):
         return {}
     errors = records.standard_errors(probe)
-    return {step: Measured(v, errors.get(step, {}).get(key)) for step, v in records.series(probe, key).items()}
+    return {step: Number(v, errors.get(step, {}).get(key)) for step, v in records.series(probe, key).items()}
 
 
 @dataclass(frozen=True)
@@ -167,11 +167,11 @@ class Evidence:
         """Which files of this name that an analysis left cannot be read, in words; empty for none."""
         return "; ".join(filter(None, (run.results.damage(name) for run in self.runs)))
 
-    def mean(self, number_of: Callable[[RunEvidence], Measured | None]) -> Measured | None:
+    def mean(self, number_of: Callable[[RunEvidence], Number | None]) -> Number | None:
         """A number of each run, combined."""
         return combine(map(number_of, self.runs))
 
-    def last(self, probe: str, key: str) -> Measured | None:
+    def last(self, probe: str, key: str) -> Number | None:
         """A number of the final model, or of the exact denoiser."""
         return self.mean(lambda run: run.last(probe, key))
 
@@ -193,7 +193,7 @@ class Evidence:
         """What a cure needs where results are there already, which a command would keep; empty where none are."""
         return f" (move the earlier RUN/probes/{folder} away before)" if is_there else ""
 
-    def claim(self, quantity: str, region: Region, number: Measured | None, null: Measured | None = None) -> Claim:
+    def claim(self, quantity: str, region: Region, number: Number | None, null: Number | None = None) -> Claim:
         """A claim on a number of the final model that a probe records."""
         return Claim(quantity, region, number, None if null is None else null.value, self.cure())
 

@@ -7,7 +7,7 @@ from functools import partial
 
 from probediff.report.published import PASSES_LATENT, published_for
 from probediff.report.verdicts.evidence import Curve, Evidence, RunEvidence
-from probediff.report.verdicts.rule import MARGIN, Claim, Measured, Region, difference, ratio
+from probediff.report.verdicts.rule import MARGIN, Claim, Number, Region, difference, ratio
 from probediff.report.verdicts.statements import Statement
 
 _ANGLES, _NORMALITY, _TRAJECTORY = "inversion_angles", "latent_normality", "trajectory_heatmap"
@@ -40,7 +40,7 @@ def _published_correlation(evidence: Evidence) -> str:
 
 
 def _error_in_plain_areas(evidence: Evidence) -> list[Claim]:
-    def error_ratio(run: RunEvidence, end: str) -> Measured | None:
+    def error_ratio(run: RunEvidence, end: str) -> Number | None:
         inside, outside = (run.last(_NORMALITY, f"plain_area_{where}{end}") for where in ("inside", "outside"))
         return run.last(_NORMALITY, f"plain_area_ratio{end}") or ratio(inside, outside)
 
@@ -52,7 +52,7 @@ def _error_in_plain_areas(evidence: Evidence) -> list[Claim]:
         # Plain areas have the larger error, ...
         evidence.claim(words, Region(low=1.0), number, null),
         # ... and not only because plain images have errors of another size.
-        evidence.claim(f"{words}, less its null", Region(low=0.0), above_null, Measured(0.0, 0.0)),
+        evidence.claim(f"{words}, less its null", Region(low=0.0), above_null, Number(0.0, 0.0)),
     ]
 
 
@@ -73,14 +73,14 @@ def _passes_latent(evidence: Evidence) -> list[Claim]:
 
 
 def _comes_nearer(evidence: Evidence) -> list[Claim]:
-    def nearness(run: RunEvidence) -> Measured | None:
+    def nearness(run: RunEvidence) -> Number | None:
         nearest, start = (run.last(_TRAJECTORY, key) for key in ("closest_to_latent_distance", "noise_latent_distance"))
         return ratio(nearest, start)
 
     # 5 % nearer than where it started is the least that counts as a way towards the latent.
     region = Region(high=1 - MARGIN)
     words = "least distance to the latent / that of the noise"
-    return [evidence.claim(words, region, evidence.mean(nearness), Measured(1.0, 0.0))]
+    return [evidence.claim(words, region, evidence.mean(nearness), Number(1.0, 0.0))]
 
 
 def _cure_of_final(evidence: Evidence) -> str:
@@ -104,7 +104,7 @@ def _geometry_settles(evidence: Evidence) -> list[Claim]:
     ]
 
 
-def _largest_change(run: RunEvidence, key: str) -> Measured | None:
+def _largest_change(run: RunEvidence, key: str) -> Number | None:
     """How far a number is from its final value at any step after ``EARLY``, as a share of its range in all steps."""
     curve = run.final_samples_curve(_ANGLES, key)
     last = run.last_step or 0
@@ -116,7 +116,7 @@ def _largest_change(run: RunEvidence, key: str) -> Measured | None:
     change, width = difference(farthest, final), max(values) - min(values)
     if change is None or width == 0:
         return None
-    return Measured(abs(change.value) / width, None if change.error is None else change.error / width)
+    return Number(abs(change.value) / width, None if change.error is None else change.error / width)
 
 
 def late_part(curve: Curve, last: int) -> Curve:
@@ -127,7 +127,7 @@ def late_part(curve: Curve, last: int) -> Curve:
 def _no_better_inversion(evidence: Evidence) -> list[Claim]:
     key = "distance_noise_latent_mean"
 
-    def change(run: RunEvidence) -> Measured | None:
+    def change(run: RunEvidence) -> Number | None:
         last = run.last_step or 0
         for curve in (run.final_samples_curve(_ANGLES, key), run.curve(_ANGLES, key)):
             later = late_part(curve, last)

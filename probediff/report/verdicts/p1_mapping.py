@@ -9,7 +9,7 @@ from functools import partial
 
 from probediff.report.published import published_for
 from probediff.report.verdicts.evidence import Evidence, RunEvidence, Setting
-from probediff.report.verdicts.rule import Claim, Measured, Region, combine, difference, ratio
+from probediff.report.verdicts.rule import Claim, Number, Region, combine, difference, ratio
 from probediff.report.verdicts.statements import Statement
 
 _PROBE = "assignment_accuracy"
@@ -76,12 +76,12 @@ def _published_accuracies(evidence: Evidence, way: int) -> str:
 
 
 def _hubs_are_flat(evidence: Evidence) -> list[Claim]:
-    def of_hubs(run: RunEvidence) -> Measured | None:
+    def of_hubs(run: RunEvidence) -> Number | None:
         return ratio(run.last(_PROBE, "hubs_pixel_variance"), run.last(_PROBE, "pixel_variance"))
 
     # Every sample weighs as many times as it captures noises.
     words = "pixel variance of the sample nearest to a noise / of all samples"
-    claim = evidence.claim(words, Region(high=1.0), evidence.mean(of_hubs), Measured(1.0))
+    claim = evidence.claim(words, Region(high=1.0), evidence.mean(of_hubs), Number(1.0))
     return [replace(claim, doubt=_no_wrong_ones(evidence))]
 
 
@@ -94,10 +94,10 @@ def _no_wrong_ones(evidence: Evidence) -> str:
 def _small_norm_captures(evidence: Evidence) -> list[Claim]:
     norm, variance = "captures_squared_norm_per_value_spearman", "captures_pixel_variance_spearman"
 
-    def advantage(run: RunEvidence) -> Measured | None:
+    def advantage(run: RunEvidence) -> Number | None:
         return difference(_size(run.last(_PROBE, norm)), _size(run.last(_PROBE, variance)))
 
-    words, null = "Spearman of captures with |x|²", Measured(0.0)
+    words, null = "Spearman of captures with |x|²", Number(0.0)
     claims = [
         # Small norms capture, ...
         evidence.claim(words, Region(high=0.0), evidence.last(_PROBE, norm), null),
@@ -107,8 +107,8 @@ def _small_norm_captures(evidence: Evidence) -> list[Claim]:
     return [replace(claim, doubt=_no_wrong_ones(evidence)) for claim in claims]
 
 
-def _size(number: Measured | None) -> Measured | None:
-    return None if number is None else Measured(abs(number.value), number.error)
+def _size(number: Number | None) -> Number | None:
+    return None if number is None else Number(abs(number.value), number.error)
 
 
 ASSIGNMENT = (

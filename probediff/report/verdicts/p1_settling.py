@@ -6,7 +6,7 @@ P1 is *There and Back Again*; these are figures 5 and 6 of its section 4.4, and 
 from probediff.report.records import TO_NETWORK
 from probediff.report.verdicts.evidence import Curve, Evidence, RunEvidence, curve_of
 from probediff.report.verdicts.p1_inversion import EARLY, late_part
-from probediff.report.verdicts.rule import Claim, Measured, Region, difference, share_of_fall
+from probediff.report.verdicts.rule import Claim, Number, Region, difference, share_of_fall
 from probediff.report.verdicts.statements import Statement
 
 _ASSIGNMENT, _FINAL = "assignment_accuracy", "checkpoint_similarity_final"
@@ -25,7 +25,7 @@ _CKA_NULLS = {"cka_debiased": 0.0, "cka": None}
 
 
 def _high_from_the_start(evidence: Evidence) -> list[Claim]:
-    def least(run: RunEvidence) -> Measured | None:
+    def least(run: RunEvidence) -> Number | None:
         curve = run.curve(_ASSIGNMENT, "image_to_noise")
         early = {step: number for step, number in curve.items() if step <= _VERY_EARLY * max(curve)}
         # What an untrained network does at step 0 is no beginning of a training.
@@ -38,18 +38,18 @@ def _high_from_the_start(evidence: Evidence) -> list[Claim]:
 
 
 def _drops_early(evidence: Evidence) -> list[Claim]:
-    def ends(run: RunEvidence) -> tuple[Measured, Measured, Measured] | None:
+    def ends(run: RunEvidence) -> tuple[Number, Number, Number] | None:
         """At the first step, at the last one before ``EARLY`` is over, and at the end."""
         curve = run.curve(_ASSIGNMENT, "noise_to_image")
         early = [step for step in curve if 0 < step <= EARLY * max(curve)]
         is_whole = bool(early) and run.last_step in curve
         return (curve[min(curve)], curve[max(early)], curve[max(curve)]) if is_whole else None
 
-    def fall(run: RunEvidence) -> Measured | None:
+    def fall(run: RunEvidence) -> Number | None:
         found = ends(run)
         return None if found is None else difference(found[0], found[2])
 
-    def early_share(run: RunEvidence) -> Measured | None:
+    def early_share(run: RunEvidence) -> Number | None:
         found = ends(run)
         return None if found is None else share_of_fall(*found)
 
@@ -119,7 +119,7 @@ def _svcca_is_first(evidence: Evidence) -> list[Claim]:
 def _more_than_covariance(evidence: Evidence) -> list[Claim]:
     """The Gaussian denoiser's samples and the network's, from the same noises: what needs no learning is as alike."""
 
-    def likeness(run: RunEvidence) -> tuple[Measured | None, float | None]:
+    def likeness(run: RunEvidence) -> tuple[Number | None, float | None]:
         gaussian = next(
             (r for r in run.run.exact("num_samples") if r.kind == "gaussian" and r.values(TO_NETWORK)), None
         )

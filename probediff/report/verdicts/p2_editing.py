@@ -18,7 +18,7 @@ from probediff.report.verdicts.results import (
     mean_over_rows,
     paired,
 )
-from probediff.report.verdicts.rule import MARGIN, Claim, Measured, Region, combine
+from probediff.report.verdicts.rule import MARGIN, Claim, Number, Region, combine
 from probediff.report.verdicts.statements import Statement
 
 _FORWARD, _OTHER_LOSSES = "forward", ("baseline", "backward")
@@ -43,7 +43,7 @@ def _paired_claim(
     pairs = [pair for run in evidence.runs if (pair := pair_of(run)) is not None and len(pair[0]) == len(pair[1]) > 0]
     compared = [paired(*pair) for pair in pairs]
     number = combine(found for found, _ in compared)
-    null = combine(Measured(others) for _, others in compared)
+    null = combine(Number(others) for _, others in compared)
     region = Region(None if null is None else null.value, words="above the null")
     fewest = min((len(found) for found, _ in pairs), default=FEWEST_IMAGES)
     doubt = f"{fewest} images are too few for an error over images" if fewest < FEWEST_IMAGES else ""
@@ -62,14 +62,14 @@ def _found_noises_are_noise(evidence: Evidence) -> list[Claim]:
     return claims
 
 
-def _check(name: str) -> Callable[[RunEvidence], Measured | None]:
-    def number(run: RunEvidence) -> Measured | None:
+def _check(name: str) -> Callable[[RunEvidence], Number | None]:
+    def number(run: RunEvidence) -> Number | None:
         row = _row(run, name)
         value, null, z = (finite(row.get(key)) for key in ("value", "null", "z"))
         if value is None:
             return None
         # z is the distance from the null in standard errors of white noise.
-        return Measured(value, abs(value - null) / abs(z) if null is not None and z else None)
+        return Number(value, abs(value - null) / abs(z) if null is not None and z else None)
 
     return number
 

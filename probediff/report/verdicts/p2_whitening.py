@@ -11,7 +11,7 @@ from typing import Any
 from probediff.report.published import FIRST_STEP_DISTANCES
 from probediff.report.verdicts.evidence import Evidence, RunEvidence
 from probediff.report.verdicts.results import last_row, number_in, row_named
-from probediff.report.verdicts.rule import MARGIN, Claim, Measured, Region, combine, difference, ratio
+from probediff.report.verdicts.rule import MARGIN, Claim, Number, Region, combine, difference, ratio
 from probediff.report.verdicts.statements import Statement
 from probediff.runs.folder import WHITENING
 
@@ -36,10 +36,10 @@ _OTHERS = ("pca", "cholesky")
 _NORMS = {"frobenius": ("Frobenius norm", 1), "spectral": ("2-norm", 0)}
 
 
-def _mean(evidence: Evidence, number_of: Callable[[dict[str, Any]], Measured | None]) -> Measured | None:
+def _mean(evidence: Evidence, number_of: Callable[[dict[str, Any]], Number | None]) -> Number | None:
     """A number of the analyses of all runs, of those that make as many iterations as the first one."""
 
-    def number(run: RunEvidence) -> Measured | None:
+    def number(run: RunEvidence) -> Number | None:
         return number_of(run.results.whitening) if _iterations(run) == most else None
 
     most = next((count for run in evidence.runs if (count := _iterations(run)) is not None), None)
@@ -55,7 +55,7 @@ def _claim(
     evidence: Evidence,
     quantity: str,
     region: Region,
-    number_of: Callable[[dict[str, Any]], Measured | None],
+    number_of: Callable[[dict[str, Any]], Number | None],
     null: float | None = None,
 ) -> Claim:
     folder = "whitening" if evidence.is_network else f"{evidence.kind}/whitening"
@@ -66,11 +66,11 @@ def _claim(
 
 
 def _noise_resembles_image(evidence: Evidence) -> list[Claim]:
-    def pearson(values: dict[str, Any]) -> Measured | None:
+    def pearson(values: dict[str, Any]) -> Number | None:
         relation = values.get("relation")
         return difference(number_in(relation, "paired_pearson"), number_in(relation, "random_pearson"))
 
-    def distance(values: dict[str, Any]) -> Measured | None:
+    def distance(values: dict[str, Any]) -> Number | None:
         relation = values.get("relation")
         return ratio(number_in(relation, "paired_l2"), number_in(relation, "random_l2"))
 
@@ -82,7 +82,7 @@ def _noise_resembles_image(evidence: Evidence) -> list[Claim]:
 
 
 def _pixels_resemble_their_own(evidence: Evidence) -> list[Claim]:
-    def strength(values: dict[str, Any]) -> Measured | None:
+    def strength(values: dict[str, Any]) -> Number | None:
         relation = values.get("relation")
         beside = number_in(relation, "off_diagonal_rms")
         # A mean over all pairs of values, whose own error is nothing beside that of the diagonal.
@@ -94,29 +94,29 @@ def _pixels_resemble_their_own(evidence: Evidence) -> list[Claim]:
 
 
 def _fixed_point_is_linear(evidence: Evidence) -> list[Claim]:
-    def r2(values: dict[str, Any]) -> Measured | None:
+    def r2(values: dict[str, Any]) -> Number | None:
         row = row_named(values.get("transforms"), "diff")
         adjusted, plain = number_in(row, "r2_adjusted"), number_in(row, "r2")
         if adjusted is None or adjusted.error is not None or plain is None or plain.error is None:
             return adjusted
         # What is left over is larger by one factor, and so is its error.
         factor = (1 - adjusted.value) / (1 - plain.value) if plain.value < 1 else 1.0
-        return Measured(adjusted.value, factor * plain.error)
+        return Number(adjusted.value, factor * plain.error)
 
     words = "R² of W_diff, with its degrees of freedom taken off"
     return [_claim(evidence, words, Region(low=_LINEAR), r2, 0.0)]
 
 
 def _fixed_point_whitens(evidence: Evidence) -> list[Claim]:
-    def variance(values: dict[str, Any]) -> Measured | None:
+    def variance(values: dict[str, Any]) -> Number | None:
         number = number_in(values.get("whiteness"), "mean_variance")
         rms = number_in(last_row(values.get("first_step")).get("model"), "noise_rms")
         if number is None or number.error is not None or rms is None or rms.error is None or rms.value == 0:
             return number
         # It is R² times the mean square of the noises, whose relative error is twice that of their rms.
-        return Measured(number.value, 2 * number.value * rms.error / rms.value)
+        return Number(number.value, 2 * number.value * rms.error / rms.value)
 
-    def of_shape(key: str) -> Callable[[dict[str, Any]], Measured | None]:
+    def of_shape(key: str) -> Callable[[dict[str, Any]], Number | None]:
         return lambda values: number_in(values.get("whiteness"), f"scaled_rms_{key}")
 
     return [
@@ -129,10 +129,10 @@ def _fixed_point_whitens(evidence: Evidence) -> list[Claim]:
 
 
 def _fixed_point_is_zca(evidence: Evidence) -> list[Claim]:
-    def r2(values: dict[str, Any]) -> Measured | None:
+    def r2(values: dict[str, Any]) -> Number | None:
         return number_in(row_named(values.get("transforms"), "zca"), "r2")
 
-    def of_model(key: str) -> Callable[[dict[str, Any]], Measured | None]:
+    def of_model(key: str) -> Callable[[dict[str, Any]], Number | None]:
         return lambda values: number_in(last_row(values.get("first_step")).get("model"), key)
 
     slope = _claim(evidence, "slope of log gain against log eigenvalue", Region(*_ZCA_SLOPES), of_model("slope"))
@@ -144,7 +144,7 @@ def _fixed_point_is_zca(evidence: Evidence) -> list[Claim]:
 
 
 def _zca_fits_best(evidence: Evidence) -> list[Claim]:
-    def advantage(values: dict[str, Any]) -> Measured | None:
+    def advantage(values: dict[str, Any]) -> Number | None:
         zca, *others = (number_in(row_named(values.get("transforms"), name), "r2") for name in ("zca", *_OTHERS))
         known = [other for other in others if other is not None]
         best = max(known, key=lambda other: other.value) if len(known) == len(others) else None
@@ -154,8 +154,8 @@ def _zca_fits_best(evidence: Evidence) -> list[Claim]:
 
 
 def _zca_is_nearest(evidence: Evidence) -> list[Claim]:
-    def nearness(norm: str) -> Callable[[dict[str, Any]], Measured | None]:
-        def number(values: dict[str, Any]) -> Measured | None:
+    def nearness(norm: str) -> Callable[[dict[str, Any]], Number | None]:
+        def number(values: dict[str, Any]) -> Number | None:
             zca, *others = (number_in(row_named(values.get("transforms"), name), norm) for name in ("zca", *_OTHERS))
             known = [other for other in others if other is not None]
             nearest = min(known, key=lambda other: other.value) if len(known) == len(others) else None

@@ -12,7 +12,7 @@ from typing import Any
 
 from probediff.report.records import EXACT
 from probediff.report.sources import Run, read_json
-from probediff.report.verdicts.rule import Measured
+from probediff.report.verdicts.rule import Number
 from probediff.runs.definitions import DEFINITIONS, SSIM
 from probediff.runs.folder import WHITENING
 from probediff.runs.record import STANDARD_ERRORS
@@ -115,7 +115,7 @@ def analysed_kinds(run: Run) -> list[str]:
     return list(dict.fromkeys(_kind_of_folder(folder) for folder in folders if folder))
 
 
-def number_in(node: object, key: str) -> Measured | None:
+def number_in(node: object, key: str) -> Number | None:
     """A number of a result with its standard error, wherever it stands: in ``standard_errors``, beside, or by N."""
     values = _object(node)
     value = finite(values.get(key))
@@ -127,7 +127,7 @@ def number_in(node: object, key: str) -> Measured | None:
     spread, count = finite(values.get(f"{key}_std")), finite(values.get("num_samples"))
     if error is None and spread is not None and count:
         error = spread / math.sqrt(count)
-    return Measured(value, error)
+    return Number(value, error)
 
 
 def last_row(rows: object) -> dict[str, Any]:
@@ -140,14 +140,14 @@ def row_named(rows: object, name: str) -> dict[str, Any]:
     return next((row for row in _rows(rows) if row.get("name") == name), {})
 
 
-def paired(found: Sequence[float], others: Sequence[float]) -> tuple[Measured, float]:
+def paired(found: Sequence[float], others: Sequence[float]) -> tuple[Number, float]:
     """Mean of the first numbers with the standard error of their difference from the others, and the others' mean.
 
     Both are one number an image, of the same images; the error is that over images, None for fewer than two.
     """
     differences = [a - b for a, b in zip(found, others, strict=True)]
     error = statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else None
-    return Measured(statistics.fmean(found), error), statistics.fmean(others)
+    return Number(statistics.fmean(found), error), statistics.fmean(others)
 
 
 def mean_over_rows(rows: Sequence[Each]) -> Each:

@@ -17,7 +17,7 @@ MARGIN = 0.05
 
 
 @dataclass(frozen=True)
-class Measured:
+class Number:
     """A number with its uncertainty.
 
     Attributes:
@@ -31,7 +31,7 @@ class Measured:
     num_runs: int = 1
 
 
-def combine(numbers: Iterable[Measured | None]) -> Measured | None:
+def combine(numbers: Iterable[Number | None]) -> Number | None:
     """The mean over runs, with the error sqrt(mean of the runs' errors² + std over runs² / n).
 
     The errors are not divided by n: runs share their probe noises, so that these do not average out. Runs without an
@@ -52,24 +52,24 @@ def combine(numbers: Iterable[Measured | None]) -> Measured | None:
     if errors:
         spread = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
         error = math.hypot(math.hypot(*errors) / math.sqrt(len(errors)), spread)
-    return Measured(statistics.fmean(values), error, len(known))
+    return Number(statistics.fmean(values), error, len(known))
 
 
-def difference(a: Measured | None, b: Measured | None) -> Measured | None:
+def difference(a: Number | None, b: Number | None) -> Number | None:
     """The first less the second, as if their errors were independent: where they go together, theirs is smaller."""
     if a is None or b is None:
         return None
     return _finite(a.value - b.value, _in_quadrature((1.0, a), (1.0, b)))
 
 
-def ratio(a: Measured | None, b: Measured | None) -> Measured | None:
+def ratio(a: Number | None, b: Number | None) -> Number | None:
     """The first by the second, as if their errors were independent; None where the second is 0."""
     if a is None or b is None or b.value == 0:
         return None
     return _finite(a.value / b.value, _in_quadrature((1 / b.value, a), (a.value / b.value**2, b)))
 
 
-def share_of_fall(first: Measured, middle: Measured, last: Measured) -> Measured | None:
+def share_of_fall(first: Number, middle: Number, last: Number) -> Number | None:
     """How much of the fall from the first to the last number is done at the middle one; None where nothing falls."""
     fall = first.value - last.value
     if fall <= 0:
@@ -78,13 +78,13 @@ def share_of_fall(first: Measured, middle: Measured, last: Measured) -> Measured
     return _finite(share, _in_quadrature(((1 - share) / fall, first), (1 / fall, middle), (share / fall, last)))
 
 
-def _in_quadrature(*terms: tuple[float, Measured]) -> float | None:
+def _in_quadrature(*terms: tuple[float, Number]) -> float | None:
     errors = [None if number.error is None else factor * number.error for factor, number in terms]
     return None if None in errors else math.hypot(*(error for error in errors if error is not None))
 
 
-def _finite(value: float, error: float | None) -> Measured | None:
-    return Measured(value, error) if math.isfinite(value) else None
+def _finite(value: float, error: float | None) -> Number | None:
+    return Number(value, error) if math.isfinite(value) else None
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Claim:
 
     quantity: str
     region: Region
-    number: Measured | None
+    number: Number | None
     null: float | None = None
     cure: str = ""
     doubt: str = ""
@@ -191,7 +191,7 @@ def overall(verdicts: Iterable[Verdict]) -> Verdict:
     return "agrees" if every and all(verdict == "agrees" for verdict in every) else "undecided"
 
 
-def number_text(number: Measured) -> str:
+def number_text(number: Number) -> str:
     """A number with its error to one significant digit, or two where that is a 1; four digits without an error."""
     error = number.error
     if not error or not math.isfinite(error):
