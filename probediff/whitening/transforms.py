@@ -14,13 +14,12 @@ from probediff.measures.covariance import LinearFit, linear_fit, paired_moments
 from probediff.measures.whitening import (
     WHITENING_METHODS,
     WhiteningTransform,
-    deviation_from_identity,
     least_squares_map,
-    matrix_distance,
 )
 from probediff.pictures import grid, to_uint8
 from probediff.runs.record import STANDARD_ERRORS
 from probediff.whitening.closed_form import GaussianNoises
+from probediff.whitening.transform_errors import LARGEST_SIZE, measure_distance, measure_whiteness, transform_errors
 
 #: Values, of so many, whose covariances are kept and shown.
 CORNER = 256
@@ -42,7 +41,7 @@ class TransformComparison:
     """
 
     rows: list[dict[str, Any]]
-    whiteness: dict[str, float]
+    whiteness: dict[str, Any]
     fit: LinearFit
     covariance: Tensor
     w_diff: Tensor
@@ -96,15 +95,16 @@ def compare_transforms(
     num, size = pairs.x.num_samples, len(pairs.x.mean)
     adjusted = 1 - (1 - fit.r2) * (num - 1) / (num - size - 1) if num > size + 1 else None
     rows = [{"name": "diff", **_numbers(fit), "r2_adjusted": adjusted}]
+    kept: dict[str, Tensor] = {}
     for name, matrix in _candidates(gaussian, timestep, count):
-        distance = matrix_distance(matrix, w_diff)
-        cosine = float((matrix * w_diff).sum() / (matrix.norm() * w_diff.norm()))
-        numbers = _numbers(linear_fit(batches(), matrix, pairs))
-        rows.append({"name": name, **numbers, **distance._asdict(), "cosine": cosine})
+        numbers = _numbers(linear_fit(batches(), matrix, pairs)) | measure_distance(matrix, w_diff)
+        rows.append({"name": name, **numbers})
+        kept |= {name: matrix} if size <= LARGEST_SIZE else {}
     covariance = w_diff @ pairs.x.covariance @ w_diff.T
-    plain = deviation_from_identity(covariance)
-    scaled = deviation_from_identity(covariance / max(plain.mean_variance, _SMALLEST))
-    whiteness = plain._asdict() | {f"scaled_{key}": value for key, value in scaled._asdict().items()}
+    errors = transform_errors(images, eps, pairs, gaussian.whitening.ridge, kept)
+    for row in rows:
+        row[STANDARD_ERRORS] = row[STANDARD_ERRORS] | errors.get(row["name"], {})
+    whiteness = measure_whiteness(covariance) | {STANDARD_ERRORS: errors.get("whiteness", {})}
     return TransformComparison(rows, whiteness, fit, covariance, w_diff)
 
 
