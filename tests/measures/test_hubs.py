@@ -13,6 +13,7 @@ from probediff.measures import (
     hub_counts,
     mean_over_captures,
     pixel_variance,
+    squared_brightness,
     squared_norm_per_value,
 )
 
@@ -70,6 +71,16 @@ def test_squared_norm_is_variance_and_squared_mean() -> None:
     np.testing.assert_allclose(squared_norm_per_value(images).numpy(), expected.numpy(), rtol=1e-12)
     with pytest.raises(ValueError, match="images must be finite"):
         squared_norm_per_value(torch.tensor([[torch.inf, 1.0]]))
+
+
+def test_brightness_and_variance_add_up_to_the_norm() -> None:
+    images = normal(40, 3, 4, 4, dtype=torch.float32) * 0.3 + torch.linspace(-1, 1, 40)[:, None, None, None]
+    expected = images.double().flatten(1).mean(dim=1) ** 2
+    np.testing.assert_allclose(squared_brightness(images).numpy(), expected.numpy(), rtol=1e-12)
+    both = squared_brightness(images) + pixel_variance(images)
+    np.testing.assert_allclose(both.numpy(), squared_norm_per_value(images).numpy(), rtol=1e-12)
+    with pytest.raises(ValueError, match="images must be finite"):
+        squared_brightness(torch.tensor([[torch.inf, 1.0]]))
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
