@@ -5,11 +5,11 @@ T1 is table 1 of P1, *There and Back Again*.
 
 from typing import Any
 
-from probediff.report.groups import Comparison, Estimate, Group, estimate
+from probediff.report.groups import Comparison, Group, estimate
 from probediff.report.measured import last_table, newest_pictures, over_training, probe_section
 from probediff.report.panels import Quantity
 from probediff.report.parts import Section, how_computed, missing_from
-from probediff.report.published import published_for, published_note
+from probediff.report.published import published_estimate, published_for, published_note
 from probediff.report.sources import Run, read_json
 from probediff.report.tables import Cell, Table
 from probediff.runs.conditions import CONDITIONS
@@ -59,9 +59,9 @@ def correlation(comparison: Comparison) -> Section:
     rows: list[tuple[str, str, int, Cell]] = []
     for where in (*_WHERE, "null"):
         value = published.correlation.get(where)
-        rows.append((where, where, 3, Estimate(*value, n=None, digits=3) if value else None))
+        rows.append((where, where, 3, published_estimate(value, 3) if value else None))
     rows.append(("k", "k", 0, "10"))
-    caption = "Mean of the k largest absolute correlations at the last step; mean ± std over runs (number of runs)."
+    caption = "Mean of the k largest absolute correlations at the last step"
     header = [f"published, {published.data}"]
     table = last_table(comparison, _CORRELATION, "t1_correlation", caption, rows, header)
     return Section("correlation", title, (text,), figures, (table,), missing)
