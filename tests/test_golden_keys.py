@@ -120,8 +120,8 @@ def changes(names: dict[str, Any], golden: dict[str, Any]) -> tuple[set[str], se
 def is_recorded_now(line: str) -> bool:
     """Whether a name is of a new file, or a new key of a record."""
     section, *names = line.split(": ")
-    # Standard errors, each of a value: see the test of their keys.
-    if names[-1].startswith({"wandb": "standard_error/"}.get(section, "standard_errors.")):
+    # Standard errors, each of a number beside it.
+    if names[-1].startswith("standard_error/") if section == "wandb" else ".standard_errors." in f".{names[-1]}":
         return True
     if section in ("options", "configuration", "wandb"):
         return False

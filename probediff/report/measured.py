@@ -8,6 +8,7 @@ from probediff.report.drawings import draw_picture, read_picture
 from probediff.report.groups import Comparison, Group, last_estimate, mean_curve, members, of_kind, own
 from probediff.report.panels import Quantity, in_words, panel, same_range, tell_bands
 from probediff.report.parts import Figure, Section, how_computed, missing_from, tell_redefined
+from probediff.report.records import errors_over
 from probediff.report.tables import Cell, Table, tell_spread
 
 _NULL = "_null"
@@ -106,7 +107,7 @@ def last_table(
     # A table is read and cited without the figure beside it.
     kinds = dict.fromkeys(kind for _, kind, _ in columns)
     shown = {key for row in rows for key in (row[1], f"{row[1]}{_NULL}")}
-    caption = f"{caption}; {tell_spread(cells, probe)}.{tell_redefined(comparison, probe, kinds, shown)}"
+    caption = f"{caption}; {tell_spread(cells, errors_over(probe))}.{tell_redefined(comparison, probe, kinds, shown)}"
     return Table(name, caption, ("", *(title for title, _, _ in columns), *last_header), tuple(cells))
 
 
@@ -166,7 +167,7 @@ def values_by_step(comparison: Comparison, probe: str, name: str, kind: str = "o
         return None
     header = ("step", *(["runs"] if several else []), *keys)
     where = "" if kind == "own" else f" ({kind})"
-    caption = f"{probe}{where} by training step; {tell_spread(rows, probe)}."
+    caption = f"{probe}{where} by training step; {tell_spread(rows, errors_over(probe))}."
     return Table(name, caption + tell_redefined(comparison, probe, [kind]), header, tuple(rows))
 
 

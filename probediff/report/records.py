@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -177,6 +177,13 @@ class ProbeRecords:
 def errors_over(probe: str) -> str:
     """What the standard errors of a probe's numbers are over."""
     return "fresh images" if probe in _OF_IMAGES else "fresh noises"
+
+
+def stored_error(numbers: Mapping[str, Any], key: str) -> float | None:
+    """Standard error of one of the numbers of a result, which has them beside its numbers; None where it has none."""
+    errors = numbers.get(STANDARD_ERRORS)
+    error = errors.get(key) if isinstance(errors, dict) else None
+    return float(error) if isinstance(error, int | float) and not isinstance(error, bool) and error >= 0 else None
 
 
 def differing_in_words(differing: dict[str, tuple[Any, Any]]) -> str:

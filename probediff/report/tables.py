@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from probediff.display.text import escape, printable, spreadsheet_cell
 from probediff.report.groups import STD, Estimate
 from probediff.report.published import UNDEFINED_SPREAD
-from probediff.report.records import errors_over
 
 Cell = str | int | float | Estimate | None
 
@@ -118,12 +117,12 @@ def cell_text(cell: Cell) -> str:
     return str(cell)
 
 
-def tell_spread(rows: Iterable[Sequence[Cell]], probe: str = "") -> str:
+def tell_spread(rows: Iterable[Sequence[Cell]], over: str = "fresh noises") -> str:
     """What ± means in the cells: the end of their caption, without a full stop.
 
     Args:
         rows: the cells.
-        probe: whose numbers they are.
+        over: what standard errors are over.
     """
     cells = [cell for row in rows for cell in row if isinstance(cell, Estimate)]
     ours = [cell for cell in cells if cell.spread == STD]
@@ -132,7 +131,7 @@ def tell_spread(rows: Iterable[Sequence[Cell]], probe: str = "") -> str:
         spreads = [cell.error for cell in ours if cell.std is not None]
         over_runs = ["'seeds ±'"] if any(error is not None for error in spreads) else []
         over_runs += ["± alone before a number of runs"] if None in spreads else []
-        words = f"± is the standard error over {errors_over(probe)}, as many as were probed"
+        words = f"± is the standard error over {over}, as many as were probed"
         if over_runs:
             words += (
                 f"; {' and '.join(over_runs)} the sample standard deviation over runs (n - 1), their number behind it"

@@ -162,6 +162,20 @@ def test_likeness_to_the_network_has_them(tmp_path: Path) -> None:
     assert f"{NOISES}; 'seeds ±' {OVER_RUNS}." in table.caption
 
 
+def test_inversion_methods_have_them(tmp_path: Path) -> None:
+    for seed, errors in enumerate(({"x": 0.3, "y": "damaged"}, {"x": 0.4, "y": None}, [1])):
+        folder = write_run(tmp_path / f"seed{seed}", seed, files=False) / "probes/replay/num_steps=0100"
+        write_records(folder, ("assignment_accuracy",), finished=False)
+        rows = [{"name": "ddim", "x": 2.0 + seed, "y": 5.0, "standard_errors": errors}]
+        (folder / "inversion_methods.json").write_text(json.dumps(rows))
+    (table,) = latents.inversion_methods(group_runs(read_runs([tmp_path]))).tables
+    row = rows_of(table)["ddim"]
+    assert list(row) == ["method", "x", "x, standard error", "x, std", "x, n", "y", "y, std", "y, n"]
+    assert float(row["x, standard error"]) == pytest.approx(math.sqrt((0.09 + 0.16) / 2))
+    assert cells_of(table)["ddim"] == {"method": "ddim", "x": "3.00 ± 0.35, seeds ± 1.00 (3)", "y": "5.000 ± 0.000 (3)"}
+    assert f"; {NOISES.replace('noises', 'images')}; 'seeds ±' and ± alone" in table.caption
+
+
 @pytest.mark.parametrize(
     ("cells", "words"),
     [
