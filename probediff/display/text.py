@@ -6,7 +6,7 @@ import unicodedata
 #: Unicode categories that act on a terminal, turn the direction of text or are invisible, and halves of letters.
 _ACTING = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 #: Beyond these a number is shown with a power of ten.
-_MOST_DECIMALS, _LARGEST_IN_FULL, _MOST_DIGITS = 9, 1e15, 15
+_MOST_DECIMALS, _LARGEST_IN_FULL = 9, 1e15
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 #: Where a spreadsheet may begin a cell, and what it takes for the beginning of a formula there, in full width too.
 _FORMULA = re.compile("(^|;)(?=[=+@\uff1d\uff0b\uff0d\uff20-])")
@@ -15,6 +15,8 @@ _FORMULA = re.compile("(^|;)(?=[=+@\uff1d\uff0b\uff0d\uff20-])")
 def round_by_error(number: float, error: float) -> str:
     """A number to the decimals at which its standard error has two significant digits, that error itself included.
 
+    Beside an error that is a billion times smaller it has six digits.
+
     Args:
         number: finite.
         error: finite, above 0.
@@ -22,7 +24,8 @@ def round_by_error(number: float, error: float) -> str:
     decimals = 1 - _exponent(error)
     if decimals <= _MOST_DECIMALS and abs(number) < _LARGEST_IN_FULL:
         return f"{round(number, decimals):z.{max(decimals, 0)}f}"
-    return f"{number:.{min(max(_exponent(number) + decimals, 0), _MOST_DIGITS)}e}"
+    digits = max(_exponent(number) + decimals, 0)
+    return f"{number:.{digits}e}" if digits <= _MOST_DECIMALS else f"{number:.6g}"
 
 
 def _exponent(number: float) -> int:

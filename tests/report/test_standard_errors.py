@@ -71,7 +71,8 @@ def cells_of(table: Table) -> dict[str, dict[str, str]]:
         (Estimate(-0.0001, error=0.01), "0.000 ± 0.010"),
         (Estimate(1.234e-7, error=2e-12), "1.234000e-07 ± 2.0e-12"),
         (Estimate(3e20, error=4e18), "3.000e+20 ± 4.0e+18"),
-        (Estimate(0.0, error=1e-300), f"{0:.15e} ± 1.0e-300"),
+        (Estimate(0.4900468575738178, error=5.6e-18), "0.490047 ± 5.6e-18"),
+        (Estimate(0.0, error=1e-300), "0 ± 1.0e-300"),
         (Estimate(10.0, error=0.0), "10 ± 0"),
     ],
 )
