@@ -130,6 +130,9 @@ def changes(names: dict[str, Any], golden: dict[str, Any]) -> tuple[set[str], se
 def is_recorded_now(line: str) -> bool:
     """Whether a name is of a new file, or a new key of a record."""
     section, *names = line.split(": ")
+    # Standard errors, each of a number beside it.
+    if names[-1].startswith("standard_error/") if section == "wandb" else ".standard_errors." in f".{names[-1]}":
+        return True
     if section in ("options", "configuration", "wandb"):
         return False
     if {PurePosixPath(name).name for name in names} & NEW_FILES:
@@ -166,6 +169,16 @@ def test_options_configuration_records_and_wandb_keys_are_those_of_before(
     added, removed = changes(quick_names[0], {section: GOLDEN[section] for section in QUICK})
     assert added == on_purpose(ADDED, set(QUICK))
     assert removed == on_purpose(REMOVED, set(QUICK))
+
+
+def test_standard_errors_have_the_keys_of_their_values(quick_names: tuple[dict[str, Any], Path]) -> None:
+    logged = set(quick_names[0]["wandb"])
+    assert {
+        key.replace("standard_error/", "probe/", 1) for key in logged if key.startswith("standard_error/")
+    } <= logged
+    for names in quick_names[0]["fit"]["records.jsonl"].values():
+        errors = (key for key in names if key.startswith("standard_errors."))
+        assert {key.replace("standard_errors.", "values.", 1) for key in errors} <= set(names)
 
 
 @pytest.mark.slow

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 from probediff.runs.catalogue import PROBES
 from probediff.runs.descriptions import Description, Kind
+from probediff.runs.record import ERROR_PREFIX
 
 #: The axis of every curve.
 STEP_KEY = "trainer/global_step"
-#: W&B's own keys.
-_BOOKKEEPING = re.compile(rf"_.*|epoch|{STEP_KEY}")
+#: W&B's own keys, and standard errors, which W&B shows in a section of their own.
+_BOOKKEEPING = re.compile(rf"_.*|epoch|{STEP_KEY}|{ERROR_PREFIX}/.*")
 #: Words of a quantity that say what is measured and not which measure it is.
 _SUBJECTS = frozenset({"noise", "image", "latent", "sample", "hubs", "null"})
 _SPELLED = {"deg": "(deg)", "seconds": "(s)", "std": "standard deviation"} | {
@@ -71,7 +72,7 @@ def specification(keys: Mapping[str, Kind]) -> list[Section]:
 
 
 def is_bookkeeping(key: str) -> bool:
-    """Whether no panel shows a key: W&B's own, the axis, and settings that probes repeat beside their results."""
+    """Whether no panel shows a key: W&B's own, the axis, standard errors, and settings beside the results of probes."""
     probe, quantity = _parts(key)
     return _BOOKKEEPING.fullmatch(key) is not None or probe.column(quantity).is_setting
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from probediff.pictures import label
 from probediff.report.drawings import draw_axes, plain_axes
 from probediff.report.panels import Line, Panel, Role
@@ -88,14 +90,15 @@ def _draw_line(axis: Any, line: Line) -> Any:
     }
     style = styles[line.role]
     if line.role == "band":
-        return axis.axhspan(line.points[-1] - line.std[-1], line.points[-1] + line.std[-1], **style)
+        return axis.axhspan(line.points[-1] - line.half_width[-1], line.points[-1] + line.half_width[-1], **style)
     if line.is_level:
         return axis.axhline(line.points[-1], **{k: v for k, v in style.items() if not k.startswith("marker")})
     steps, values = list(line.points), list(line.points.values())
-    if line.std:
-        low = [line.points[step] - line.std[step] for step in steps]
-        high = [line.points[step] + line.std[step] for step in steps]
-        axis.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
+    if line.half_width:
+        # Where there is no band it has a gap.
+        half_width = np.array([min(line.half_width.get(step, np.nan), _LARGEST_DRAWN) for step in steps])
+        faint = {"color": colour, "alpha": 0.12 if line.role == "single" else 0.18, "linewidth": 0}
+        axis.fill_between(steps, values - half_width, values + half_width, **faint)
     return axis.plot(steps, values, **style)[0]
 
 

@@ -90,7 +90,7 @@ def triangle(comparison: Comparison) -> Section:
     rows += [(f"distance {word}, mean (L2)", f"distance_{side}_mean", 2, None) for side, word in _SIDES]
     rows.append(("latent, mean over all values", "latent_mean", 4, None))
     rows.append(("latent, std over all values (noise: 1)", "latent_std", 4, None))
-    caption = "Angles and sides of the triangle at the last step; mean ± std over runs (number of runs)."
+    caption = "Angles and sides of the triangle at the last step"
     table = last_table(comparison, _ANGLES, "f2_angles", caption, rows, ["published, all models (in words)"])
     return Section("triangle", title, (), (figure,), (table,), missing)
 
@@ -111,7 +111,7 @@ def heat_map(comparison: Comparison) -> Section:
         (_CLOSEST.get(key, key), key, 3, "-".join(map(str, PASSES_LATENT)) if key == _PASSED else None)
         for key in comparison.keys(_TRAJECTORY)
     ]
-    caption = "Where the trajectory comes closest, at the last step; mean ± std over runs (number of runs)."
+    caption = "Where the trajectory comes closest, at the last step"
     published = ["published, all models"]
     exact = _exact_maps(comparison)
     table = last_table(comparison, _TRAJECTORY, "f3_closest", caption, rows, published, with_exact=bool(exact))

@@ -1,4 +1,4 @@
-"""Runs that differ by their seed only belong together: mean and spread over seeds."""
+"""Runs that differ by their seed only belong together: mean, standard error and spread over seeds."""
 
 import math
 import statistics
@@ -6,15 +6,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from probediff.report.records import EXACT, ProbeRecords
+from probediff.display.text import round_by_error
+from probediff.report.records import EXACT, Measured, ProbeRecords
 from probediff.report.sources import Run
 from probediff.runs.descriptions import Description
 from probediff.runs.grouping import LEFT_OUT, config_value, is_told_apart
 
 _MOST_LABEL_KEYS, _MOST_PICTURES = 3, 4
+#: What the spread over runs is called.
+STD = "std"
 
-#: The value of a run by training step.
-Select = Callable[[Run], dict[int, float]]
+#: A number of a run by training step.
+Select = Callable[[Run], dict[int, Measured]]
 
 
 @dataclass(frozen=True)
@@ -134,29 +137,37 @@ class Estimate:
         mean: over runs.
         std: sample standard deviation over runs (n - 1); None for a single run.
         n: how many runs; None where a publication does not count them.
-        digits: decimals that are shown; None for four significant digits.
+        digits: decimals that are shown; None for two significant digits of ``error``, or without it four of ``mean``.
+            An error that would be 0 at these decimals has two significant digits all the same.
         spread: what ``std`` is, where it is not that.
+        error: standard error of one run's number over fresh noises, as many as were probed; of several runs the root
+            mean square of theirs. It does not fall with the number of runs, for all of them share the fixed noises.
+            None where none was recorded.
     """
 
     mean: float
     std: float | None = None
     n: int | None = 1
     digits: int | None = None
-    spread: str = "std"
+    spread: str = STD
+    error: float | None = None
 
     def __str__(self) -> str:
-        shown = self._format()
-        text = format(self.mean, shown) + ("" if self.std is None else f" ± {format(self.std, shown)}")
+        text = self._round(self.mean) + ("" if self.error is None else f" ± {self._round(self.error)}")
+        if self.std is not None:
+            text += f"{'' if self.error is None else ', seeds'} ± {self._round(self.std)}"
         return text + (f" ({self.n})" if self.n is not None and self.n > 1 else "")
 
-    def _format(self) -> str:
-        """The given decimals, or those that show four significant digits of the mean."""
+    def _round(self, number: float) -> str:
+        """To the given decimals, to two significant digits of the error, or to four of the mean."""
+        if self.error and (self.digits is None or not round(self.error, self.digits)):
+            return round_by_error(number, self.error)
         if self.digits is not None:
-            return f".{self.digits}f"
+            return f"{number:.{self.digits}f}"
         exponent = math.floor(math.log10(abs(self.mean))) if self.mean else 0
         if self.std is None or not -3 <= exponent <= 6:
-            return ".4g"
-        return f".{max(0, 3 - exponent)}f"
+            return f"{number:.4g}"
+        return f"{number:.{max(0, 3 - exponent)}f}"
 
 
 def estimate(values: Iterable[float], digits: int | None = None) -> Estimate | None:
@@ -168,13 +179,23 @@ def estimate(values: Iterable[float], digits: int | None = None) -> Estimate | N
     return Estimate(statistics.fmean(finite), std, len(finite), digits)
 
 
-def all_series(group: Group, select: Select) -> list[dict[int, float]]:
-    """The values of the runs of a group that have any."""
+def combine(measured: Iterable[Measured], digits: int | None = None) -> Estimate | None:
+    """Mean and sample standard deviation of the runs' numbers, and the standard error of one; None without any."""
+    finite = [number for number in measured if math.isfinite(number.value)]
+    mean = estimate((number.value for number in finite), digits)
+    errors = [number.error for number in finite if number.error is not None]
+    if mean is None or not errors:
+        return mean
+    return replace(mean, error=math.hypot(*errors) / math.sqrt(len(errors)))
+
+
+def all_series(group: Group, select: Select) -> list[dict[int, Measured]]:
+    """The numbers of the runs of a group that have any."""
     return [series for run in group.runs if (series := select(run))]
 
 
-def last_values(group: Group, select: Select) -> tuple[int, list[float]] | None:
-    """The last step that any run of the group has, and the values of the runs that have it."""
+def last_values(group: Group, select: Select) -> tuple[int, list[Measured]] | None:
+    """The last step that any run of the group has, and the numbers of the runs that have it."""
     every = all_series(group, select)
     if not every:
         return None
@@ -185,28 +206,32 @@ def last_values(group: Group, select: Select) -> tuple[int, list[float]] | None:
 def last_estimate(group: Group, select: Select, digits: int | None = None) -> Estimate | None:
     """Mean and spread at the last step of the group."""
     last = last_values(group, select)
-    return estimate(last[1], digits) if last else None
+    return combine(last[1], digits) if last else None
 
 
 def mean_curve(group: Group, select: Select) -> dict[int, Estimate]:
     """Mean and spread at every step that all runs with any values share."""
     every = all_series(group, select)
     shared = sorted(set.intersection(*(set(series) for series in every))) if every else []
-    means = {step: estimate(series[step] for series in every) for step in shared}
+    means = {step: combine(series[step] for series in every) for step in shared}
     return {step: mean for step, mean in means.items() if mean is not None}
 
 
 def own(probe: str, key: str, scale: float = 1.0) -> Select:
-    """Values that runs recorded themselves."""
+    """Numbers that runs recorded themselves."""
     return of_kind("own", probe, key, scale)
 
 
 def of_kind(kind: str, probe: str, key: str, scale: float = 1.0) -> Select:
-    """Values of the folder of ``kind`` that is made like the run's own records."""
+    """Numbers of the folder of ``kind`` that is made like the run's own records."""
 
-    def select(run: Run) -> dict[int, float]:
+    def select(run: Run) -> dict[int, Measured]:
         probes = run.like_own(kind)
-        return {step: scale * value for step, value in probes.series(probe, key).items()} if probes else {}
+        return (
+            {step: number.scaled(scale) for step, number in probes.measured_series(probe, key).items()}
+            if probes
+            else {}
+        )
 
     return select
 

@@ -5,15 +5,17 @@ T1 is table 1 of P1, *There and Back Again*.
 
 from typing import Any
 
-from probediff.report.groups import Comparison, Estimate, Group, estimate
+from probediff.report.groups import Comparison, Group, combine
 from probediff.report.measured import last_table, newest_pictures, over_training, probe_section
 from probediff.report.panels import Quantity
 from probediff.report.parts import Section, how_computed, missing_from
-from probediff.report.published import published_for, published_note
+from probediff.report.published import published_estimate, published_for, published_note
+from probediff.report.records import Measured, stored_error
 from probediff.report.sources import Run, read_json
-from probediff.report.tables import Cell, Table
+from probediff.report.tables import Cell, Table, tell_spread
 from probediff.runs.conditions import CONDITIONS
 from probediff.runs.folder import INVERSION_METHODS
+from probediff.runs.record import STANDARD_ERRORS
 
 _CORRELATION = "pixel_correlation"
 _WHERE = ("noise", "latent", "sample")
@@ -59,9 +61,9 @@ def correlation(comparison: Comparison) -> Section:
     rows: list[tuple[str, str, int, Cell]] = []
     for where in (*_WHERE, "null"):
         value = published.correlation.get(where)
-        rows.append((where, where, 3, Estimate(*value, n=None, digits=3) if value else None))
+        rows.append((where, where, 3, published_estimate(value, 3) if value else None))
     rows.append(("k", "k", 0, "10"))
-    caption = "Mean of the k largest absolute correlations at the last step; mean ± std over runs (number of runs)."
+    caption = "Mean of the k largest absolute correlations at the last step"
     header = [f"published, {published.data}"]
     table = last_table(comparison, _CORRELATION, "t1_correlation", caption, rows, header)
     return Section("correlation", title, (text,), figures, (table,), missing)
@@ -130,23 +132,22 @@ def _methods_table(index: int, group: Group, by_run: list[list[dict[str, Any]]])
     for row in (row for rows in by_run for row in rows):
         by_method.setdefault(row["name"], []).append(row)
     every = dict.fromkeys(key for rows in by_run for row in rows for key in row if _is_shown(key))
-    cells = [
-        (method, *(_method_cell([row.get(key) for row in rows]) for key in every)) for method, rows in by_method.items()
-    ]
+    cells = [(method, *(_method_cell(key, rows) for key in every)) for method, rows in by_method.items()]
     header = ("method", *(key.replace("_", " ") for key in every))
-    caption = f"Inversion methods, {group.label}; mean ± std over runs (number of runs)."
+    caption = f"Inversion methods, {group.label}; {tell_spread(cells, 'fresh images')}."
     return Table(f"inversion_methods_{index}", caption, header, tuple(cells))
 
 
 def _is_shown(key: str) -> bool:
     """Whether a key of a row is a column: not what stands in front, nor digests, nor where it was computed."""
-    hidden = ("name", "method", "options", "decoding", *CONDITIONS)
+    hidden = ("name", "method", "options", "decoding", STANDARD_ERRORS, *CONDITIONS)
     return key not in hidden and not key.endswith("_sha256")
 
 
-def _method_cell(values: list[Any]) -> Cell:
-    numbers = [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+def _method_cell(key: str, rows: list[dict[str, Any]]) -> Cell:
+    every = [(row.get(key), stored_error(row, key)) for row in rows]
+    numbers = [Measured(float(v), e) for v, e in every if isinstance(v, int | float) and not isinstance(v, bool)]
     if numbers:
-        return estimate(numbers)
-    texts = dict.fromkeys(str(v) for v in values if v is not None)
+        return combine(numbers)
+    texts = dict.fromkeys(str(value) for value, _ in every if value is not None)
     return ", ".join(texts) or None

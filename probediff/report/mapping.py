@@ -3,19 +3,20 @@
 T2 and F5 to F8 are a table and figures of P1, *There and Back Again*.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from probediff.report.drawings import draw_picture, read_picture
-from probediff.report.groups import Comparison, Estimate, Group, Member, estimate, members
+from probediff.report.groups import Comparison, Estimate, Group, Member, combine, members
 from probediff.report.measured import evenly, last_table, newest_pictures, over_training
 from probediff.report.panels import Quantity
 from probediff.report.parts import Figure, Section, how_computed, missing_from
-from probediff.report.published import published_for, published_note
-from probediff.report.records import TO_NETWORK, ProbeRecords, differing_in_words
+from probediff.report.published import published_estimate, published_for, published_note
+from probediff.report.records import TO_NETWORK, Measured, ProbeRecords, differing_in_words
 from probediff.report.sources import Run
-from probediff.report.tables import Cell, Table
+from probediff.report.tables import Cell, Table, tell_spread
 
 _ASSIGNMENT, _FINAL = "assignment_accuracy", "checkpoint_similarity_final"
 _WAYS = (("image_to_noise", "sample → noise"), ("noise_to_image", "noise → sample"))
@@ -61,7 +62,7 @@ def _accuracy_table(comparison: Comparison, settings: set[Setting]) -> Table:
     for setting in sorted({*settings, *((n, "openai") for n in published.assignment if n not in dict(settings))}):
         cells = [_accuracy(group, kind, setting, key) for kind, group, _ in columns for key, _ in _WAYS]
         values = published.assignment.get(setting[0], (None, None))
-        known = [value and Estimate(*value, n=None, digits=1) for value in values]
+        known = [value and published_estimate(value, 1) for value in values]
         rows.append((", ".join(map(str, setting[: 1 + several])), *cells, _null(comparison, setting), *known))
     header = (
         "DDIM steps" + (", convention" if several else ""),
@@ -69,7 +70,7 @@ def _accuracy_table(comparison: Comparison, settings: set[Setting]) -> Table:
         "null 1/N",
         *(f"published, {published.data}: {way}" for _, way in _WAYS),
     )
-    caption = "Nearest-neighbour (L2) assignment accuracy in per cent at the last step; mean ± std over runs (number)."
+    caption = f"Nearest-neighbour (L2) assignment accuracy in per cent at the last step; {tell_spread(rows)}."
     return Table("t2_assignment", caption, header, tuple(rows))
 
 
@@ -106,19 +107,20 @@ def _setting(records: ProbeRecords) -> Setting | None:
     return (num_steps, str(convention)) if num_steps is not None and records.values(_ASSIGNMENT) else None
 
 
-def _last_at(run: Run, kind: str, setting: Setting, key: str) -> float | None:
+def _last_at(run: Run, kind: str, setting: Setting, key: str) -> Measured | None:
     alike = [r for r in _folders(run) if (r.kind if r.is_exact else "own") == kind and _setting(r) == setting]
-    series = next((series for records in alike if (series := records.series(_ASSIGNMENT, key))), {})
+    series = next((series for records in alike if (series := records.measured_series(_ASSIGNMENT, key))), {})
     return list(series.values())[-1] if series else None
 
 
 def _accuracy(group: Group, kind: str, setting: Setting, key: str) -> Estimate | None:
-    values = (_last_at(run, kind, setting, key) for run in group.runs)
-    return estimate((100 * value for value in values if value is not None), 1)
+    numbers = (_last_at(run, kind, setting, key) for run in group.runs)
+    return combine((number.scaled(100) for number in numbers if number is not None), 1)
 
 
 def _null(comparison: Comparison, setting: Setting) -> Estimate | None:
-    nulls = {v for run in comparison.runs for k in ("own", "gaussian") if (v := _last_at(run, k, setting, "null"))}
+    every = (_last_at(run, kind, setting, "null") for run in comparison.runs for kind in ("own", "gaussian"))
+    nulls = {null.value for null in every if null is not None and null.value}
     return Estimate(100 * nulls.pop(), None, 1, 2) if len(nulls) == 1 else None
 
 
@@ -164,13 +166,13 @@ def settling(comparison: Comparison) -> Section:
 
 def _likeness_of_exact_denoisers(comparison: Comparison) -> Table | None:
     """How well the images of exact denoisers predict those of the final networks, whatever their number is."""
-    found: dict[tuple[str, Member, int | None], list[dict[str, float]]] = {}
+    found: dict[tuple[str, Member, int | None], list[dict[str, Measured]]] = {}
     for group in comparison.groups:
         for run in group.runs:
-            of_run: dict[tuple[str, Member, int | None], dict[str, float]] = {}
+            of_run: dict[tuple[str, Member, int | None], dict[str, Measured]] = {}
             for records in run.exact("num_samples"):
                 member, count = Member.of(records), records.convention("num_samples")
-                for values in records.values(TO_NETWORK).values():
+                for values in records.measured(TO_NETWORK).values():
                     of_run.setdefault((comparison.exact_label(group, member.label), member, count), values)
             for key, values in of_run.items():
                 found.setdefault(key, []).append(values)
@@ -184,16 +186,16 @@ def _likeness_of_exact_denoisers(comparison: Comparison) -> Table | None:
         "Samples of exact denoisers and those of the final networks from the same noises: R² of each of the network's "
         "images by the exact denoiser's (1: the same; 0: no better than the mean of its values), on average, with its "
         "standard error over images, and with images of other noises (null). R² and SSIM may be compared between "
-        "different N, SVCCA not; mean ± std over runs (number of runs)."
+        f"different N, SVCCA not; {tell_spread(rows)}."
     )
     return Table("f6_exact_denoisers", caption, ("exact denoiser", "images M", "N", *_LIKENESS.values()), rows)
 
 
-def _mean(of_runs: list[dict[str, float]], key: str) -> Estimate | None:
-    return estimate((values[key] for values in of_runs if key in values), 3)
+def _mean(of_runs: list[dict[str, Measured]], key: str) -> Estimate | None:
+    return combine((values[key] for values in of_runs if key in values), 3)
 
 
-def _mean_r2(of_runs: list[dict[str, float]]) -> float:
+def _mean_r2(of_runs: list[dict[str, Measured]]) -> float:
     mean = _mean(of_runs, "r2")
     return mean.mean if mean else -np.inf
 
@@ -251,9 +253,10 @@ def hubs(comparison: Comparison) -> Section:
     figures = over_training(comparison, "f7_hub_variance", quantities, text, alt="Curves", num_alike=4)
     recorded = comparison.keys(_ASSIGNMENT)
     rows = [(q.title.removesuffix(" [%]"), q.key, 3) for q in quantities if q.key in recorded]
-    caption = "The samples nearest to the noises, at the last step; mean ± std over runs (number of runs)."
-    caption += "" if figures else f" {text} {how_computed(comparison, _ASSIGNMENT)}"
-    tables = (last_table(comparison, _ASSIGNMENT, "f7_hubs", caption, rows),) if rows else ()
+    caption = "The samples nearest to the noises, at the last step"
+    table = last_table(comparison, _ASSIGNMENT, "f7_hubs", caption, rows)
+    if not figures:
+        table = replace(table, caption=f"{table.caption} {text} {how_computed(comparison, _ASSIGNMENT)}")
     pictures = newest_pictures(
         comparison,
         f"{_ASSIGNMENT}.hubs",
@@ -262,4 +265,5 @@ def hubs(comparison: Comparison) -> Section:
         "A row of samples of {} that capture most noises.",
     )
     missing = missing_from(comparison, _ASSIGNMENT)
+    tables = (table,) if rows else ()
     return Section("hubs", "Samples that capture wrong noises (F7, F8)", (), (*figures, *pictures), tables, missing)

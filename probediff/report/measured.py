@@ -6,9 +6,10 @@ from typing import Any
 from probediff.report.curves import draw
 from probediff.report.drawings import draw_picture, read_picture
 from probediff.report.groups import Comparison, Group, last_estimate, mean_curve, members, of_kind, own
-from probediff.report.panels import Quantity, in_words, panel, same_range
+from probediff.report.panels import Quantity, in_words, panel, same_range, tell_bands
 from probediff.report.parts import Figure, Section, how_computed, missing_from, tell_redefined
-from probediff.report.tables import Cell, Table
+from probediff.report.records import errors_over
+from probediff.report.tables import Cell, Table, tell_spread
 
 _NULL = "_null"
 _MOST_PANELS = 12
@@ -41,7 +42,7 @@ def over_training(
     probe, shown = quantities[0].probe, [quantity.key for quantity in quantities]
     # The Gaussian denoiser's curve stands beside whatever kind.
     earlier = tell_redefined(comparison, probe, dict.fromkeys((kind, "gaussian")), shown)
-    caption = f"{text} {how_computed(comparison, probe, kind)}{earlier}"
+    caption = f"{text} {how_computed(comparison, probe, kind)}{tell_bands(panels, probe)}{earlier}"
     return (Figure(name, draw(panels), caption, f"{alt}: {in_words(comparison, quantities, kind)}."),)
 
 
@@ -93,7 +94,7 @@ def last_table(
         comparison: the groups.
         probe: whose values.
         name: stem of the table's files.
-        caption: one sentence.
+        caption: how a sentence begins that what ± means ends.
         rows: words, key and decimals of each value, and its cells in further columns.
         last_header: of these.
         with_exact: whether exact denoisers are among the columns.
@@ -106,7 +107,7 @@ def last_table(
     # A table is read and cited without the figure beside it.
     kinds = dict.fromkeys(kind for _, kind, _ in columns)
     shown = {key for row in rows for key in (row[1], f"{row[1]}{_NULL}")}
-    caption += tell_redefined(comparison, probe, kinds, shown)
+    caption = f"{caption}; {tell_spread(cells, errors_over(probe))}.{tell_redefined(comparison, probe, kinds, shown)}"
     return Table(name, caption, ("", *(title for title, _, _ in columns), *last_header), tuple(cells))
 
 
@@ -148,7 +149,7 @@ def _values_and_nulls(comparison: Comparison, probe: str) -> Table:
     ]
     last_steps = {max((s for run in g.runs for s in run.own.values(probe)), default=None) for g in comparison.groups}
     steps = ", ".join(str(step) for step in sorted(step for step in last_steps if step is not None))
-    caption = f"Values of {probe} beside their nulls. At step {steps}; mean ± std over runs (number of runs)."
+    caption = f"Values of {probe} beside their nulls. At step {steps}"
     return last_table(comparison, probe, probe, caption, rows, nulls)
 
 
@@ -166,15 +167,26 @@ def values_by_step(comparison: Comparison, probe: str, name: str, kind: str = "o
         return None
     header = ("step", *(["runs"] if several else []), *keys)
     where = "" if kind == "own" else f" ({kind})"
-    caption = f"{probe}{where} by training step; mean ± std over runs (number of runs)."
+    caption = f"{probe}{where} by training step; {tell_spread(rows, errors_over(probe))}."
     return Table(name, caption + tell_redefined(comparison, probe, [kind]), header, tuple(rows))
 
 
-def spread_note(groups: Sequence[Group]) -> str:
-    """How means over runs are meant, where there are any."""
-    if all(len(group.runs) == 1 for group in groups):
-        return ""
-    return (
-        "± is the sample standard deviation over runs (n - 1); thin curves are single runs, bold ones their mean at "
-        "the steps that all of them have, and the band is one standard deviation."
+def spread_note(comparison: Comparison) -> str:
+    """How ± and bands are meant, where there are any."""
+    several = any(len(group.runs) > 1 for group in comparison.groups)
+    over_runs = "the sample standard deviation over runs (n - 1)"
+    curves = (
+        "thin curves are single runs, bold ones their mean at the steps that all of them have, and the band is one "
+        "standard deviation"
     )
+    if not has_errors(comparison):
+        return f"± is {over_runs}; {curves}." if several else ""
+    words = "± is the standard error over fresh noises or images (captions say which), as many as were probed"
+    words += f"; 'seeds ±', or ± alone before a number of runs, {over_runs}; {curves}" if several else ""
+    return f"{words}. The faint band about the curve of a run that stands alone is two standard errors."
+
+
+def has_errors(comparison: Comparison) -> bool:
+    """Whether any record has a standard error."""
+    folders = [records for run in comparison.runs for records in (run.own, *run.extra)]
+    return any(records.standard_errors(probe) for records in folders for probe in records.probe_names())

@@ -4,7 +4,7 @@ from probediff.report.curves import draw
 from probediff.report.drawings import draw_picture, read_picture
 from probediff.report.groups import Comparison
 from probediff.report.overview import file_stem
-from probediff.report.panels import Panel, Quantity, in_words, panel
+from probediff.report.panels import Panel, Quantity, in_words, panel, tell_bands
 from probediff.report.parts import Figure, Section, how_computed, missing_from
 from probediff.runs.catalogue import PROBES
 from probediff.runs.descriptions import Description
@@ -40,9 +40,10 @@ def _curves(comparison: Comparison, described: Description) -> list[str]:
 
 
 def _curve_figure(comparison: Comparison, probe: str, panels: list[tuple[Quantity, Panel]]) -> Figure:
-    caption = f"What {probe} records, against the training step."
-    words = f"Curves: {in_words(comparison, [quantity for quantity, _ in panels])}."
-    return Figure(file_stem(f"outside_{probe}"), draw([drawn for _, drawn in panels]), caption, words)
+    quantities, shown = [quantity for quantity, _ in panels], [drawn for _, drawn in panels]
+    caption = f"What {probe} records, against the training step.{tell_bands(shown, probe)}"
+    words = f"Curves: {in_words(comparison, quantities)}."
+    return Figure(file_stem(f"outside_{probe}"), draw(shown), caption, words)
 
 
 def _pictures(comparison: Comparison, described: Description) -> list[Figure]:

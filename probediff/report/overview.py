@@ -8,7 +8,7 @@ from probediff.report.curves import draw
 from probediff.report.groups import Comparison, last_estimate
 from probediff.report.latents import MEASURED
 from probediff.report.measured import spread_note, values_by_step
-from probediff.report.panels import Quantity, in_words, panel
+from probediff.report.panels import Quantity, in_words, panel, tell_bands
 from probediff.report.parts import Figure, Section
 from probediff.report.sources import Run
 from probediff.report.tables import Cell, Table
@@ -31,7 +31,7 @@ def overview(comparison: Comparison) -> Section:
     text = [
         f"{_count(len(comparison.runs), 'run')} in {_count(len(comparison.groups), 'group')}. Runs of one group "
         f"have the same configuration except the seed, or the same value of the key that they were grouped by.",
-        spread_note(comparison.groups),
+        spread_note(comparison),
         "Beside the runs' own figures: the null (what chance or white noise gives; dashed), the Gaussian denoiser (the "
         "exact denoiser of Gaussian data with the same mean and covariance, from `probediff probe`; dash-dotted), "
         "other exact denoisers (thin, in a light band) and published values of P1, There and Back Again (dotted), each "
@@ -92,6 +92,7 @@ def training(comparison: Comparison) -> Section:
     rows = tuple((g.label, *(last_estimate(g, quantity.select()) for quantity in _TRAINING)) for g in comparison.groups)
     table = Table("training", "At the last checkpoint.", ("runs", "mean loss", "steps per second"), rows)
     caption = "Training loss, averaged over the steps since the checkpoint before, and speed."
+    caption += tell_bands(panels, _TRAINING[0].probe)
     figure = Figure("training", draw(panels), caption, f"Curves: {in_words(comparison, _TRAINING)}.")
     return Section("training", "Training", (), (figure,), (table,), missing)
 

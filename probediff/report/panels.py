@@ -3,23 +3,25 @@
 Published values are those of P1, *There and Back Again*.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from probediff.report.groups import (
     Comparison,
+    Estimate,
     Group,
     Member,
     Select,
     all_series,
-    estimate,
+    combine,
     last_estimate,
     mean_curve,
     members,
     of_kind,
     own,
 )
+from probediff.report.records import Measured, errors_over
 
 Role = Literal["run", "mean", "single", "null", "baseline", "member", "band", "published"]
 
@@ -65,7 +67,7 @@ class Line:
         label: its words in the legend; empty for none.
         role: decides how it is drawn.
         points: value by training step; a level has one point at step -1.
-        std: half width of the band by step.
+        half_width: of the band by step; steps without one have no band.
         colour: index of the group's colour; None for black.
         mark: its words at its right end.
     """
@@ -73,7 +75,7 @@ class Line:
     label: str
     role: Role
     points: dict[int, float]
-    std: dict[int, float]
+    half_width: dict[int, float]
     colour: int | None = None
     mark: str = ""
 
@@ -133,21 +135,44 @@ def same_range(panels: list[Panel], share: float = 0.05) -> list[Panel]:
 
 def _group_lines(comparison: Comparison, index: int, select: Select) -> list[Line]:
     group = comparison.groups[index]
-    every = all_series(group, select)
-    if len(every) < 2:
-        return [Line(group.label, "single", series, {}, index) for series in every]
-    runs = [Line("", "run", series, {}, index) for series in every]
-    mean = mean_curve(group, select)
+    every, mean = all_series(group, select), mean_curve(group, select)
     points = {step: value.mean for step, value in mean.items()}
+    if len(every) < 2:
+        return [Line(group.label, "single", points, error_band(mean), index)] if points else []
+    runs = [Line("", "run", _values(series), {}, index) for series in every]
     std = {step: value.std or 0.0 for step, value in mean.items()}
     return [*runs, Line(f"{group.label}, mean ± std", "mean", points, std, index)] if points else runs
+
+
+def error_band(curve: Mapping[int, Estimate]) -> dict[int, float]:
+    """Half width of the band about the curve of a single run, by step: two standard errors, where they are known."""
+    return {step: 2 * mean.error for step, mean in curve.items() if mean.n == 1 and mean.error is not None}
+
+
+def tell_bands(panels: Sequence[Panel], probe: str) -> str:
+    """What the bands about curves are, as the sentences that end a caption; empty where there are none.
+
+    Args:
+        panels: with the curves.
+        probe: whose numbers they are.
+    """
+    roles = {line.role for panel in panels for line in panel.lines if line.half_width}
+    words = {
+        "single": f" Band about the curve of a single run: ± 2 standard errors over {errors_over(probe)}.",
+        "mean": " Band about a mean: ± 1 sample standard deviation over runs (n - 1).",
+    }
+    return "".join(sentence for role, sentence in words.items() if role in roles)
+
+
+def _values(series: Mapping[int, Measured]) -> dict[int, float]:
+    return {step: number.value for step, number in series.items()}
 
 
 def _null_lines(comparison: Comparison, null: Select) -> list[Line]:
     """One level for all runs where they agree, otherwise one in each group's colour; a null may change by step."""
     lines: dict[str, Line] = {}
     for index, group in enumerate(comparison.groups):
-        for series in all_series(group, null):
+        for series in map(_values, all_series(group, null)):
             values = {f"{value:.3g}" for value in series.values()}
             points = {-1: next(iter(series.values()))} if len(values) == 1 else series
             lines.setdefault(",".join(sorted(values)), Line(f"null, {group.label}", "null", points, {}, index))
@@ -163,7 +188,7 @@ def _baseline_lines(comparison: Comparison, baseline: Select) -> list[Line]:
         if not every:
             continue
         if all(len(series) == 1 for series in every):
-            level = estimate(value for series in every for value in series.values())
+            level = combine(number for series in every for number in series.values())
             points = {-1: level.mean} if level else {}
         else:
             points = {step: value.mean for step, value in mean_curve(group, baseline).items()}

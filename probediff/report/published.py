@@ -9,7 +9,11 @@ largest correlations, that of table 2 the standard deviation over eight division
 
 from dataclasses import dataclass
 
-SOURCE = "There and Back Again (P1), tables 1 and 2; means over three models, N = 1K by its text; ± not defined in P1"
+from probediff.report.groups import Estimate
+
+#: What is known of the ± beside a published value.
+UNDEFINED_SPREAD = "± not defined in P1"
+SOURCE = f"There and Back Again (P1), tables 1 and 2; means over three models, N = 1K by its text; {UNDEFINED_SPREAD}"
 #: P1, figure 3: the share of sampling steps after which the trajectory passes the latent, lowest and highest.
 PASSES_LATENT = (0.5, 0.7)
 #: P1, figure 2, in words: the paper prints no angles.
@@ -70,6 +74,12 @@ ALL = {figures.data: figures for figures in (_CIFAR10, _IMAGENET64, _LDM_CELEBA)
 def published_for(data: str | None) -> tuple[Published, bool]:
     """The figures for a data set, and whether they are of that one; those of CIFAR-10 stand in for any other."""
     return (ALL[data], True) if data in ALL else (_CIFAR10, False)
+
+
+def published_estimate(value: Value, digits: int) -> Estimate:
+    """A published value with what stands behind its ±, as a cell of a table."""
+    mean, spread = value
+    return Estimate(mean, spread, None, digits, UNDEFINED_SPREAD)
 
 
 def published_note(data: str | None) -> str:

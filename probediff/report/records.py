@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,11 +22,30 @@ _TYPES |= {"bandwidth": (int, float), "dropped_weight": (int, float), "denoiser"
 #: What values share with the run's own that they stand beside; most of all T1 depends on N.
 _SHARED = ("num_samples", "num_steps", "convention", "clip", "clip_inversion", "inversion", "schedule")
 _SPELLED = {"num_samples": "N", "num_steps": "DDIM steps", "images": "inverted", "inversion": "inversion method"}
+#: Probes that measure images that they are given, and whose standard errors are over these.
+_OF_IMAGES = ("denoiser_structure", "whitening")
 #: Options of probes that no value depends on.
 _OF_PICTURES = ("num_shown",)
 #: Record of the similarity to a run's final samples, and its key for which weights those are of.
 TO_NETWORK, _FINAL_WEIGHTS = "network_similarity", "final_weights_sha256"
 _TO_FINAL = "checkpoint_similarity_final"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A number of one run.
+
+    Attributes:
+        value: the number.
+        error: its standard error, over what `errors_over` says; None where none was recorded.
+    """
+
+    value: float
+    error: float | None = None
+
+    def scaled(self, factor: float) -> Measured:
+        """So many times the number."""
+        return Measured(factor * self.value, None if self.error is None else abs(factor) * self.error)
 
 
 @dataclass(frozen=True)
@@ -85,6 +104,19 @@ class ProbeRecords:
         }
         return {step: errors for step, errors in numbers.items() if errors}
 
+    def measured(self, probe: str) -> dict[int, dict[str, Measured]]:
+        """``values`` with their standard errors."""
+        errors = self.standard_errors(probe)
+        return {
+            step: {key: Measured(value, errors.get(step, {}).get(key)) for key, value in values.items()}
+            for step, values in self.values(probe).items()
+        }
+
+    def measured_series(self, probe: str, key: str) -> dict[int, Measured]:
+        """``series`` with its standard errors."""
+        errors = self.standard_errors(probe)
+        return {step: Measured(v, errors.get(step, {}).get(key)) for step, v in self.series(probe, key).items()}
+
     def errors(self, probe: str) -> dict[int, str]:
         """Why the probe had no result, by step."""
         return {step: r["error"] for step, r in self._by_probe.get(probe, {}).items() if r.get("error")}
@@ -140,6 +172,18 @@ class ProbeRecords:
     def last_step(self) -> int | None:
         """The last step with a record, None without records."""
         return max((record["step"] for record in self.records), default=None)
+
+
+def errors_over(probe: str) -> str:
+    """What the standard errors of a probe's numbers are over."""
+    return "fresh images" if probe in _OF_IMAGES else "fresh noises"
+
+
+def stored_error(numbers: Mapping[str, Any], key: str) -> float | None:
+    """Standard error of one of the numbers of a result, which has them beside its numbers; None where it has none."""
+    errors = numbers.get(STANDARD_ERRORS)
+    error = errors.get(key) if isinstance(errors, dict) else None
+    return float(error) if isinstance(error, int | float) and not isinstance(error, bool) and error >= 0 else None
 
 
 def differing_in_words(differing: dict[str, tuple[Any, Any]]) -> str:

@@ -9,7 +9,7 @@ from probediff.report.curves import draw
 from probediff.report.drawings import draw_axes
 from probediff.report.groups import Comparison, Estimate, Group, mean_curve, own
 from probediff.report.measured import evenly, over_training
-from probediff.report.panels import Line, Panel, Quantity
+from probediff.report.panels import Line, Panel, Quantity, error_band, tell_bands
 from probediff.report.parts import Figure, Section, how_computed, missing_from
 from probediff.report.published import EXPLAINED_VARIANCE, EXPLAINED_VARIANCE_SOURCE
 from probediff.report.sources import Run
@@ -104,8 +104,9 @@ def _by_level(comparison: Comparison, index: int, group: Group) -> Iterator[Figu
     chosen = [sigmas[k] for k in evenly(list(range(len(sigmas))), _MOST_LEVELS)]
     for prefix, (title, y_label) in _BY_LEVEL.items():
         curves = {sigma: mean_curve(group, own(_PROBE, f"{prefix}{sigma}")) for sigma in chosen}
+        means = {sigma: {step: value.mean for step, value in curve.items()} for sigma, curve in curves.items()}
         lines = tuple(
-            Line(f"σ = {sigma}", "single", {step: value.mean for step, value in curve.items()}, {}, colour)
+            Line(f"σ = {sigma}", "single", means[sigma], error_band(curve), colour)
             for colour, (sigma, curve) in enumerate(curves.items())
             if curve
         )
@@ -113,6 +114,7 @@ def _by_level(comparison: Comparison, index: int, group: Group) -> Iterator[Figu
     panels = [panel for panel in panels if panel.has_curves]
     if panels:
         caption = f"{group.label}: by noise level, against the training step; a bandwidth where it is told apart."
+        caption += tell_bands(panels, _PROBE)
         titles = ", ".join(panel.title for panel in panels)
         yield Figure(f"structure_by_level_{index}", draw(panels), caption, f"Curves by noise level of {titles}.")
 

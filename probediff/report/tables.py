@@ -4,10 +4,12 @@ import csv
 import html
 import io
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from probediff.display.text import escape, printable, spreadsheet_cell
-from probediff.report.groups import Estimate
+from probediff.report.groups import STD, Estimate
+from probediff.report.published import UNDEFINED_SPREAD
 
 Cell = str | int | float | Estimate | None
 
@@ -35,6 +37,8 @@ _LATEX = {
     "²": "$^2$",
     "|": "$|$",
 }
+#: Column of standard errors in CSV.
+_ERROR = "standard error"
 #: What Markdown would take for a mark, a tag, a formula or the end of a cell; inside a word ``_`` is a letter.
 _MARKS = re.compile(r"[\\`*|<$~]|&(?=#?\w+;)|(?<=])\(|(?<![^\W_])_|_(?![^\W_])")
 
@@ -77,13 +81,13 @@ class Table:
         return "\n".join([*lines, r"\end{tabular}", r"\end{table}", ""])
 
     def csv(self) -> str:
-        """Numbers in full; a column of means has its spread and count in two columns of their own."""
-        spread = [_spread_of([row[k] for row in self.rows]) for k in range(len(self.header))]
+        """Numbers in full; standard errors, spread and count of a column of means have columns of their own."""
+        further = [_further_columns([row[k] for row in self.rows]) for k in range(len(self.header))]
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow([name for text, of in zip(self.header, spread, strict=True) for name in _names(text, of)])
+        writer.writerow(n for text, names in zip(self.header, further, strict=True) for n in _name_columns(text, names))
         for row in self.rows:
-            writer.writerow([part for cell, of in zip(row, spread, strict=True) for part in _parts(cell, bool(of))])
+            writer.writerow(part for cell, names in zip(row, further, strict=True) for part in _parts(cell, names))
         return out.getvalue()
 
     def html(self) -> str:
@@ -113,26 +117,53 @@ def cell_text(cell: Cell) -> str:
     return str(cell)
 
 
+def tell_spread(rows: Iterable[Sequence[Cell]], over: str = "fresh noises") -> str:
+    """What ± means in the cells: the end of their caption, without a full stop.
+
+    Args:
+        rows: the cells.
+        over: what standard errors are over.
+    """
+    cells = [cell for row in rows for cell in row if isinstance(cell, Estimate)]
+    ours = [cell for cell in cells if cell.spread == STD]
+    words = "mean ± std over runs (number of runs)"
+    if any(cell.error is not None for cell in ours):
+        spreads = [cell.error for cell in ours if cell.std is not None]
+        over_runs = ["'seeds ±'"] if any(error is not None for error in spreads) else []
+        over_runs += ["± alone before a number of runs"] if None in spreads else []
+        words = f"± is the standard error over {over}, as many as were probed"
+        if over_runs:
+            words += (
+                f"; {' and '.join(over_runs)} the sample standard deviation over runs (n - 1), their number behind it"
+            )
+    return words + (
+        f"; published: {UNDEFINED_SPREAD}" if any(cell.spread == UNDEFINED_SPREAD for cell in cells) else ""
+    )
+
+
 def html_text(text: str) -> str:
     """Text for HTML, also between quotation marks; control characters, which HTML does not have, are spelt out."""
     return html.escape(printable(text, keep="\n"), quote=True)
 
 
-def _spread_of(column: list[Cell]) -> str:
-    """What the spread in a column is called; empty where it has none."""
-    return next((cell.spread for cell in column if isinstance(cell, Estimate)), "")
+def _further_columns(column: list[Cell]) -> tuple[str, ...]:
+    """Names of the columns beside one of means; none beside any other."""
+    means = [cell for cell in column if isinstance(cell, Estimate)]
+    errors = (_ERROR,) if any(mean.error is not None for mean in means) else ()
+    return (*errors, means[0].spread, "n") if means else ()
 
 
-def _names(text: str, spread: str) -> list[str]:
+def _name_columns(text: str, further: tuple[str, ...]) -> list[str]:
     shown = spreadsheet_cell(text)
-    return [shown, f"{shown}, {spread}", f"{shown}, n"] if spread else [shown]
+    return [shown, *(f"{shown}, {name}" for name in further)]
 
 
-def _parts(cell: Cell, wide: bool) -> list[str]:
+def _parts(cell: Cell, further: tuple[str, ...]) -> list[str]:
     if isinstance(cell, Estimate):
-        return [repr(cell.mean), "" if cell.std is None else repr(cell.std), "" if cell.n is None else str(cell.n)]
+        errors = (cell.error,) if _ERROR in further[:-2] else ()
+        return ["" if number is None else repr(number) for number in (cell.mean, *errors, cell.std, cell.n)]
     text = "" if cell is None else repr(cell) if isinstance(cell, float) else spreadsheet_cell(str(cell))
-    return [text, "", ""] if wide else [text]
+    return [text, *("" for _ in further)]
 
 
 def _markdown(text: str) -> str:

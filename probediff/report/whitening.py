@@ -3,16 +3,17 @@
 P2 is *First-step inference in diffusion models learns image de-whitening*.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from probediff.report.analyses import Analysis, find_analyses
 from probediff.report.drawings import draw_picture, read_picture
-from probediff.report.groups import Comparison
+from probediff.report.groups import Comparison, Estimate
 from probediff.report.measured import over_training
 from probediff.report.panels import Quantity
 from probediff.report.parts import Figure, Section, missing_from
 from probediff.report.published import FIRST_STEP_DISTANCES
+from probediff.report.records import stored_error
 from probediff.report.spectra import Curve, draw_fit, draw_slopes
 from probediff.report.tables import Cell, Table
 from probediff.runs.by_step import read_arrays
@@ -184,14 +185,26 @@ def _curves(index: int, analysis: Analysis) -> Table:
     for key_of_rows, count, _, words in _MAPS:
         for row, *others in zip(values[key_of_rows], *(other[key_of_rows] for other in exact.values()), strict=True):
             shown = [*(row[part] for part in parts), *(other["model"] for other in others)]
-            rows.append((f"{row[count]} {words}", *(numbers[key] for numbers in shown for key in columns)))
+            rows.append((f"{row[count]} {words}", *(_number(numbers, key) for numbers in shown for key in columns)))
     who = [*parts.values(), *(f"exact, {label}" for label in exact)]
     header = ("", *(f"{name}: {column}" for name in who for column in columns.values()))
     caption = (
         f"First-step map after so many iterations, and the full map, {analysis.name}. A slope of -1/2 with a high R² "
-        f"of ZCA and a noise rms of 1 together would be P2's claim."
+        f"of ZCA and a noise rms of 1 together would be P2's claim.{_tell_errors(rows, 'images')}"
     )
     return Table(f"p2_slopes_{index}", caption, header, tuple(rows))
+
+
+def _number(numbers: dict[str, Any], key: str) -> Cell:
+    """One of the numbers, with its standard error where it has one."""
+    value, error = numbers[key], stored_error(numbers, key)
+    return value if value is None or error is None else Estimate(float(value), error=error)
+
+
+def _tell_errors(rows: Iterable[Sequence[Cell]], over: str) -> str:
+    """What ± means in the cells, as the sentence that ends a caption; empty where none has a standard error."""
+    has_errors = any(isinstance(cell, Estimate) for row in rows for cell in row)
+    return f" ± is the standard error over fresh {over}, as many as were analysed." if has_errors else ""
 
 
 def _how(conventions: dict[str, Any]) -> str:
@@ -213,7 +226,10 @@ def _transforms(index: int, analysis: Analysis) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for row in values["transforms"]:
         published: tuple[Cell, Cell] = FIRST_STEP_DISTANCES.get(row["name"], (None, None))
-        cells = (row.get(key) for key in ("mse", "r2", "r2_scaled", "cosine", "spectral", "frobenius"))
+        cells = (
+            _number(row, key) if key in row else None
+            for key in ("mse", "r2", "r2_scaled", "cosine", "spectral", "frobenius")
+        )
         rows.append((_NAMES.get(row["name"], row["name"]), *cells, *published))
     header = ("W", "MSE", "R²", "R², best scale", "cosine to W_diff", "2-norm of W - W_diff", "Frobenius norm",
               "published 2-norm (P2)", "published Frobenius (P2)")  # fmt: skip
@@ -222,6 +238,7 @@ def _transforms(index: int, analysis: Analysis) -> Table:
     caption = (
         f"Fixed points against W x, and W against W_diff, {analysis.name}. P2's own norms are of ImageNet; norms scale "
         f"with the range of the pixels, with D and with N, so that only their order can be compared.{fitted}"
+        f"{_tell_errors(rows, 'images')}"
     )
     return Table(f"p2_transforms_{index}", caption, header, tuple(rows))
 
@@ -231,18 +248,20 @@ def _relation(index: int, analysis: Analysis) -> Table:
     columns = [_relation_rows(analysed["relation"]) for analysed in (values, *exact.values())]
     rows = tuple((*own, *(other[1] for other in others)) for own, *others in zip(*columns, strict=True))
     caption = f"Noises and the samples made from them, N = {values['relation']['num_samples']:.0f}, {analysis.name}."
+    caption += _tell_errors(rows, "noises")
     header = ("", "paired", "random or null", *(f"paired, exact, {label}" for label in exact))
     return Table(f"p2_relation_{index}", caption, header, rows)
 
 
 def _relation_rows(relation: dict[str, Any]) -> tuple[tuple[Cell, ...], ...]:
+    def of(*keys: str) -> Iterator[Cell]:
+        return (_number(relation, key) for key in keys)
+
     return (
-        ("mean L2 distance", relation["paired_l2"], relation["random_l2"]),
-        ("Pearson correlation", relation["paired_pearson"], relation["random_pearson"]),
-        ("correlation of a value with its own / any other", relation["diagonal_correlation"],
-         relation["off_diagonal_rms"]),
-        ("own value has the largest correlation (share)", relation["diagonal_largest_share"],
-         relation["diagonal_largest_share_null"]),
+        ("mean L2 distance", *of("paired_l2", "random_l2")),
+        ("Pearson correlation", *of("paired_pearson", "random_pearson")),
+        ("correlation of a value with its own / any other", *of("diagonal_correlation", "off_diagonal_rms")),
+        ("own value has the largest correlation (share)", *of("diagonal_largest_share", "diagonal_largest_share_null")),
         *((f"shared low frequencies, mean of {row['num_images']:.0f} samples", row["pearson"], None)
           for row in relation["averages"]),
     )  # fmt: skip

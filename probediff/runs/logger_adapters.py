@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from probediff.runs.folder import END_OF_EVENT
-from probediff.runs.results import CheckpointLogger, ProbeResult, ResultLogger, scalars_of
+from probediff.runs.results import CheckpointLogger, ProbeResult, ResultLogger, errors_of, scalars_of
 
 #: The checkpoint of an event and the digest of the weights in it.
 Checkpoint = tuple[Path, str]
@@ -55,7 +55,7 @@ class LoggerAdapter:
             )
 
     def _send(self, step: int, results: Mapping[str, ProbeResult], _: Checkpoint | None) -> None:
-        if numbers := scalars_of(results):
+        if numbers := scalars_of(results) | errors_of(results):
             self.logger.log_metrics(numbers, step)
         for probe, result in results.items():
             for name, picture in result.pictures.items():

@@ -259,7 +259,8 @@ def _read_id(folder: Path) -> tuple[str | None, list[str]]:
 
 def _is_repeated(result: ProbeResult, logged: LoggedResult) -> bool:
     """Whether W&B's log has these numbers and pictures; clocks, on which no two starts agree, do not count."""
-    if _comparable(result.values) != _comparable(logged.values) or result.pictures.keys() != logged.pictures.keys():
+    numbers = [(_comparable(of.values), _comparable(of.standard_errors)) for of in (result, logged)]
+    if numbers[0] != numbers[1] or result.pictures.keys() != logged.pictures.keys():
         return False
     try:
         return all(torch.equal(read_picture(logged.pictures[name]), shown) for name, shown in result.pictures.items())

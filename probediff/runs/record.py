@@ -9,6 +9,8 @@ from probediff.files import open_plain_file, parse_json
 
 #: Key of the standard errors of some of a record's values.
 STANDARD_ERRORS = "standard_errors"
+#: What the keys that loggers have for them begin with: no curve of ``probe/...`` gets another one beside it.
+ERROR_PREFIX = "standard_error"
 #: Names of probes and of quantities are parts of names of files, and of lines for people.
 _NAME = re.compile(r"(?!\.)[^/\x00-\x1f\x7f-\x9f]{1,200}")
 #: A training takes fewer steps; larger numbers are no floats.

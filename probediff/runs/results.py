@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from probediff.runs.descriptions import Kind
+from probediff.runs.record import ERROR_PREFIX
 
 #: Training step and probe: what one result belongs to.
 Event = tuple[int, str]
@@ -100,6 +101,15 @@ class ProbeResult:
 def scalars_of(results: Mapping[str, ProbeResult]) -> dict[str, float]:
     """The numbers of several probes under the keys that loggers have for them: ``probe/<probe>/<quantity>``."""
     return {f"probe/{probe}/{key}": value for probe, result in results.items() for key, value in result.values.items()}
+
+
+def errors_of(results: Mapping[str, ProbeResult]) -> dict[str, float]:
+    """The standard errors of several probes under the keys of loggers: ``standard_error/<probe>/<quantity>``."""
+    return {
+        f"{ERROR_PREFIX}/{probe}/{key}": error
+        for probe, result in results.items()
+        for key, error in result.standard_errors.items()
+    }
 
 
 def _check_name(key: object) -> None:

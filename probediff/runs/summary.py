@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from probediff.display.text import printable
+from probediff.display.text import printable, round_by_error
 from probediff.runs.definitions import find_redefined
 from probediff.runs.descriptions import Description
 from probediff.runs.folder import CHECKPOINTS, PICTURES, WANDB, RunFolder
+from probediff.runs.record import STANDARD_ERRORS, Record
 
 #: Of probes whose description chooses none.
 _MOST_COLUMNS = 8
@@ -28,21 +29,31 @@ def format_table(header: list[str], rows: list[list[Any]], num_left: int = 0) ->
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
+def _number_with_error(value: float | None, error: float | None) -> Any:
+    """``0.788±0.012``: the error with two significant digits; the value alone where there is none."""
+    if value is None or error is None:
+        return value
+    return f"{round_by_error(value, error)}±{round_by_error(error, error)}" if error else f"{_cell(value)}±0"
+
+
 def probe_tables(folder: RunFolder) -> str:
-    """Every probe of a run's records by training step."""
-    by_probe: dict[str, dict[int, dict[str, Any]]] = {}
+    """Every probe of a run's records by training step, each number with its standard error where it has one."""
+    by_probe: dict[str, dict[int, Record]] = {}
     records = folder.records()
     earlier = _earlier_definitions(records)
     for record in records:
-        by_probe.setdefault(record["probe"], {})[record["step"]] = record["values"]
+        by_probe.setdefault(record["probe"], {})[record["step"]] = record
     catalogue = folder.catalogue()
     parts = []
     for probe, by_step in by_probe.items():
         description = catalogue.get(probe, Description(probe))
         columns = [column.key for column in description.columns if column.in_table]
         if not columns and not description.is_bookkeeping:
-            columns = list(dict.fromkeys(name for values in by_step.values() for name in values))[:_MOST_COLUMNS]
-        rows = [[step, *(values.get(name) for name in columns)] for step, values in sorted(by_step.items())]
+            columns = list(dict.fromkeys(name for r in by_step.values() for name in r["values"]))[:_MOST_COLUMNS]
+        rows = [
+            [step, *(_number_with_error(r["values"].get(name), r[STANDARD_ERRORS].get(name)) for name in columns)]
+            for step, r in sorted(by_step.items())
+        ]
         if columns or not description.is_bookkeeping:
             parts.append(f"{printable(probe)}\n{format_table(['step', *columns], rows)}")
             parts[-1] += "".join(f"\n{line}" for line in earlier[probe])

@@ -15,6 +15,7 @@ from typing import Any
 
 from probediff.files import open_plain_file
 from probediff.runs.folder import WANDB
+from probediff.runs.record import ERROR_PREFIX
 from probediff.runs.results import Event
 
 _BLOCK, _FILE_HEADER = 32768, 7
@@ -29,10 +30,12 @@ class LoggedResult:
 
     Attributes:
         values: numbers by name.
+        standard_errors: of some of them.
         pictures: files of the pictures by name.
     """
 
     values: dict[str, float] = field(default_factory=dict)
+    standard_errors: dict[str, float] = field(default_factory=dict)
     pictures: dict[str, Path] = field(default_factory=dict)
 
 
@@ -72,11 +75,11 @@ def _collect(row: dict[str, Any], media: Path, results: dict[Event, LoggedResult
     for key, value in row.items():
         head, _, rest = key.partition("/")
         probe, _, name = rest.partition("/")
-        if head != "probe" or not name:
+        if head not in ("probe", ERROR_PREFIX) or not name:
             continue
         result = results.setdefault((step, probe), LoggedResult())
         if isinstance(value, int | float) and "/" not in name:
-            result.values[name] = value
+            (result.values if head == "probe" else result.standard_errors)[name] = value
         elif name.endswith("/path") and row.get(f"{key.removesuffix('/path')}/_type") == "image-file":
             result.pictures[name.removesuffix("/path")] = media / str(value)
 

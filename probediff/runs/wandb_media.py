@@ -1,8 +1,8 @@
-"""What W&B gets of a result: numbers, and its own kinds of pictures, histograms and tables."""
+"""What W&B gets of a result: numbers, their standard errors, and its own kinds of pictures, histograms and tables."""
 
 from typing import Any
 
-from probediff.runs.results import ProbeResult
+from probediff.runs.results import ProbeResult, errors_of, scalars_of
 
 
 def payload_of(step: int, probe: str, result: ProbeResult) -> dict[str, Any]:
@@ -11,7 +11,7 @@ def payload_of(step: int, probe: str, result: ProbeResult) -> dict[str, Any]:
     import wandb
 
     prefix = f"probe/{probe}"
-    payload: dict[str, Any] = {f"{prefix}/{key}": value for key, value in result.values.items()}
+    payload: dict[str, Any] = scalars_of({probe: result}) | errors_of({probe: result})
     for name, picture in result.pictures.items():
         caption = f"{probe}: {name}, training step {step}"
         payload[f"{prefix}/{name}"] = wandb.Image(picture.permute(1, 2, 0).numpy(), caption=caption)

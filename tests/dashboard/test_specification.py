@@ -54,7 +54,8 @@ def test_every_key_of_a_run_with_all_probes_is_in_one_panel_and_none_that_it_lac
     expected = {key for key in logged if not is_bookkeeping(key)}
     assert set(shown) == expected
     assert set(shown.values()) == {1}
-    known, found = default_keys().items(), {key: kind for key, kind in logged.items() if key[0] != "_"}.items()
+    others = ("_", "standard_error/")
+    known, found = default_keys().items(), {k: kind for k, kind in logged.items() if not k.startswith(others)}.items()
     assert known == found, f"the catalogue lacks {sorted(found - known)}, not logged: {sorted(known - found)}"
 
 
@@ -124,6 +125,13 @@ def test_features_join_the_curves_of_similarity_and_a_null_its_quantity() -> Non
     assert panel_of(quality[2], quality)[1].keys == (quality[2],)
     shown = [key for panel in all_panels(specification(dict.fromkeys(quality, "number"))) for key in panel.keys]
     assert quality[3] not in shown
+
+
+def test_standard_errors_have_no_panel_and_change_none() -> None:
+    keys = default_keys()
+    errors = dict.fromkeys((key.replace("probe/", "standard_error/", 1) for key in keys), "number")
+    assert specification(keys | errors) == specification(keys)
+    assert is_bookkeeping("standard_error/mine/x") and not is_bookkeeping("probe/mine/standard_error")
 
 
 def test_a_panel_keeps_its_name_when_keys_join_it() -> None:

@@ -8,6 +8,7 @@ import io
 import re
 import unicodedata
 import warnings
+from decimal import ROUND_HALF_EVEN, Decimal
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from matplotlib.figure import Figure
 
 from probediff.commands.report import report
 from probediff.commands.runs import runs
-from probediff.display.text import printable, shorten, spreadsheet_cell
+from probediff.display.text import printable, round_by_error, shorten, spreadsheet_cell
 from probediff.editing.grids import labelled_grid, loss_curves
 from probediff.pictures import label, lettering
 from probediff.report.curves import draw
@@ -82,6 +83,25 @@ def test_a_spreadsheet_finds_no_formula(text: str) -> None:
 def test_negative_numbers_stay_numbers(number: float | str) -> None:
     rows = list(csv.reader(io.StringIO(Table("t", "c", ("a",), ((number,),)).csv())))
     assert float(rows[1][0]) == float(number)
+
+
+@given(st.floats(-1e12, 1e12, allow_subnormal=False), st.floats(1e-290, 1e14))
+@example(0.78812, 0.0996)
+@example(12345.6, 123.0)
+@example(0.5, 2e-12)
+def test_a_number_has_the_decimals_of_two_digits_of_its_error(number: float, error: float) -> None:
+    """By decimal arithmetic: the last of two digits of the error is the last digit of the number."""
+    rounded = Decimal(f"{error:.1e}")
+    unit = Decimal(1).scaleb(rounded.adjusted() - 1)
+    assert Decimal(round_by_error(error, error)) == rounded
+    shown = round_by_error(number, error)
+    if "e" not in shown and unit > Decimal("1e-10"):
+        exact = (Decimal(number) / unit).to_integral_value(ROUND_HALF_EVEN) * unit if unit > 1 else Decimal(number)
+        assert abs(Decimal(shown) - exact) <= (0 if unit > 1 else unit / 2)
+        assert len(shown.partition(".")[2]) == max(0, -unit.adjusted())
+        assert shown.strip("-0.") or not shown.startswith("-")
+    else:
+        assert float(shown) == pytest.approx(number, rel=1e-5, abs=float(unit) / 2)
 
 
 class Reader(HTMLParser):

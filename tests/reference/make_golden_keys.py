@@ -144,9 +144,10 @@ def list_folder(folder: Path) -> dict[str, Any]:
 
 
 def list_columns(path: Path) -> list[str]:
-    """Columns of a table, without those of the spread and the number beside each."""
+    """Columns of a table, without those of the standard error, the spread and the number beside each."""
+    beside = (", standard error", ", std", ", ± not defined in P1", ", n")
     with path.open(newline="") as file:
-        return [name for name in next(csv.reader(file)) if not name.endswith((", std", ", n"))]
+        return [name for name in next(csv.reader(file)) if not name.endswith(beside)]
 
 
 def list_tensors(path: Path) -> list[str]:

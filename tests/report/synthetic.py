@@ -146,9 +146,10 @@ def write_records(
     steps: tuple[int, ...] = STEPS,
     offset: float = 0.0,
     finished: bool = True,
+    error: float | None = None,
     **options: Any,
 ) -> None:
-    """``records.jsonl`` as the tracker writes it; options go into the conventions."""
+    """``records.jsonl`` as the tracker writes it, every number with one standard error; options: conventions."""
     folder.mkdir(parents=True, exist_ok=True)
     how = conventions(**options)
     records: list[dict[str, Any]] = [
@@ -156,6 +157,8 @@ def write_records(
         for step in steps
         for probe in probes
     ]
+    if error is not None:
+        records = [record | {"standard_errors": dict.fromkeys(record["values"], error)} for record in records]
     if finished:
         final = "checkpoint_similarity_final"
         records += [

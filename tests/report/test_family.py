@@ -54,7 +54,7 @@ def test_a_band_holds_all_bandwidths_and_each_has_its_line(run: Path) -> None:
     (band,) = lines(shown, "band")
     levels = {0.0: accuracy(-4), 0.4: accuracy(3), 1.0: accuracy(5)}
     assert band.label == "exact denoisers, h = 0 to 1"
-    ends = band.points[-1] - band.std[-1], band.points[-1] + band.std[-1]
+    ends = band.points[-1] - band.half_width[-1], band.points[-1] + band.half_width[-1]
     assert ends == pytest.approx((min(levels.values()), max(levels.values())))
     assert {line.mark: line.points[-1] for line in lines(shown, "member")} == pytest.approx(
         {f"h = {h:g}": level for h, level in levels.items()}
@@ -120,7 +120,7 @@ def test_another_kind_is_a_line_and_no_part_of_the_band(run: Path) -> None:
     write_exact(run, "exact-nearest", 90, denoiser="nearest")
     shown = panel(compared(run), ACCURACY)
     (band,) = lines(shown, "band")
-    assert band.points[-1] + band.std[-1] < accuracy(90)
+    assert band.points[-1] + band.half_width[-1] < accuracy(90)
     assert "nearest" in {line.mark for line in lines(shown, "member")}
 
 

@@ -106,9 +106,11 @@ def test_means_over_runs_by_hand(tmp_path: Path) -> None:
     curve = mean_curve(group, select)
     assert list(curve) == [0, 10]
     assert (curve[0].mean, curve[0].std, curve[0].n) == (pytest.approx(mean), pytest.approx(std), 3)
-    step, values = last_values(group, select)
+    step, numbers = last_values(group, select)
     assert step == max(STEPS)
-    assert values == [values_of("inversion_angles", 1000, k)["at_image_mean_deg"] for k in (0, 1)]
+    assert [number.value for number in numbers] == [
+        values_of("inversion_angles", 1000, k)["at_image_mean_deg"] for k in (0, 1)
+    ]
 
 
 @pytest.mark.parametrize(

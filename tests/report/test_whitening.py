@@ -14,10 +14,10 @@ import pytest
 
 from probediff.commands.report import report
 from probediff.commands.whitening import whitening
-from probediff.report.groups import group_runs
+from probediff.report.groups import Estimate, group_runs
 from probediff.report.sources import read_runs
 from probediff.report.whitening import whitening as section
-from tests.report.synthetic import conventions, write_run
+from tests.report.synthetic import conventions, write_run, write_whitening
 
 OPTIONS = ["--iterations", "1,5", "--num_steps", "4,8", "--num_samples", "20", "--num_shown", "3", "--ridge", "1e-2"]
 
@@ -73,6 +73,35 @@ def test_the_curves_hold_the_numbers_of_the_file(run: Path) -> None:
         assert list(lower.get_lines()[0].get_xdata()) == [1, 5]
     assert [line.get_ydata()[0] for line in upper.get_lines()[1:]] == [-0.5, -1.0]
     assert not found.missing
+
+
+def test_tables_hold_the_standard_errors_of_the_file(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", files=False)
+    write_whitening(run / "probes" / "whitening")
+    path = run / "probes" / "whitening" / "whitening.json"
+    values = json.loads(path.read_text())
+    points = [
+        point[part] for key in ("first_step", "full_map") for point in values[key] for part in ("model", "gaussian")
+    ]
+    parts = [*points, *values["transforms"], values["relation"]]
+    for part in parts:
+        part.pop("standard_errors", None)
+    path.write_text(json.dumps(values))
+    without = {table.name: table for table in section(group_runs(read_runs([run]))).tables}
+    assert not any("±" in table.markdown() or "standard error" in table.csv() for table in without.values())
+    for part in parts:
+        part["standard_errors"] = {"slope": 0.0123, "mse": 0.0456, "paired_l2": 0.789, "damaged": "x"}
+    path.write_text(json.dumps(values))
+    tables = {table.name: table for table in section(group_runs(read_runs([run]))).tables}
+    first = values["first_step"][0]["gaussian"]
+    (slope,) = (cell for cell in tables["p2_slopes_1"].rows[0] if isinstance(cell, Estimate))
+    assert (slope.mean, slope.error, str(slope)) == (first["slope"], 0.0123, f"{first['slope']:z.3f} ± 0.012")
+    assert "Gaussian denoiser: slope, standard error" in tables["p2_slopes_1"].csv()
+    assert f"{values['transforms'][0]['mse']:.3f} ± 0.046" in tables["p2_transforms_1"].markdown()
+    assert f"{values['relation']['paired_l2']:.2f} ± 0.79" in tables["p2_relation_1"].markdown()
+    for name, over in (("slopes", "images"), ("transforms", "images"), ("relation", "noises")):
+        words = f" ± is the standard error over fresh {over}, as many as were analysed."
+        assert tables[f"p2_{name}_1"].caption == without[f"p2_{name}_1"].caption + words
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:

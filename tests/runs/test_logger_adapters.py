@@ -14,7 +14,8 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
-from probediff.probing import ProbeResult
+from probediff.callbacks import Probe
+from probediff.probing import ProbePass, ProbeResult
 from probediff.runs.folder import END_OF_EVENT, RunFolder
 from probediff.runs.logger_adapters import adapt
 from probediff.runs.record import Record
@@ -56,9 +57,23 @@ class Failing(Own):
             raise ConnectionError("the service is down")
 
 
+class WithErrors(Probe):
+    """A user's probe that knows the standard errors of some of its numbers."""
+
+    def measure(self, event: ProbePass) -> ProbeResult:
+        """The step, and things that have no value or no error."""
+        values = {"x": event.step + 0.5, "undefined": math.nan, "exact": 3.0}
+        return ProbeResult(values, standard_errors={"x": event.step + 0.125, "undefined": math.nan})
+
+
 def numbers(record: Record) -> dict[str, float]:
-    values = {key: math.nan if value is None else value for key, value in record["values"].items()}
-    return {f"probe/{record['probe']}/{key}": value for key, value in values.items()}
+    """All that loggers get of a record: numbers and standard errors."""
+    prefixes = {"values": "probe", "standard_errors": "standard_error"}
+    return {
+        f"{prefix}/{record['probe']}/{key}": math.nan if number is None else number
+        for part, prefix in prefixes.items()
+        for key, number in record[part].items()
+    }
 
 
 def test_files_of_loggers_hold_every_number_of_the_records(fit: Fit, tmp_path: Path) -> None:
@@ -66,7 +81,7 @@ def test_files_of_loggers_hold_every_number_of_the_records(fit: Fit, tmp_path: P
     loggers = [CSVLogger(tmp_path, "csv"), own, failing]
     loggers.append(WandbLogger(save_dir=tmp_path, offline=True, project="tests"))
     with pytest.warns(UserWarning, match=r"Failing failed .*ConnectionError: the service is down.*Training goes on"):
-        fit(all_probes(), logger=loggers, log_every_n_steps=1)
+        _, trainer = fit([*all_probes(), WithErrors()], logger=loggers, log_every_n_steps=1)
     loggers[-1].experiment.finish()
     records = RunFolder(tmp_path / "run").records()
     assert failing.calls == 1 and len(records) > 10
@@ -77,6 +92,11 @@ def test_files_of_loggers_hold_every_number_of_the_records(fit: Fit, tmp_path: P
         assert any(numbers(record).items() <= metrics.items() for metrics in there), record["probe"]
     shown = [step for step, key, shape in own.images if key == "probe/assignment_accuracy/hubs" and shape[-1] == 3]
     assert shown == [0, 2, 5]
+    errors = [metrics.get("standard_error/with_errors/x") for _, metrics in own.metrics]
+    assert [error for error in errors if error is not None] == [0.125, 2.125, 5.125]
+    # Nobody monitors them.
+    assert trainer.callback_metrics["probe/with_errors/x"] == 5.5
+    assert not [key for key in trainer.callback_metrics if key.startswith("standard_error")]
 
 
 def check_csv(path: Path, records: list[Record]) -> None:
@@ -97,7 +117,7 @@ def test_tensorboard_holds_every_number_picture_and_histogram(fit: Fit, tmp_path
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    fit(all_probes(), logger=TensorBoardLogger(tmp_path, "board"))
+    fit([*all_probes(), WithErrors()], logger=TensorBoardLogger(tmp_path, "board"))
     folder, records = tmp_path / "board" / "version_0", RunFolder(tmp_path / "run").records()
     events = EventAccumulator(str(folder), size_guidance={"images": 0, "histograms": 0, "scalars": 0})
     events.Reload()
@@ -119,6 +139,7 @@ def check_wandb(folder: Path, records: list[Record]) -> None:
     events = [row for row in rows if "probe/timing/event_seconds" in row]
     assert [row["trainer/global_step"] for row in events] == [0, 2, 5]
     for row in events:
+        assert row["standard_error/with_errors/x"] == row["trainer/global_step"] + 0.125
         assert row["probe/assignment_accuracy/hubs/_type"] == "image-file"
         assert row["probe/inversion_angles/at_image_deg_histogram/_type"] == "histogram"
         assert row["probe/assignment_accuracy/hubs_table/nrows"] == 4

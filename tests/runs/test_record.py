@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,10 @@ from probediff.runs.folder import RunFolder
         '{"step": 1, "probe": "a", "values": {"x": [1]}}',
         '{"step": 1, "probe": "a", "values": {"x": 1%s}}' % ("0" * 400),
         '{"step": 1, "probe": "a", "conventions": []}',
+        '{"step": 1, "probe": "a", "values": {"x": 1}, "standard_errors": []}',
+        '{"step": 1, "probe": "a", "values": {"x": 1}, "standard_errors": {"y": 0.1}}',
+        '{"step": 1, "probe": "a", "values": {"x": 1}, "standard_errors": {"x": -0.1}}',
+        '{"step": 1, "probe": "a", "values": {"x": 1}, "standard_errors": {"x": "0.1"}}',
         '{"step": 1, "probe": "a", "error": 5}',
         "[" * 100000,
     ],
@@ -48,7 +53,7 @@ def test_parts_that_are_missing_are_empty(tmp_path: Path) -> None:
     folder.append({"step": 1, "probe": "a"})
     (record,) = folder.records()
     assert record == {"step": 1, "probe": "a"}
-    assert record["values"] == record["conventions"] == {}
+    assert record["values"] == record["standard_errors"] == record["conventions"] == {}
     with pytest.raises(KeyError):
         record["seconds"]
 
@@ -64,6 +69,10 @@ def test_parts_that_are_missing_are_empty(tmp_path: Path) -> None:
         {"values": {"x": None}},
         {"values": {"x": torch.zeros(2)}},
         {"values": [1.0]},
+        {"values": {"x": 1.0}, "standard_errors": {"y": 0.1}},
+        {"values": {"x": 1.0}, "standard_errors": {"x": -0.1}},
+        {"values": {"x": 1.0}, "standard_errors": {"x": "0.1"}},
+        {"values": {"x": 1.0}, "standard_errors": [0.1]},
         {"arrays": {"x": [1.0]}},
         {"arrays": {"x": np.zeros(3)}},
         {"arrays": {"x": torch.zeros(3).to_sparse()}},
@@ -85,6 +94,10 @@ def test_numbers_of_any_library_become_plain() -> None:
     values = {"a": torch.tensor(1.5), "b": np.float32(2.5), "c": np.int64(3), "d": True, "e": float("nan")}
     plain = ProbeResult(values).validate().values  # type: ignore[arg-type]
     assert json.loads(json.dumps({key: plain[key] for key in "abcd"})) == {"a": 1.5, "b": 2.5, "c": 3, "d": True}
+    errors = {"a": torch.tensor(0.5), "b": np.float32(0.25), "c": float("nan")}
+    found = ProbeResult(values, standard_errors=errors).validate().standard_errors  # type: ignore[arg-type]
+    assert (found["a"], found["b"], math.isnan(found["c"])) == (0.5, 0.25, True)
+    assert {type(error) for error in found.values()} == {float}
 
 
 @pytest.mark.parametrize("name", ["Timing", "Run", "Pass", "Training", "SamplesFinal"])

@@ -26,6 +26,21 @@ def test_tables_have_a_line_a_step(tmp_path: Path) -> None:
     assert format_table(["aa", "bb"], [[1, 2]], num_left=1) == "aa  bb\n--  --\n1    2"
 
 
+def test_a_number_has_its_standard_error(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path).create()
+    values = {"x": 0.78812, "large": 12345.6, "exact": 20.0, "plain": 0.123456, "undefined": None, "few": 1.5}
+    errors = {"x": 0.0123, "large": 123.0, "exact": 0.0, "undefined": 0.1, "few": None}
+    folder.append(
+        {"step": 0, "probe": "a", "values": values},
+        {"step": 10, "probe": "a", "values": values, "standard_errors": errors},
+    )
+    header, _, first, second = probe_tables(folder).splitlines()[1:]
+    assert header.split() == ["step", *values]
+    assert first.split() == ["0", "0.7881", "1.235e+04", "20", "0.1235", "-", "1.5"]
+    assert second.split() == ["10", "0.788±0.012", "12350±120", "20±0", "0.1235", "-", "1.5"]
+    assert len(header) == len(first) == len(second)
+
+
 def test_the_catalogue_chooses_columns_and_leaves_bookkeeping_out(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path).create()
     angles = {key: 1.0 for key in ("latent_std", "at_noise_std_deg", "at_image_mean_deg")}

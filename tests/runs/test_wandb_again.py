@@ -172,6 +172,17 @@ def test_what_is_measured_again_is_sent_where_it_has_changed(tmp_path: Path) -> 
     assert len(logged_rows(tmp_path)) == 7
 
 
+def test_standard_errors_that_wandb_lacks_are_sent_once(tmp_path: Path) -> None:
+    """It got the numbers from a version that had none."""
+    for errors in ({}, {"x": 0.1}, {"x": 0.1}):
+        logger, _ = start(tmp_path)
+        logger.log_result(5, "a", ProbeResult({"x": 1.0}, standard_errors=errors))
+        logger.finalize("success")
+        for path in logs(tmp_path):
+            finished_history(path)
+    assert [row.get("standard_error/a/x") for _, row in logged_rows(tmp_path)] == [None, 0.1]
+
+
 def test_a_picture_that_has_changed_is_sent(tmp_path: Path) -> None:
     pictures = [torch.full((3, 4, 4), level, dtype=torch.uint8) for level in (1, 1, 2)]
     for picture in pictures:

@@ -79,6 +79,8 @@ def test_the_log_has_what_was_logged(finished: Path) -> None:
     for step in MANY:
         numbers, expected = sorted(logged[step, "angles"].values.items()), sorted(angles(step).values.items())
         assert repr(numbers) == repr(expected)  # NaN included
+        errors = logged[step, "angles"].standard_errors
+        assert repr(sorted(errors.items())) == repr(sorted(angles(step).standard_errors.items()))
         assert list(logged[step, "angles"].pictures) == ["shown"]
     assert_each_record_once(finished)
     assert read_logged_results(finished, "another1") is None
@@ -118,6 +120,7 @@ def test_a_result_is_read_back_from_the_folder(tmp_path: Path) -> None:
     record = next(record for record in folder.records() if record["probe"] == "angles")
     result, expected = read_result(folder, record), angles(3)
     assert json.dumps(result.values) == json.dumps(expected.values)
+    assert json.dumps(result.standard_errors) == json.dumps(expected.standard_errors)
     assert result.histograms == expected.histograms
     for ours, theirs in ((result.arrays, expected.arrays), (result.pictures, expected.pictures)):
         assert ours.keys() == theirs.keys()

@@ -32,6 +32,7 @@ def angles(step: int, change: float = 0.0) -> ProbeResult:
         {"deg": torch.randn(9, generator=generator), "kept": torch.ones(2)},
         {"shown": torch.randint(256, (3, 8, 9), dtype=torch.uint8, generator=generator)},
         ("deg",),
+        standard_errors={"mean_deg": step + 1 / 7, "undefined": math.nan},
     )
 
 
@@ -86,8 +87,10 @@ def assert_each_record_once(root: Path) -> None:
         ]
         assert len(mine) == 1, (step, probe, len(mine))
         ((files, row),) = mine
-        for key, value in record["values"].items():
-            assert row[prefix + key] == value or (value is None and math.isnan(row[prefix + key]))
+        errors = {f"standard_error/{probe}/{key}": error for key, error in record["standard_errors"].items()}
+        assert {key for key in row if key.startswith("standard_error/")} == errors.keys()
+        for key, value in ({prefix + key: value for key, value in record["values"].items()} | errors).items():
+            assert row[key] == value or (value is None and math.isnan(row[key]))
         if probe == "angles":
             with Image.open(files / row[f"{prefix}shown/path"]) as picture:
                 assert np.array_equal(np.asarray(picture), angles(step).pictures["shown"].permute(1, 2, 0).numpy())
