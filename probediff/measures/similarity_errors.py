@@ -17,6 +17,8 @@ from probediff.measures.uncertainty import NUM_GROUPS, jackknife_error
 _MORE_DIRECTIONS, _ITERATIONS = 10, 3
 # Of float32: what is left of a column that is the same in all rows.
 _ROUNDING = 1e-6
+# Of float64: what is left of the products of a set that is constant, or equally far apart, without a group.
+_PRODUCT_FLOOR = 1e-12
 # Below these the smallest group that can be left out leaves too few.
 _FEWEST_FOR_CKA = 6
 
@@ -59,9 +61,17 @@ def cka_errors(x: Tensor, y: Tensor) -> tuple[float, float]:
         without += -2 / size * (towards[i] * towards[j]).sum(dim=0) + total[i] * total[j] / size**2
         s, t = norms[i], norms[j]
         diagonal = s.sum(dim=0) * t.sum(dim=0) / (size - 1) - size * (s * t).sum(dim=0)
+        unbiased = without + diagonal / (size - 2)
+        if i == j:
+            without, unbiased = _where_known(without, sums.sum()), _where_known(unbiased, without)
         biased.append(without)
-        debiased.append(without + diagonal / (size - 2))
+        debiased.append(unbiased)
     return _error_of_ratio(*biased), _error_of_ratio(*debiased)
+
+
+def _where_known(products: Tensor, whole: Tensor) -> Tensor:
+    """Products of a set with itself, NaN where there is nothing but rounding of larger ones left."""
+    return products.where(products > _PRODUCT_FLOOR * whole, torch.nan)
 
 
 def _error_of_ratio(xx: Tensor, xy: Tensor, yy: Tensor) -> float:
