@@ -10,7 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from probediff.measures._rows import CHUNK_ELEMENTS, centred_columns, check_at_least, same_length_rows
+from probediff.measures._rows import (
+    CHUNK_ELEMENTS,
+    centred_columns,
+    check_at_least,
+    same_length_rows,
+    standardised_columns,
+)
 from probediff.measures.uncertainty import NUM_GROUPS, jackknife_error
 
 # Further directions than those that are compared, and iterations: what is left out changes the leading ones by little.
@@ -163,7 +169,7 @@ class _Standardised:
 
 def _directions_without_groups(rows: Tensor, group: Tensor, num_directions: int) -> Iterator[Tensor]:
     """Leading left singular vectors of the columns, standardised without each group, (N, num_directions)."""
-    columns = centred_columns(rows).float()
+    columns = standardised_columns(rows).float()
     width = min(num_directions + _MORE_DIRECTIONS, *columns.shape)
     squares = columns.square()
     start = torch.randn(len(columns), width, generator=torch.Generator().manual_seed(0)).to(columns)

@@ -115,7 +115,8 @@ def test_svcca_of_directions_that_are_all_alike() -> None:
 def test_scales_and_shifts_of_columns_change_nothing() -> None:
     x, y = related(60, 20, 25)
     expected = svcca_error(x, y)
-    assert svcca_error(x, y - 9) == pytest.approx(expected, rel=1e-3)
+    scales = torch.logspace(-100, 100, 20, dtype=torch.float64)
+    assert svcca_error(x * scales, y - 9) == pytest.approx(expected, rel=1e-3)
     assert svcca_error(y, x) == pytest.approx(expected, rel=1e-3)
     assert cka_errors(1e120 * x, -1e-120 * y) == pytest.approx(cka_errors(x, y), rel=1e-9)
     assert svcca_error(x, x.flip(1)) == pytest.approx(0, abs=1e-6)
