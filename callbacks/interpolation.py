@@ -71,7 +71,7 @@ class LatentInterpolation(Probe):
             "num_points": float(self.num_points),
         }
         if self.num_pairs > 1:
-            numbers["midpoint_ssim_null"] = float(ssim(noise_middle, latent_middle.roll(-1, dims=0)).mean())
+            numbers["midpoint_ssim_null"] = mean_with_error(ssim(noise_middle, latent_middle.roll(-1, dims=0)))
         # (P, K, C, H, W) twice -> for each pair the row of the noises above the row of the latents.
         rows = torch.stack([from_noise, from_latent]).permute(2, 0, 1, 3, 4, 5).flatten(0, 2)
         values, errors = split_errors(numbers)

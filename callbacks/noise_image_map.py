@@ -39,7 +39,7 @@ class NoiseImageMap(Probe):
         transport = optimal_transport(noise, x_0)
         num = len(noise)
         values = {"num_samples": float(num), "hubness_null": null_hubness(num), **_numbers(transport)}
-        values |= {"identity_share_null": 1 / num, "identity_gap_null": transport.random_gap}
+        values["identity_share_null"] = 1 / num
         errors = jackknife_errors([_numbers(without) for without in transports_without_groups(noise, x_0)])
         least = least_share_error(num)
         errors |= {name: max(errors[name], least) for name in _SHARES if name in errors}
@@ -51,6 +51,7 @@ def _numbers(transport: Transport) -> dict[str, float]:
     num = len(transport.assigned_image)
     values: dict[str, float] = {name: getattr(transport, name) for name in (*_SHARES, *_GAPS, "optimal_cost")}
     return values | {
+        "identity_gap_null": transport.random_gap,
         "image_hubness": hubness(hub_counts(transport.nearest_image, num)),
         "noise_hubness": hubness(hub_counts(transport.nearest_noise, num)),
     }

@@ -21,20 +21,23 @@ def assignments_without_groups(noise: Tensor, x_0: Tensor) -> Iterator[tuple[Ten
     """What `assignment_accuracy` gives without each group of samples, as noises and as images.
 
     Args:
-        noise: (N, C, H, W) or (N, D). One shape; `noise[i]` belongs to `x_0[i]`; N at least 2.
+        noise: (N, C, H, W) or (N, D). One shape; `noise[i]` belongs to `x_0[i]`.
         x_0: As `noise`.
 
     Yields:
-        Indices (n,) of the samples that are kept, and the assignment, whose own indices are into these.
+        Indices (n,) of the samples that are kept, and the assignment, whose own indices are into these. Nothing for a
+        single sample.
 
     Raises:
         ValueError: As `assignment_accuracy`.
     """
     noise, x_0 = same_shape_rows(noise=noise, x_0=x_0)
+    if len(noise) < 2:
+        return
     noise_set, image_set = centred_sets(noise, x_0)
     images_near, noises_near = _Candidates.of(noise_set, image_set), _Candidates.of(image_set, noise_set)
     index = torch.arange(len(noise), device=noise.device)
-    for group in range(min(NUM_GROUPS, len(noise) if len(noise) > 1 else 0)):
+    for group in range(min(NUM_GROUPS, len(noise))):
         kept = index[index % NUM_GROUPS != group]
         # The number of each kept sample among those that are.
         place = torch.full_like(index, -1).scatter_(0, kept, torch.arange(len(kept), device=kept.device))

@@ -19,6 +19,8 @@ _MOST_PAIRS, _PAIRS_AT_ONCE, _FEW = 65_536, 4096, 256
 # An absolute value under which pairs are not looked for any more: all are taken.
 _SMALLEST = 1e-3
 _FEWEST_FOR_HALVES = 32
+# Share of a pixel's squares under which its variance in a half is rounding of float32.
+_ROUNDING = 1e-5
 # Fisher's z is infinite at 1.
 _LARGEST_FOR_Z = 1 - 1e-12
 
@@ -103,13 +105,14 @@ def top_k_correlation_error(images: Tensor, k: int = 10) -> float:
     halves = torch.cat([torch.ones_like(in_half[:1]), in_half, ~in_half]).T.float()
     weights = halves / halves.sum(dim=0)
     mean = pixels @ weights
-    scale = (pixels.square() @ weights - mean.square()).clamp_(min=0).sqrt_()
+    squares = pixels.square() @ weights
+    variance = squares - mean.square()
+    # A pixel that is the same all over a half has no correlation there; of its variance rounding is left.
+    scale = variance.where(variance > _ROUNDING * squares, torch.inf).sqrt_()
     best = pixels.new_empty(0, weights.shape[1])
     for a, b in zip(left.split(_PAIRS_AT_ONCE), right.split(_PAIRS_AT_ONCE), strict=True):
         covariance = (pixels[a] * pixels[b]) @ weights - mean[a] * mean[b]
-        # A pixel that is the same all over a half has no correlation there.
-        sizes = (covariance / (scale[a] * scale[b])).abs_().nan_to_num_(nan=0.0, posinf=0.0)
-        best = torch.cat([best, sizes])
+        best = torch.cat([best, (covariance / (scale[a] * scale[b])).abs_()])
         best = best.topk(min(k, len(best)), dim=0).values
     value, *z = best.mean(dim=0).double().clamp(max=_LARGEST_FOR_Z)
     one, other = torch.stack(z).atanh().chunk(2)

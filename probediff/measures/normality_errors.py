@@ -14,6 +14,9 @@ from probediff.measures.uncertainty import (
     share_error,
 )
 
+# Of float64: share of a pixel's squares that counts as nothing without a group.
+_ROUNDING = 1e-12
+
 
 def normality_errors(latents: Tensor, normality: Normality, shapiro_samples: int = 1000) -> dict[str, float]:
     """Standard errors of the scalars of `latent_normality` over fresh latents, by name; NaN where N is too small.
@@ -63,18 +66,19 @@ def _patch_correlation_error(latents: Tensor) -> float:
     """Of the mean absolute correlation between the pixels of patches."""
     group = torch.arange(len(latents), device=latents.device) % NUM_GROUPS
     members = [group == index for index in range(int(group.max()) + 1)]
-    total, pairs = torch.zeros(len(members), dtype=torch.float64, device=latents.device), 0
+    total, pairs = torch.zeros(2, len(members), dtype=torch.float64, device=latents.device)
     for patch in patches(latents):
         columns = centred_columns(patch)
-        columns = columns[:, columns.any(dim=0)]
-        products, width = columns.T @ columns, columns.shape[1]
+        products = columns.T @ columns
         for index, missing in enumerate(members):
             rows = columns[missing]
             count = len(columns) - len(rows)
             mean = -rows.sum(dim=0) / count
             left = products - rows.T @ rows - count * torch.outer(mean, mean)
-            scale = left.diagonal().clamp(min=0).sqrt()
-            sizes = (left / scale / scale[:, None]).abs_().nan_to_num_(nan=0.0, posinf=0.0).clamp_(max=1.0)
+            # Of a pixel that is the same in all other samples rounding is left; it is in no pair.
+            varies = left.diagonal() > _ROUNDING * products.diagonal()
+            scale = left.diagonal().where(varies, torch.inf).sqrt()
+            sizes = (left / scale / scale[:, None]).abs_().clamp_(max=1.0)
             total[index] += sizes.sum() - sizes.diagonal().sum()
-        pairs += width * (width - 1)
-    return jackknife_error(total / max(1, pairs))
+            pairs[index] += varies.sum() * (varies.sum() - 1)
+    return jackknife_error(total / pairs)

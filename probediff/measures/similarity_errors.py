@@ -10,13 +10,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from probediff.measures._rows import CHUNK_ELEMENTS, centred_columns, check_at_least, same_length_rows
+from probediff.measures._rows import (
+    CHUNK_ELEMENTS,
+    centred_columns,
+    check_at_least,
+    same_length_rows,
+    standardised_columns,
+)
 from probediff.measures.uncertainty import NUM_GROUPS, jackknife_error
 
 # Further directions than those that are compared, and iterations: what is left out changes the leading ones by little.
 _MORE_DIRECTIONS, _ITERATIONS = 10, 3
 # Of float32: what is left of a column that is the same in all rows.
 _ROUNDING = 1e-6
+# Of float64: what is left of the products of a set that is constant, or equally far apart, without a group.
+_PRODUCT_FLOOR = 1e-12
 # Below these the smallest group that can be left out leaves too few.
 _FEWEST_FOR_CKA = 6
 
@@ -59,9 +67,17 @@ def cka_errors(x: Tensor, y: Tensor) -> tuple[float, float]:
         without += -2 / size * (towards[i] * towards[j]).sum(dim=0) + total[i] * total[j] / size**2
         s, t = norms[i], norms[j]
         diagonal = s.sum(dim=0) * t.sum(dim=0) / (size - 1) - size * (s * t).sum(dim=0)
+        unbiased = without + diagonal / (size - 2)
+        if i == j:
+            without, unbiased = _where_known(without, sums.sum()), _where_known(unbiased, without)
         biased.append(without)
-        debiased.append(without + diagonal / (size - 2))
+        debiased.append(unbiased)
     return _error_of_ratio(*biased), _error_of_ratio(*debiased)
+
+
+def _where_known(products: Tensor, whole: Tensor) -> Tensor:
+    """Products of a set with itself, NaN where there is nothing but rounding of larger ones left."""
+    return products.where(products > _PRODUCT_FLOOR * whole, torch.nan)
 
 
 def _error_of_ratio(xx: Tensor, xy: Tensor, yy: Tensor) -> float:
@@ -153,7 +169,7 @@ class _Standardised:
 
 def _directions_without_groups(rows: Tensor, group: Tensor, num_directions: int) -> Iterator[Tensor]:
     """Leading left singular vectors of the columns, standardised without each group, (N, num_directions)."""
-    columns = centred_columns(rows).float()
+    columns = standardised_columns(rows).float()
     width = min(num_directions + _MORE_DIRECTIONS, *columns.shape)
     squares = columns.square()
     start = torch.randn(len(columns), width, generator=torch.Generator().manual_seed(0)).to(columns)

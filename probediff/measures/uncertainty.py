@@ -72,9 +72,8 @@ def error_of_means(function: Callable[[Tensor], Tensor], *terms: Tensor) -> floa
     count = stacked.shape[1]
     if count < 2:
         return math.nan
-    # Around the mean: the differences between sets that lack one sample are small.
-    means = stacked.mean(dim=1, keepdim=True)
-    return jackknife_error(function(means + (means - stacked) / (count - 1)))
+    # By sums: where all others are 0 their mean is exactly that, so that nothing is divided by rounding.
+    return jackknife_error(function((stacked.sum(dim=1, keepdim=True) - stacked) / (count - 1)))
 
 
 def std_with_error(values: Tensor) -> WithError:

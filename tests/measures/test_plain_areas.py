@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from probediff.measures import plain_area_errors, plain_areas
 from probediff.measures.paper_compat import plain_areas_open_border
+from tests.reference.errors_reference import jackknife_by_hand
 from tests.reference.latents_reference import plain_by_loops
 
 
@@ -49,6 +50,10 @@ def test_error_is_split_by_the_image() -> None:
     assert found.outside_null == pytest.approx((20 * 0.75 + 8 * 0.25) / 28)
 
 
+def normal(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
 def test_unrelated_errors_make_no_difference() -> None:
     generator = torch.Generator().manual_seed(1)
     noise = torch.randn(300, 3, 8, 8, generator=generator)
@@ -67,6 +72,43 @@ def test_no_pixel_of_a_kind_is_nan() -> None:
     busy = plain_area_errors(noise, torch.arange(4.0).expand(3, 1, 4, 4) / 4, noise + 1)
     assert busy.plain_share == 0
     assert math.isnan(busy.inside) and busy.outside == pytest.approx(1)
+
+
+def split_without(image: int, error: np.ndarray, plain: np.ndarray) -> dict[str, float]:
+    """The numbers without one image, from all pixels of the others."""
+    kept = [i for i in range(len(plain)) if i != image]
+    inside, outside = (float(error[kept][chosen].mean()) for chosen in (plain[kept], ~plain[kept]))
+    return {"inside": inside, "outside": outside, "ratio": inside / outside}
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(num=st.integers(3, 25), seed=st.integers(0, 999), dtype=st.sampled_from([torch.float32, torch.float64]))
+def test_errors_leave_out_one_image_at_a_time(num: int, seed: int, dtype: torch.dtype) -> None:
+    x_0 = images(num, 1, 12, 12, seed=seed).to(dtype)
+    noise, latent = (
+        torch.randn(x_0.shape, generator=torch.Generator().manual_seed(seed + k)).to(dtype) for k in (1, 2)
+    )
+    latent = noise + latent * (1 + plain_areas(x_0)[:, None])
+    found, plain = plain_area_errors(noise, x_0, latent), plain_areas(x_0).numpy()
+    error = (latent - noise).abs().double().mean(dim=1).numpy()
+    for end, errors in (("", error), ("_null", np.roll(error, -1, axis=0))):
+        rows = [split_without(image, errors, plain) for image in range(num)]
+        for name in rows[0]:
+            expected = jackknife_by_hand([row[name] for row in rows])
+            assert found.standard_errors[f"{name}{end}"] == pytest.approx(expected, rel=1e-6)
+        assert getattr(found, f"ratio{end}") == pytest.approx(errors[plain].mean() / errors[~plain].mean())
+    shares = plain.mean(axis=(1, 2))
+    assert found.standard_errors["plain_share"] == pytest.approx(shares.std(ddof=1) / math.sqrt(num))
+
+
+@pytest.mark.parametrize("num", [5, 20, 70, 103])
+def test_a_kind_of_pixel_that_a_single_image_has_has_no_error(num: int) -> None:
+    """Without that image there is none: the mean of nothing is no number, and nothing is divided by rounding."""
+    x_0 = torch.cat([torch.arange(4.0).expand(num - 1, 1, 4, 4) / 4, torch.zeros(1, 1, 4, 4)])
+    noise = normal(num, 1, 4, 4, seed=2)
+    found = plain_area_errors(noise, x_0, noise + normal(num, 1, 4, 4, seed=3))
+    assert not math.isnan(found.inside) and not math.isnan(found.ratio)
+    assert found.standard_errors.keys() == {"outside", "outside_null", "plain_share"}
 
 
 @pytest.mark.parametrize(
