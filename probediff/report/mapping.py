@@ -23,11 +23,14 @@ _WAYS = (("image_to_noise", "sample → noise"), ("noise_to_image", "noise → s
 _LIKENESS = {"r2": "R²", "r2_standard_error": "standard error", "r2_null": "R², null"}
 _LIKENESS |= {"cka_debiased": "CKA, debiased", "svcca": "SVCCA", "ssim": "SSIM"}
 _SIMILARITIES = {"cka": "CKA", "cka_debiased": "CKA, debiased", "svcca": "SVCCA", "ssim": "SSIM"}
+#: What sets rows apart beside the number of steps, and P1's N.
+_DIFFERING = {1: "convention", 2: "N"}
+_N = 1000
 _MOST_ROWS, _SAMPLES_A_ROW, _TILE_PX = 10, 12, 64
 
-#: Number of DDIM steps and convention.
-Setting = tuple[int, str]
-_SETTING = ("num_steps", "convention")
+#: Number of DDIM steps, convention and N.
+Setting = tuple[int, str, int]
+_SETTING = ("num_steps", "convention", "num_samples")
 
 
 def assignment_table(comparison: Comparison) -> Section:
@@ -47,7 +50,7 @@ def assignment_table(comparison: Comparison) -> Section:
 
 def _accuracy_table(comparison: Comparison, settings: set[Setting]) -> Table:
     published, _ = published_for(comparison.data)
-    several = len({convention for _, convention in settings}) > 1
+    differing = [k for k in (1, 2) if len({setting[k] for setting in settings}) > 1]
     with_gaussian = [g for g in comparison.groups if any(r.kind == "gaussian" for run in g.runs for r in _folders(run))]
     columns = [("own", group, group.label) for group in comparison.groups]
     columns += [("gaussian", group, comparison.gaussian_label(group)) for group in with_gaussian]
@@ -59,13 +62,15 @@ def _accuracy_table(comparison: Comparison, settings: set[Setting]) -> Table:
     ]
     rows: list[tuple[Cell, ...]] = []
     # P1 used the convention of OpenAI's code; its numbers of steps stand here for comparison.
-    for setting in sorted({*settings, *((n, "openai") for n in published.assignment if n not in dict(settings))}):
+    of_published = {(n, "openai", _N) for n in published.assignment if n not in {setting[0] for setting in settings}}
+    for setting in sorted(settings | of_published):
         cells = [_accuracy(group, kind, setting, key) for kind, group, _ in columns for key, _ in _WAYS]
         values = published.assignment.get(setting[0], (None, None))
         known = [value and published_estimate(value, 1) for value in values]
-        rows.append((", ".join(map(str, setting[: 1 + several])), *cells, _null(comparison, setting), *known))
+        label = ", ".join(str(setting[k]) for k in (0, *differing))
+        rows.append((label, *cells, _null(comparison, setting), *known))
     header = (
-        "DDIM steps" + (", convention" if several else ""),
+        ", ".join(("DDIM steps", *(_DIFFERING[k] for k in differing))),
         *(f"{label}: {way}" for _, _, label in columns for _, way in _WAYS),
         "null 1/N",
         *(f"published, {published.data}: {way}" for _, way in _WAYS),
@@ -77,7 +82,7 @@ def _accuracy_table(comparison: Comparison, settings: set[Setting]) -> Table:
 def _folders(run: Run) -> list[ProbeRecords]:
     """The run's own records first, then replays, other numbers of steps of a model, exact denoisers.
 
-    Only what was made as the run's own apart from steps and convention.
+    Only what was made as the run's own apart from steps, convention and N.
     """
     alike = [r for r in _replays(run) if not _differing(run, r)]
     return [run.own, *(r.without(r.other_options(run.own)) for r in alike), *run.exact(*_SETTING)]
@@ -88,7 +93,7 @@ def _replays(run: Run) -> list[ProbeRecords]:
 
 
 def _differing(run: Run, records: ProbeRecords) -> dict[str, tuple[Any, Any]]:
-    """What of the settings apart from steps and convention is not as in the run's own records."""
+    """What of the settings apart from steps, convention and N is not as in the run's own records."""
     return {key: pair for key, pair in records.differing_from(run.own).items() if key not in _SETTING}
 
 
@@ -103,8 +108,9 @@ def _left_out(comparison: Comparison) -> tuple[str, ...]:
 
 
 def _setting(records: ProbeRecords) -> Setting | None:
-    num_steps, convention = records.convention("num_steps"), records.convention("convention")
-    return (num_steps, str(convention)) if num_steps is not None and records.values(_ASSIGNMENT) else None
+    num_steps, convention, num_samples = (records.convention(key) for key in _SETTING)
+    known = None not in (num_steps, num_samples) and records.values(_ASSIGNMENT)
+    return (num_steps, str(convention), num_samples) if known else None
 
 
 def _last_at(run: Run, kind: str, setting: Setting, key: str) -> Measured | None:
@@ -238,14 +244,18 @@ def hubs(comparison: Comparison) -> Section:
         Quantity(_ASSIGNMENT, "hubs_pixel_variance", "pixel variance, nearest samples", "variance"),
         Quantity(_ASSIGNMENT, "squared_norm_per_value", "|x|² / D, all samples", "|x|² / D"),
         Quantity(_ASSIGNMENT, "hubs_squared_norm_per_value", "|x|² / D, nearest samples", "|x|² / D"),
+        Quantity(_ASSIGNMENT, "squared_brightness", "squared brightness, all samples", "mean²"),
+        Quantity(_ASSIGNMENT, "hubs_squared_brightness", "squared brightness, nearest samples", "mean²"),
         Quantity(_ASSIGNMENT, "captures_pixel_variance_spearman", "captures with variance", "Spearman"),
         Quantity(_ASSIGNMENT, "captures_squared_norm_per_value_spearman", "captures with |x|²", "Spearman"),
+        Quantity(_ASSIGNMENT, "captures_squared_brightness_spearman", "captures with squared brightness", "Spearman"),
         Quantity(_ASSIGNMENT, "largest_hub_share", "noises captured by the largest hub [%]", "[%]", 100),
     ]
     text = (
         "Hubs are the samples that are nearest to most noises; P1 finds that they have large plain areas (figures 7 "
         "and 8). But |noise - x|² has |x|² in it and no variance: by itself a small norm captures, so |x|² stands "
-        "beside the variance. Nearest samples: mean over the noises of the value of the sample nearest to each, so "
+        "beside the variance and the squared mean of the pixels, which |x|² / D is the sum of. "
+        "Nearest samples: mean over the noises of the value of the sample nearest to each, so "
         "that every sample weighs as many times as it captures. Spearman: rank correlation over the samples of the "
         "number of noises captured with the value; 0 by chance. The dashed line is the share that one sample has when "
         "every noise finds its own."

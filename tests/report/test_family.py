@@ -94,8 +94,10 @@ def test_no_gaussian_stands_beside_a_run_of_other_settings(run: Path) -> None:
     assert not lines(panel(comparison, ACCURACY), "baseline")
     assert latents.correlation(comparison).tables[0].header[:2] == ("", "run")
     (table,) = mapping.assignment_table(comparison).tables
-    assert not [column for column in table.header if "Gaussian" in column]
-    assert {row["DDIM steps"]: row["run: noise → sample"] for row in rows_of(table)}["10"] == ""
+    # Assignments of another N have a row of their own.
+    (column,) = (column for column in table.header if "Gaussian" in column and "noise → sample" in column)
+    with_gaussian = {row["DDIM steps, N"]: row["run: noise → sample"] for row in rows_of(table) if row[column]}
+    assert with_gaussian == {"100, 10": ""}
     told = [row["stands beside the run's own"] for row in rows_of(exact_denoisers(comparison).tables[0])]
     assert told == ["N 10, not 20", "DDIM steps 10, not 100; inverted mine, not own samples"]
     write_exact(run, "exact-h=1", 7, bandwidth=1.0)
@@ -187,9 +189,9 @@ def test_similarity_to_the_network_is_shown_where_the_run_has_none_of_its_own(ru
     assert len(rows_of(mapping.settling(compared(run)).tables[0])) == 2
 
 
-def test_a_replay_of_other_settings_is_no_number_of_the_run(run: Path) -> None:
-    def has_numbers(rows: list[dict[str, str]]) -> dict[str, bool]:
-        return {row["DDIM steps"]: bool(row["run: noise → sample"]) for row in rows}
+def test_a_replay_of_another_n_has_a_row_of_its_own_and_one_of_other_settings_none(run: Path) -> None:
+    def has_numbers(rows: list[dict[str, str]], header: str = "DDIM steps") -> dict[str, bool]:
+        return {row[header]: bool(row["run: noise → sample"]) for row in rows}
 
     section = mapping.assignment_table(compared(run))
     every = {row["DDIM steps"] for row in rows_of(section.tables[0])}
@@ -199,8 +201,13 @@ def test_a_replay_of_other_settings_is_no_number_of_the_run(run: Path) -> None:
     replay = run / "probes" / "replay" / "num_steps=0010" / "records.jsonl"
     replay.write_text(replay.read_text().replace('"num_samples": 20', '"num_samples": 5'))
     section = mapping.assignment_table(compared(run))
+    found = has_numbers(rows_of(section.tables[0]), "DDIM steps, N")
+    assert found["10, 5"] and found["100, 20"] and "10, 20" not in found
+    assert section.missing == ()
+    replay.write_text(replay.read_text().replace('"clip": true', '"clip": false'))
+    section = mapping.assignment_table(compared(run))
     assert not has_numbers(rows_of(section.tables[0]))["10"]
-    assert section.missing == ("run/replay/num_steps=0010 is left out: N 5, not 20.",)
+    assert section.missing == ("run/replay/num_steps=0010 is left out: clip False, not True.",)
 
 
 def test_one_that_passes_over_images_says_so_and_gives_way_to_one_that_does_not(run: Path) -> None:
