@@ -63,7 +63,7 @@ def test_every_anchor_has_its_place_and_every_image_its_words(page: Page) -> Non
     ids = [attrs["id"] for _, attrs in page.tags if attrs.get("id")]
     assert len(ids) == len(set(ids))
     targets = {attrs["href"][1:] for attrs in page.all("a")}
-    assert targets <= set(ids) and len(targets) == len(page.all("section")) == 22
+    assert targets <= set(ids) and len(targets) == len(page.all("section")) == 23
     labelled = [attrs["aria-labelledby"] for attrs in page.all("section")]
     assert set(labelled) <= set(ids)
     images = page.all("img")
@@ -72,7 +72,7 @@ def test_every_anchor_has_its_place_and_every_image_its_words(page: Page) -> Non
 
 
 def test_headings_are_one_title_and_sections(page: Page) -> None:
-    assert [tag for tag, _ in page.tags if re.fullmatch(r"h\d", tag)] == ["h1"] + ["h2"] * 22
+    assert [tag for tag, _ in page.tags if re.fullmatch(r"h\d", tag)] == ["h1"] + ["h2"] * 23
     assert page.all("html") == [{"lang": "en"}]
     assert not page.all("meta")[0].get("http-equiv") and "refresh" not in str(page.all("meta"))
 
@@ -93,6 +93,7 @@ def test_everything_of_a_complete_run_is_there(out: Path, page: Page) -> None:
         "f7_hub_variance",
         "f8_hubs_1",
         "t1_correlation_over_training",
+        "network_images_1",
         "training",
         "reproducibility",
         *(f"{name}_over_training" for name in ("latent_normality", "noise_image_map", "sample_quality")),
