@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from probediff.ddim import DDIMStep
 from probediff.display.progress import progress_bar
 from probediff.files.capacity import check_time, memory_bytes
 from probediff.models.base import ProbeModel
@@ -58,7 +61,11 @@ def make_missing(every: Sequence[ExactSamples], device: torch.device) -> None:
         model = work.model or work.samples.exact.fit(work.samples.images)
         total = len(work.batches) * work.samples.num_evaluations
         with progress_bar(total=total, desc=work.samples.exact.name, leave=False, mininterval=0.5) as bar:
-            work.samples.make(model, work.batches, device, lambda _, bar=bar: bar.update())
+            work.samples.make(model, work.batches, device, partial(_count, bar))
+
+
+def _count(bar: Any, _: DDIMStep) -> None:
+    bar.update()
 
 
 def _find_prices(every: Sequence[ExactSamples], device: torch.device) -> list[Pending]:

@@ -51,15 +51,13 @@ class ExactSamples:
     def _key(self) -> dict[str, Any]:
         """All that they depend on but their number."""
         settings = asdict(self.settings)
-        return as_json(
-            {
-                **{key: settings[key] for key in _OF_SAMPLES},
-                "sampler": name_sampler(settings["inversion"]),
-                **{"kind": self.exact.kind, "options": self.exact.options, "mirrored": self.images.mirrored},
-                **{"fitted_to": len(self.images.indices), "images_sha256": self.images.digest},
-                **{key: getattr(self.images.diffusion, key) for key in ("schedule", "num_train_timesteps")},
-            }
-        )  # type: ignore[no-any-return]
+        return {
+            **{key: settings[key] for key in _OF_SAMPLES},
+            "sampler": name_sampler(settings["inversion"]),
+            **{"kind": self.exact.kind, "options": self.exact.options, "mirrored": self.images.mirrored},
+            **{"fitted_to": len(self.images.indices), "images_sha256": self.images.digest},
+            **{key: getattr(self.images.diffusion, key) for key in ("schedule", "num_train_timesteps")},
+        }
 
     @cached_property
     def _store(self) -> PartialPass:
@@ -67,8 +65,8 @@ class ExactSamples:
         return PartialPass(folder, self._key, "RUN")
 
     @property
-    def _batches(self) -> Sequence[Tensor]:
-        return torch.arange(self.settings.num_samples).split(BATCH_SIZE)
+    def _batches(self) -> list[Tensor]:
+        return list(torch.arange(self.settings.num_samples).split(BATCH_SIZE))
 
     @property
     def num_evaluations(self) -> int:

@@ -7,10 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
+from probediff.commands.compare import compare
 from probediff.runs.folder import RunFolder
-from tests.commands.conftest import record
+from tests.commands.conftest import failing, record
 from tests.models.tiny_run import change_config
 
 QUICK = ["--device", "cpu", "--images", "60"]
@@ -41,3 +43,8 @@ def change_records(folder: RunFolder, **changes: Any) -> None:
     records = [json.loads(line) for line in lines]
     changed = [r | {"conventions": r["conventions"] | changes} if r.get("conventions") else r for r in records]
     folder.records_path.write_text("".join(json.dumps(record) + "\n" for record in changed))
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Why the command does not begin."""
+    return failing(compare, [str(argument) for argument in arguments], capsys)

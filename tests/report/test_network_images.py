@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from probediff.commands.compare import compare
@@ -36,10 +37,10 @@ def test_a_line_for_each_denoiser_and_the_numbers_of_the_last_step(run: Path) ->
     (axis,) = figure.drawing.axes
     lines = {handle.get_text() for handle in figure.drawing.legends[0].get_texts()}
     assert {"local, M = 102", "another seed (ceiling)", "own final samples"} <= lines and len(lines) == 9
-    drawn = [line for line in axis.get_lines() if len(line.get_xdata()) == len(STEPS)]
-    assert len(drawn) == 9
+    drawn = [np.asarray(line.get_ydata()) for line in axis.get_lines()]
+    assert [len(values) for values in drawn] == [len(STEPS)] * 9
     # pca_locality, the best one, comes first.
-    assert list(drawn[0].get_ydata()) == pytest.approx([0.6 - 1 / (1 + step) for step in STEPS])
+    assert drawn[0].tolist() == pytest.approx([0.6 - 1 / (1 + step) for step in STEPS])
     assert [row[0] for row in table.rows][:2] == ["pca_locality", "optimal"]
     assert [row[0] for row in table.rows][-2:] == ["another seed (ceiling)", "own final samples"]
     assert [str(cell) for cell in table.rows[0][1:]] == [
