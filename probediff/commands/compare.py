@@ -21,7 +21,7 @@ from probediff.models.baseline import RunImages
 from probediff.models.exact import EXACT_NAME
 from probediff.models.exact_list import read_denoisers
 from probediff.probing.exact_samples import ExactSamples
-from probediff.probing.image_prediction import Predicted, predict_images
+from probediff.probing.image_prediction import Predicted, measure_predictions
 from probediff.probing.stored_runs import StoredRun, read_stored_runs
 from probediff.runs.conditions import all_differing_settings
 from probediff.runs.definitions import DEFINITIONS, SSIM
@@ -128,7 +128,7 @@ class Comparison:
         """Measure with all samples that are whole, and write the result."""
         whole = [samples for samples in every if not samples.missing()]
         predicted = [Predicted(samples.label, samples.num_images, samples.load()) for samples in whole]
-        found = predict_images(self._runs, predicted, self._num_samples)
+        found = measure_predictions(self._runs, predicted, self._num_samples)
         found.left_out += [
             f"{samples.exact.name.removeprefix(EXACT_NAME)} was there and is left out, for its samples are gone"
             for samples in every

@@ -98,7 +98,7 @@ class Prediction:
     left_out: list[str] = field(default_factory=list)
 
 
-def predict_images(runs: Sequence[StoredRun], denoisers: Sequence[Predicted], num_samples: int) -> Prediction:
+def measure_predictions(runs: Sequence[StoredRun], denoisers: Sequence[Predicted], num_samples: int) -> Prediction:
     """Compare the samples of exact denoisers with those that runs stored, at every step.
 
     Args:
