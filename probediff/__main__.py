@@ -28,6 +28,7 @@ from probediff.exceptions import StoppedAtOnce
 COMMANDS = {
     "fit": "train a diffusion model and probe it at checkpoints",
     "probe": "run the probes on any model: runs, checkpoints, published models",
+    "compare": "which exact denoiser foretells the images of runs?",
     "inversions": "compare inversion methods on one model",
     "whitening": "is the first step a de-whitening? (First-step inference)",
     "search-noise": "find noises that are correlated with images",

@@ -98,6 +98,10 @@ ADDED = {
     *(f"options: {command}: options: --image_size" for command in (*RESPELT, "probe") if command != "search-noise"),
     # Classes of a stranger's run are imported where it is asked for.
     *(f"options: {command}: options: --trust" for command in (*RESPELT, "probe")),
+    # A command that is new.
+    "options: compare: arguments: RUN",
+    *(f"options: compare: options: --{name}" for name in ("denoisers", "images", "num_samples")),
+    *(f"options: compare: options: --{name}" for name in ("device", "out", "trust")),
     # An optimiser of one's own; a run without one has no such key in its configuration.
     *(f"options: fit: options: --{name}{end}" for name in ("optimizer", "lr_scheduler") for end in ("", ".help")),
     *("configuration: optimizer", "configuration: lr_scheduler"),

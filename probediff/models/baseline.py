@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from probediff.data.base import ImageArray, ImageTensors
+from probediff.data.base import ImageArray, ImageTensors, fingerprint
 from probediff.denoisers import GaussianDenoiser
 from probediff.denoisers.empirical import basis_bytes
 from probediff.files.capacity import check_memory
@@ -52,25 +54,34 @@ class RunImages:
     """The images that an exact denoiser of a run is fitted to.
 
     Attributes:
+        run: its folder.
         array: all of the run, (N, C, H, W) uint8.
         indices: (M,) those that are taken.
         diffusion: schedule of the run, and whether it flips its images.
+        whole: all images, where these are a part of them.
     """
 
+    run: Path
     array: ImageArray
     indices: npt.NDArray[np.int64]
     diffusion: Diffusion
+    whole: RunImages | None = None
 
     @classmethod
     def of(cls, run: Path, num_images: int | None, trust: bool, option: str = "num_images") -> RunImages:
         """Those of a run; arguments and errors as of ``fit_gaussian``, where ``option`` is what their number is."""
         diffusion = Diffusion.of(run, read_run_config(run))
         array = load_run_data(run, trust).images
-        total = len(array)
-        count = total if num_images is None else num_images
+        every = cls(run, array, np.arange(len(array), dtype=np.int64), diffusion)
+        return every.part(len(array) if num_images is None else num_images, option)
+
+    def part(self, count: int, option: str) -> RunImages:
+        """So many of all images, spread evenly; raises ValueError for too few or many, of which ``option`` tells."""
+        every, total = self.every(), len(self.array)
         if not 2 <= count <= total:
-            raise ValueError(f"{option} must lie in 2..{total}, the training images of {run}, got {count}")
-        return cls(array, np.arange(count, dtype=np.int64) * total // count, diffusion)
+            raise ValueError(f"{option} must lie in 2..{total}, the training images of {self.run}, got {count}")
+        indices = np.arange(count, dtype=np.int64) * total // count
+        return every if count == total else replace(every, indices=indices, whole=every)
 
     @property
     def mirrored(self) -> bool:
@@ -84,7 +95,10 @@ class RunImages:
 
     def under(self, schedule: ScheduleName | None) -> RunImages:
         """The same under another schedule of as many timesteps; the run's own where none is named."""
-        return self if schedule is None else replace(self, diffusion=replace(self.diffusion, schedule=schedule))
+        if schedule is None:
+            return self
+        whole = None if self.whole is None else self.whole.under(schedule)
+        return replace(self, diffusion=replace(self.diffusion, schedule=schedule), whole=whole)
 
     def read(self) -> Tensor:
         """All that are taken, (M, C, H, W) float32 in [-1, 1]."""
@@ -92,17 +106,33 @@ class RunImages:
 
     def every(self) -> RunImages:
         """All images of the run."""
-        return replace(self, indices=np.arange(len(self.array), dtype=np.int64))
+        return self if self.whole is None else self.whole
 
-    def statistics(self) -> Moments:
-        """Their mean and covariance; they are read in chunks.
+    @cached_property
+    def digest(self) -> str:
+        """What tells those that are taken from any others: 16 hexadecimal digits of a SHA-256.
 
-        Raises:
-            ValueError: no memory for what an exact denoiser makes of these.
+        Of all images, as ``probediff.data.base.fingerprint``, and of every pixel of a part.
         """
+        digest = hashlib.sha256(fingerprint(self.array)["sha256"].encode())
+        if self.whole is not None:
+            for chosen in _chunks(self.indices):
+                digest.update(np.ascontiguousarray(self.array[chosen]).data)
+        return digest.hexdigest()[:16]
+
+    def check_statistics(self) -> None:
+        """Raise ValueError where there is no memory for what an exact denoiser makes of mean and covariance."""
         size = math.prod(self.array.shape[1:])
         needed = basis_bytes(size, self.mirrored)
         check_memory("an exact denoiser", f"images of {size} values", needed, "take a run of smaller images")
+
+    def statistics(self) -> Moments:
+        """Their mean and covariance; they are read once, in chunks; errors as of ``check_statistics``."""
+        self.check_statistics()
+        return self._moments
+
+    @cached_property
+    def _moments(self) -> Moments:
         return Moments(*image_moments(self.array, self.indices, self.mirrored), len(self.indices))
 
     def gaussian(self) -> GaussianDenoiser:
@@ -128,7 +158,7 @@ def image_moments(images: ImageArray, indices: np.ndarray, mirrored: bool) -> tu
     # Pixels are centred on mid-grey already, so that the moments about it lose no digits that matter in float64.
     total = torch.zeros(dimensions, dtype=torch.float64)
     products = torch.zeros(dimensions, dimensions, dtype=torch.float64)
-    for chosen in np.split(indices, range(_CHUNK_SIZE, len(indices), _CHUNK_SIZE)):
+    for chosen in _chunks(indices):
         rows = torch.from_numpy(np.ascontiguousarray(images[chosen])).flatten(1).double().div_(127.5).sub_(1)
         total += rows.sum(0)
         products.addmm_(rows.T, rows)
@@ -139,3 +169,7 @@ def image_moments(images: ImageArray, indices: np.ndarray, mirrored: bool) -> tu
     count = len(indices)
     mean = total / count
     return mean, products.addr_(mean, mean, alpha=-count) / (count - 1)
+
+
+def _chunks(indices: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+    return np.split(indices, range(_CHUNK_SIZE, len(indices), _CHUNK_SIZE))

@@ -22,6 +22,9 @@ from probediff.runs.configuration import CONFIG
 from probediff.schedule import ScheduleName
 
 EXACT, GAUSSIAN = "exact:", "gaussian:"
+WIENER = "wiener"
+#: How the names of their folders below ``RUN/probes`` begin.
+EXACT_NAME = "exact-"
 #: The family from the Gaussian to the training images, which the bandwidth h chooses from.
 FAMILY = "smoothed_empirical"
 #: What ``denoiser=KIND`` may be, with the options of each; ``_make`` makes them.
@@ -35,7 +38,8 @@ def _make(kind: str, options: dict[str, Any], images: RunImages) -> nn.Module:
     """The denoiser of a kind."""
     if kind != FAMILY:
         statistics = images.every().statistics() if kind in OF_STATISTICS else None
-        return analytic_denoiser(kind, images.read(), images.schedule, images.mirrored, statistics, **options)
+        seen = images.part(2, "images") if kind == WIENER else images
+        return analytic_denoiser(kind, seen.read(), images.schedule, images.mirrored, statistics, **options)
     fitted_to = (images.read(), options["h"], images.schedule, images.mirrored)
     dropped = options.get("dropped_weight", 0.0)
     return SmoothedEmpiricalDenoiser(*fitted_to, dropped, images.every().statistics())
@@ -99,7 +103,7 @@ class ExactModel:
         others = {"images": self.num_images, "schedule": self.schedule}
         given = self.options | {key: value for key, value in others.items() if value is not None}
         words = [f"{key}={v:.12g}" if isinstance(v, float) else f"{key}={v}" for key, v in given.items()]
-        return "exact-" + ",".join([*([] if self.kind == FAMILY else [self.kind]), *words])
+        return EXACT_NAME + ",".join([*([] if self.kind == FAMILY else [self.kind]), *words])
 
     def load(self, trust: bool = False) -> ProbeModel:
         """Fit it to the run's images, under the run's schedule; where the run flips them, with their mirror images.
@@ -114,17 +118,33 @@ class ExactModel:
             FileNotFoundError: no run there, or its data are gone.
             ValueError: more images than there are or than fit into memory, or a run that does not say its images.
         """
-        images = RunImages.of(self.run, self.num_images, trust, "images").under(self.schedule)
+        return self.fit(RunImages.of(self.run, self.num_images, trust, "images"))
+
+    def fit(self, images: RunImages) -> ProbeModel:
+        """The same of images that are there already, as many as it says; ValueError where memory is too small."""
+        images = images.under(self.schedule)
+        self.check_memory(images)
         every = images.every()
         conventions = self._conventions(images.mirrored) | {"statistics_of": len(every.indices)}
         if self.options.get("h") == 1:
-            # The statistics are all of it: no image is in it by itself, and it is the one of `gaussian:RUN`.
+            # It is the one of `gaussian:RUN`.
             return every.model_of(every.gaussian(), **conventions)
+        return images.model_of(_make(self.kind, self.options, images).eval(), **conventions)
+
+    def check_memory(self, images: RunImages) -> None:
+        """Raise ValueError where it does not fit into the memory of this machine, before the images are read."""
+        if self.is_of_statistics:
+            images.check_statistics()
+            return
         count, size = len(images.indices), math.prod(images.array.shape[1:])
         basis = basis_bytes(size, images.mirrored) if self.kind in (FAMILY, *OF_STATISTICS) else 0
         # The images as they are, and centred or in the eigenbasis, in float32.
         check_memory("images", count, 2 * 4 * count * size + basis, "fit it to fewer, with ,images=M")
-        return images.model_of(_make(self.kind, self.options, images).eval(), **conventions)
+
+    @property
+    def is_of_statistics(self) -> bool:
+        """Whether mean and covariance of all images are all of it: no image is in it by itself."""
+        return self.options.get("h") == 1 or self.kind == WIENER
 
     def _conventions(self, mirrored: bool) -> dict[str, Any]:
         """All that tells it apart from the other exact denoisers of a run: its tensors do not hold its options."""

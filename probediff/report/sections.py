@@ -2,7 +2,18 @@
 
 from collections.abc import Callable
 
-from probediff.report import family, geometry, latents, mapping, outside, overview, reproducing, structure, whitening
+from probediff.report import (
+    family,
+    geometry,
+    latents,
+    mapping,
+    network_images,
+    outside,
+    overview,
+    reproducing,
+    structure,
+    whitening,
+)
 from probediff.report.groups import Comparison
 from probediff.report.parts import Section
 from probediff.report.verdicts.section import verdicts
@@ -27,6 +38,7 @@ SECTIONS: tuple[Callable[[Comparison], Section], ...] = (
     latents.quality,
     latents.inversion_methods,
     structure.structure,
+    network_images.network_images,
     whitening.whitening,
     outside.outside_probes,
     reproducing.reproducibility,

@@ -10,7 +10,7 @@ from probediff import files
 from probediff.report.records import KINDS, ProbeRecords, drop_outdated, is_exact, read_records
 from probediff.runs.folder import FINISHED, PROBED, RECORDS, SET_ASIDE, probed_folders
 from probediff.runs.grouping import config_value, max_steps_of
-from probediff.runs.listing import folders_below, has_records
+from probediff.runs.listing import distinct_names, folders_below, has_records
 from probediff.runs.lock import is_held
 
 T = TypeVar("T")
@@ -136,7 +136,7 @@ def read_runs(paths: list[Path]) -> list[Run]:
         if not below:
             raise ValueError(f"RUN must hold {RECORDS}, or folders that do, got {path}; did the run start?")
         folders |= dict.fromkeys(below)
-    names = _distinct_names(list(folders))
+    names = distinct_names(list(folders))
     return [_read_run(folder, names[folder]) for folder in folders]
 
 
@@ -153,15 +153,6 @@ def read_json(path: Path, kind: type[T]) -> T | None:
         return content
     warnings.warn(f"{path} is left out: a {kind.__name__} was expected, got a {type(content).__name__}", stacklevel=2)
     return None
-
-
-def _distinct_names(folders: list[Path]) -> dict[Path, str]:
-    """The last part of each path, with as many parts before it as it takes to tell all apart."""
-    for depth in range(1, 1 + max(len(folder.parts) for folder in folders)):
-        names = {folder: "/".join(folder.parts[-depth:]) for folder in folders}
-        if len(set(names.values())) == len(folders):
-            break
-    return names
 
 
 def _read_run(path: Path, name: str) -> Run:

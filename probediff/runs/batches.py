@@ -29,12 +29,14 @@ class PartialPass:
     Args:
         folder: where partial passes lie.
         key: everything that the batches depend on; another key has other files.
+        option: what names the folder on the command line.
     """
 
-    def __init__(self, folder: Path, key: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, key: dict[str, Any], option: str = "--out") -> None:
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         self.path = folder / digest[:16]
         self._key = digest
+        self._option = option
 
     def _file(self, indices: Tensor) -> Path:
         return self.path / f"rows={int(indices[0]):07d}-{int(indices[-1]):07d}.safetensors"
@@ -54,7 +56,7 @@ class PartialPass:
 
     def save(self, indices: Tensor, rows: dict[str, Tensor]) -> None:
         """Keep a batch; it appears whole or not at all."""
-        with explain_disk_errors(self.path, "--out"):
+        with explain_disk_errors(self.path, self._option):
             self.path.mkdir(parents=True, exist_ok=True)
             save_tensors(self._file(indices), rows, self._words(indices))
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 RECORDS, CATALOGUE, DATA, SET_ASIDE = "records.jsonl", "catalogue.json", "data.json", "set_aside"
 WIRING = "wiring.json"
 INVERSION_METHODS, WHITENING, WHITENING_ARRAYS = "inversion_methods.json", "whitening.json", "whitening.safetensors"
+#: Of `probediff compare`, and the samples of an exact denoiser that it keeps.
+COMPARED, COMPARED_SAMPLES = "compare.json", "compare_samples"
 CHECKPOINTS, SAMPLES, PICTURES, PROBED = "checkpoints", "samples", "pictures", "probes"
 #: Where ModelCheckpoint writes, unless its own argument says otherwise.
 MODEL_CHECKPOINTS = "model_checkpoints"

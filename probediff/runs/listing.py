@@ -83,6 +83,15 @@ def folders_below(folder: Path, is_wanted: Callable[[Path], bool]) -> Iterator[P
         waiting += (part for part in reversed(parts) if part.name not in PARTS and not part.name.startswith("."))
 
 
+def distinct_names(folders: Sequence[Path]) -> dict[Path, str]:
+    """The last part of each path, with as many parts before it as it takes to tell all apart."""
+    for depth in range(1, 1 + max(len(folder.parts) for folder in folders)):
+        names = {folder: "/".join(folder.parts[-depth:]) for folder in folders}
+        if len(set(names.values())) == len(folders):
+            break
+    return names
+
+
 def read_run(path: Path, now: float) -> RunInfo:
     """Everything about the run in ``path``; ``now`` is the time in seconds since 1970."""
     folder, changed_at = RunFolder(path), RunFolder(path).last_change()

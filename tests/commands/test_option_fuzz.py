@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from probediff.__main__ import COMMANDS, main
-from probediff.commands import edit, fit, inversions, prepare, probe, search_noise, sweep, vary, whitening
+from probediff.commands import compare, edit, fit, inversions, prepare, probe, search_noise, sweep, vary, whitening
 from probediff.commands.starting import Start
 from probediff.prepare import images
 from probediff.probing import afterwards
@@ -30,7 +30,7 @@ assert prepare and probe and sweep and fit  # imported before the clock of an ex
 WORK = [
     *((Start, "begin"), (afterwards, "run_pass"), (inversions, "compare"), (whitening, "analyse")),
     *((vary, "vary_noises"), (search_noise, "search_with_progress"), (edit, "search_with_progress")),
-    *((edit, "edit_images"), (images, "_write_all"), (LocalSweep, "run")),
+    *((edit, "edit_images"), (images, "_write_all"), (LocalSweep, "run"), (compare, "make_missing")),
 ]
 #: Processes of other machines are waited for, as they should be; and a view is written over the network.
 LEFT_OUT = {"--help", "--print_config", "--trainer.num_nodes", "--version"}
@@ -84,6 +84,7 @@ def call(
     calls = {
         "fit": ["--config", config, *TINY_RUN, "--run_dir", "new"],
         "probe": [run, "--num_steps", "4", "--out", "probed"],
+        "compare": [run, "--denoisers", "h=0.4,nearest", "--images", "20", "--out", "compared"],
         "inversions": [run, "--num_steps", "4", "--out", "inverted", "--settings.num_samples", "4"],
         "whitening": [run, "--ridge", "1e-2", "--num_steps", "4", "--out", "whitened"],
         "search-noise": [pictures, "--run", run, "--ridge", "1e-2", "--out", "found"],

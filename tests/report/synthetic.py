@@ -230,6 +230,35 @@ def write_probes(run: Path) -> None:
     ]
     (run / "probes/replay/num_steps=0010/inversion_methods.json").write_text(json.dumps(rows))
     write_whitening(run / "probes" / "whitening")
+    write_comparison(run / "probes" / "compare")
+
+
+def comparison_mean(step: int, r2: float | None, **which: Any) -> dict[str, Any]:
+    """An entry of the means of ``compare.json``; numbers that differ, that none stands for another."""
+    values = {"r2": r2, "r2_null": -0.5, "cka_debiased": 0.4, "ssim": 0.3, "ssim_null": 0.01}
+    errors = {"r2": 0.02, "r2_null": 0.03, "ssim": 0.004}
+    return {
+        **which,
+        "step": step,
+        "values": values,
+        "standard_errors": errors,
+        "std_over_runs": {"r2": 0.07},
+        "num_runs": 2,
+    }
+
+
+def write_comparison(folder: Path) -> None:
+    """What ``probediff compare`` leaves, as far as reports read it."""
+    means = []
+    for step in STEPS:
+        for place, name in enumerate(("h=0", "h=1", "local", "nearest", "wiener", "optimal", "pca_locality")):
+            r2 = place / 10 - 1 / (1 + step)
+            means.append(comparison_mean(step, r2, predictor="denoiser", denoiser=name, images=100 + place))
+        means.append(comparison_mean(step, 0.9, predictor="another seed"))
+        means.append(comparison_mean(step, step / 1000, predictor="own final samples"))
+    folder.mkdir(parents=True)
+    result = {"conventions": conventions(), "runs": [{"name": "seed0"}, {"name": "seed1"}], "left_out": []}
+    (folder / "compare.json").write_text(json.dumps({**result, "means": means}))
 
 
 def write_exact(run: Path, name: str, offset: float, num_steps: int = 100, **options: Any) -> Path:

@@ -93,6 +93,7 @@ def test_everything_of_a_complete_run_is_there(out: Path, page: Page) -> None:
         "f7_hub_variance",
         "f8_hubs_1",
         "t1_correlation_over_training",
+        "network_images_1",
         "training",
         "reproducibility",
         *(f"{name}_over_training" for name in ("latent_normality", "noise_image_map", "sample_quality")),
