@@ -61,7 +61,7 @@ def test_more_images_than_there_are_means_all_unless_they_are_typed(images: RunI
         ("locall", "got 'locall'"),
         ("h=0.4,,local", "got ''"),
         ("local,h=2", "h must lie in [0, 1], got 2.0"),
-        ("local,border=zeros", "must be among denoiser, images, patch_size, got 'border'"),
+        ("local,border=zeros", "must be among denoiser, images, schedule, patch_size, got 'border'"),
         ("smoothed_empirical", "must say which exact denoiser, got none"),
         ("denoiser=network", "got 'network'"),
     ],
