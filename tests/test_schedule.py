@@ -22,6 +22,14 @@ def test_linear_is_that_of_ho_et_al_and_scales_with_length() -> None:
     np.testing.assert_allclose(NoiseSchedule.linear(4000).betas.numpy(), np.linspace(2.5e-5, 0.005, 4000), rtol=1e-12)
 
 
+def test_scaled_linear_is_that_of_stable_diffusion_and_scales_with_length() -> None:
+    expected = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    np.testing.assert_allclose(NoiseSchedule.scaled_linear(1000).betas.numpy(), expected, rtol=1e-12)
+    assert float(NoiseSchedule.scaled_linear(4000).alpha_bar[-1]) == pytest.approx(np.prod(1 - expected), rel=0.03)
+    with pytest.raises(ValueError, match="num_train_timesteps must exceed 12 .* got 12"):
+        NoiseSchedule.scaled_linear(12)
+
+
 @given(st.integers(25, 2000), st.sampled_from(["cosine", "linear", "scaled_linear"]))
 @settings(max_examples=30, deadline=None, derandomize=True)
 def test_alpha_bar_falls_from_one_to_zero(length: int, name: str) -> None:

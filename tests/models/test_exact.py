@@ -140,6 +140,21 @@ def test_h_1_is_the_gaussian(finished: Path) -> None:
     assert whole.conventions["bandwidth"] == 1
 
 
+@pytest.mark.parametrize("options", ["h=1", "h=0.4,images=300"])
+def test_another_schedule_than_the_runs(finished: Path, options: str) -> None:
+    spec = f"exact:{finished},{options},schedule=scaled_linear"
+    model, of_run = ExactModel.parse(spec).load(), ExactModel.parse(f"exact:{finished},{options}").load()
+    schedule = NoiseSchedule.scaled_linear(40)
+    assert torch.equal(model.schedule.alpha_bar, schedule.alpha_bar)
+    assert (model.conventions["schedule"], of_run.conventions["schedule"]) == ("scaled_linear", "cosine")
+    assert ExactModel.parse(spec).name == f"exact-{options},schedule=scaled_linear"
+    h, images = (1.0, digits()) if options == "h=1" else (0.4, digits(300))
+    expected = SmoothedEmpiricalDenoiser(images, h, schedule, statistics=moments([digits(1797)]))
+    torch.testing.assert_close(eps_of(model.eps_model), eps_of(expected), rtol=0, atol=2e-4)
+    with pytest.raises(ValueError, match=r"schedule=NAME must be one of cosine, linear, scaled_linear, got 'sqrt'"):
+        ExactModel.parse(f"exact:{finished},{options},schedule=sqrt")
+
+
 def test_two_bandwidths_are_told_apart_though_their_tensors_are_the_same(finished: Path) -> None:
     a, b = (ExactModel.parse(f"exact:{finished},h={h},images=50").load() for h in (0.3, 0.4))
     assert a.digest == b.digest
