@@ -26,7 +26,7 @@ def test_scaled_linear_is_that_of_stable_diffusion_and_scales_with_length() -> N
     expected = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
     np.testing.assert_allclose(NoiseSchedule.scaled_linear(1000).betas.numpy(), expected, rtol=1e-12)
     assert float(NoiseSchedule.scaled_linear(4000).alpha_bar[-1]) == pytest.approx(np.prod(1 - expected), rel=0.03)
-    with pytest.raises(ValueError, match="num_train_timesteps must exceed 12 .* got 12"):
+    with pytest.raises(ValueError, match=r"num_train_timesteps must exceed 12 .* got 12"):
         NoiseSchedule.scaled_linear(12)
 
 

@@ -59,7 +59,7 @@ def _drawable(panel: Panel) -> Panel:
     if not count:
         return panel
     title = f"{panel.title}, {count} too large"
-    return Panel(title, panel.y_label, tuple(line for line in lines if line.points))
+    return replace(panel, title=title, lines=tuple(line for line in lines if line.points), y_range=None)
 
 
 def _add_legend(figure: Drawing, handles: dict[str, Any]) -> None:
@@ -123,11 +123,12 @@ def _step_axis(axis: Any, panel: Panel) -> None:
 
     steps = sorted({step for line in panel.lines for step in line.points if step >= 0})
     positive = [step for step in steps if step > 0]
-    axis.set_xlabel("training step (0, then logarithmic)" if 0 in steps else "training step (logarithmic)", fontsize=9)
+    how = "(0, then logarithmic)" if 0 in steps else "(logarithmic)"
+    axis.set_xlabel(f"{panel.x_label} {how}", fontsize=9)
     plain_axes(axis)
     if not positive:
         axis.set_xticks([0])
-        axis.set_xlabel("training step", fontsize=9)
+        axis.set_xlabel(panel.x_label, fontsize=9)
         return
     # Linear between 0 and the first step, which takes the room of one decade.
     axis.set_xscale("symlog", linthresh=positive[0], linscale=0.6)

@@ -93,12 +93,14 @@ class Panel:
         title, y_label: its words.
         lines: what is drawn.
         y_range: ends of the vertical axis; as the values need it by default.
+        x_label: what the steps are.
     """
 
     title: str
     y_label: str
     lines: tuple[Line, ...]
     y_range: tuple[float, float] | None = None
+    x_label: str = "training step"
 
     @property
     def has_curves(self) -> bool:
