@@ -8,7 +8,8 @@ Means over samples, and functions of several of them, have it from all samples. 
 another it is the delete-a-group jackknife (Kott 2001): the samples in 20 groups, the statistic without each of them.
 Nothing is drawn with replacement: a sample that is there twice is its own nearest neighbour. Extremes over very many
 correlations select other pairs in every set, which the jackknife takes for noise (its error of the ten largest of
-white noise is 2.4 times too large): they have it from the differences of halves.
+white noise is 2.4 times too large): they have it from the differences of halves. SVCCA, whose last direction changes
+place with the next one, has it from the spread over halves.
 """
 
 import math

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from sklearn.datasets import load_digits
 
 from probediff.measures import cka, similarity_errors, svcca
 from probediff.measures.similarity_errors import cka_errors, svcca_error
+from probediff.measures.uncertainty import half_splits
 from tests.reference.errors_reference import error_by_recomputing
 
 DTYPES = st.sampled_from([torch.float32, torch.float64])
@@ -76,9 +78,16 @@ def test_a_set_that_varies_in_one_sample_alone_has_no_error(num: int) -> None:
     assert all(map(math.isnan, cka_errors(x, y)))
 
 
+def error_by_halving(x: torch.Tensor, y: torch.Tensor, num_directions: int = 10) -> float:
+    """The standard deviation of SVCCA over halves, each by itself."""
+    halves = half_splits(len(x))
+    values = [svcca(x[half], y[half], num_directions) for half in torch.cat([halves, ~halves])]
+    return float(np.std(values))
+
+
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(
-    num=st.integers(8, 70),
+    num=st.integers(20, 70),
     dim=st.integers(5, 90),
     other_dim=st.integers(5, 90),
     directions=st.integers(1, 4),
@@ -86,30 +95,27 @@ def test_a_set_that_varies_in_one_sample_alone_has_no_error(num: int) -> None:
     dtype=DTYPES,
     constant=st.booleans(),
 )
-def test_svcca_is_computed_anew_without_each_group(
+def test_svcca_is_computed_anew_on_each_half(
     num: int, dim: int, other_dim: int, directions: int, seed: int, dtype: torch.dtype, constant: bool
 ) -> None:
     x, y = (rows.to(dtype) for rows in related(num, dim, other_dim, seed))
     if constant:
         x = torch.cat([x, torch.full((num, 1), 0.1, dtype=dtype)], dim=1)
-    expected = error_by_recomputing(lambda kept: svcca(x[kept], y[kept], directions), num)
-    assert svcca_error(x, y, directions) == pytest.approx(expected, rel=0.02, abs=1e-4)
+    assert svcca_error(x, y, directions) == pytest.approx(error_by_halving(x, y, directions), rel=0.05, abs=1e-3)
 
 
-@pytest.mark.parametrize("num", [24, 60, 200])
+@pytest.mark.parametrize("num", [40, 60, 200])
 def test_svcca_of_images(num: int) -> None:
     """Many pixels are the same in all images, some in all but one."""
     x = torch.from_numpy(load_digits().images)[:num, None].float() / 8 - 1
     y = (x + 0.3 * normal(*x.shape)).clamp(-1, 1).float()
-    expected = error_by_recomputing(lambda kept: svcca(x[kept], y[kept]), num)
-    assert svcca_error(x, y) == pytest.approx(expected, rel=0.01)
+    assert svcca_error(x, y) == pytest.approx(error_by_halving(x, y), rel=0.02)
 
 
 def test_svcca_of_directions_that_are_all_alike() -> None:
     """The hardest ones to tell apart: what few iterations leave out makes the error too small by some percent."""
     x, y = related(200, 192, 192)
-    expected = error_by_recomputing(lambda kept: svcca(x[kept], y[kept]), 200)
-    assert svcca_error(x, y) == pytest.approx(expected, rel=0.15)
+    assert svcca_error(x, y) == pytest.approx(error_by_halving(x, y), rel=0.15)
 
 
 def test_scales_and_shifts_of_columns_change_nothing() -> None:
@@ -123,10 +129,9 @@ def test_scales_and_shifts_of_columns_change_nothing() -> None:
 
 
 def test_svcca_that_is_not_defined_has_no_error() -> None:
-    x, y = normal(11, 20), normal(11, 20, seed=1)
+    x, y = normal(20, 20), normal(20, 20, seed=1)
     assert math.isnan(svcca_error(x, y)) and svcca(x, y) > 0
-    assert math.isnan(error_by_recomputing(lambda kept: svcca(x[kept], y[kept]), 11))
-    assert svcca_error(x, y, 9) > 0
+    assert svcca_error(x, y, 5) > 0
     assert math.isnan(svcca_error(x[:1], y[:1], 1))
     with pytest.raises(ValueError, match="num_directions must be at least 1, got 0"):
         svcca_error(x, y, 0)
