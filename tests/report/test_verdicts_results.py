@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import warnings
 from pathlib import Path
 from typing import Any
@@ -121,3 +122,20 @@ def test_an_exact_denoiser_that_was_only_analysed_is_judged_too(run: Path) -> No
     write(run / "probes/exact-nearest/whitening/whitening.json", **values | {"conventions": told})
     found = {verdicts.label: verdicts_of(verdicts.outcomes) for verdicts in judged(run).exact}
     assert found["nearest"]["P2-F5c"] == "agrees" and found["nearest"]["P1-T1"] == "undecided"
+
+
+def test_what_varies_over_seeds_is_the_difference_of_pairs(tmp_path: Path) -> None:
+    """Found noises give 0.5 with every seed, random ones 0.3, 0.7 and 0.2: who is better depends on the seed."""
+    runs = [write_verdict_run(tmp_path / f"run{seed}", True, seed=seed) for seed in range(3)]
+    others = (0.3, 0.7, 0.2)
+    for run, random in zip(runs, others, strict=True):
+        told = json.loads((run / "probes/edit/edit.json").read_text())["conventions"]
+        pairs = {"random": random, "found": 0.5}
+        edits = [
+            {"strength": 0.5, "noise": kind, "ssim_of_each": [[mean + 0.001 * k] for k in range(12)]}
+            for kind, mean in pairs.items()
+        ]
+        write(run / "probes/edit/edit.json", conventions=told, edits=edits)
+    (claim,) = outcomes(judged(*runs))["P2-F10"].claims
+    assert claim.number is not None and claim.number.error == pytest.approx(statistics.stdev(others) / 3**0.5)
+    assert claim.verdict == "undecided"

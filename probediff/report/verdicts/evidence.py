@@ -19,7 +19,9 @@ _GAUSSIAN = "gaussian"
 Curve = dict[int, Number]
 #: What makes assignments comparable: all that noises and samples depend on but the number of steps.
 Setting = tuple[object, ...]
-_SETTING = ("num_samples", "convention", "clip", "weights", "ema_rate", "noise_seed")
+_SETTING = ("num_samples", "convention", "clip", "weights", "ema_rate", "noise_seed", "dtype", "schedule")
+#: What a replay shares with the run's own records beside what may stand beside them: it stands in for them.
+_OF_OWN = ("weights", "ema_rate", "noise_seed", "dtype")
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class RunEvidence:
             exact = self.run.like_own(self.kind)
             return () if exact is None else (exact,)
         own = self.run.own
-        alike = (r for r in self.run.of_kind("replay") if not r.differing_from(own))
+        alike = (r for r in self.run.of_kind("replay") if not (r.differing_from(own) or _is_other_model(r, own)))
         return (own, *(r.without(r.other_options(own)) for r in alike))
 
     @cached_property
@@ -103,6 +105,12 @@ class RunEvidence:
         own = self.run.own
         others = self.run.of_kind("replay" if own.kind == NETWORK else own.kind)
         return (own, *(r for r in others if r.last_step == own.last_step))
+
+
+def _is_other_model(replay: ProbeRecords, own: ProbeRecords) -> bool:
+    """Whether a replay is of other weights or noises than the run's own records, or computed in another precision."""
+    pairs = [(replay.convention(name), own.convention(name)) for name in _OF_OWN]
+    return any(None not in pair and pair[0] != pair[1] for pair in pairs)
 
 
 def curve_of(records: ProbeRecords, probe: str, key: str) -> Curve:
