@@ -46,6 +46,24 @@ def test_a_training_that_goes_on_has_no_verdict_yet(tmp_path: Path) -> None:
     assert verdicts_of(found.exact[0].outcomes) == dict.fromkeys(OF_EXACT, "agrees")
 
 
+def test_a_network_that_was_not_trained_at_all_says_nothing(run: Path) -> None:
+    def edit(line: dict[str, Any]) -> dict[str, Any] | None:
+        return line | {"step": 0} if line["probe"] == "run" or line["step"] == 0 else None
+
+    shutil.rmtree(run / "probes")
+    outcome = outcomes(judged(remake(run, edit)))["P1-T1"]
+    assert outcome.verdict == "undecided" and "nothing was trained: run ended at step 0" in outcome.reason
+
+
+def test_what_was_probed_before_the_end_is_not_taken_for_it(run: Path) -> None:
+    """The training ended at step 4000, its last whole event is of step 2000."""
+    shutil.rmtree(run / "probes")
+    remake(run, lambda line: None if line["step"] == LAST and line["probe"] != "run" else line)
+    with (run / "records.jsonl").open("a") as file:
+        file.write('{"step": 2000, "probe": "timing", "values": {}, "conventions": {}}\n')
+    assert outcomes(judged(run))["P1-T1"].claims[0].number is None
+
+
 def test_a_model_that_was_not_trained_here_has_no_statements_about_training(tmp_path: Path) -> None:
     for num_steps in (10, 100):
         values = final_values(True)[ASSIGNMENT] | {"noise_to_image": 0.94 if num_steps == 10 else 0.5}

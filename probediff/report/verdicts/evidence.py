@@ -12,7 +12,7 @@ from probediff.report.sources import Run
 from probediff.report.verdicts.results import NETWORK, Results, analysed_kinds
 from probediff.report.verdicts.rule import Claim, Number, Region, combine
 from probediff.runs.definitions import find_redefined
-from probediff.runs.folder import END_OF_EVENT
+from probediff.runs.folder import END_OF_EVENT, FINISHED
 
 _GAUSSIAN = "gaussian"
 #: By training step.
@@ -58,11 +58,12 @@ class RunEvidence:
 
     @cached_property
     def last_step(self) -> int | None:
-        """Of the last whole event, after which a number is that of the final model."""
+        """Of the last whole event, or the end of the training: a number of then is that of the final model."""
         first = next(iter(self.folders), None)
         if first is None:
             return None
-        return max((r["step"] for r in first.records if r["probe"] == END_OF_EVENT), default=first.last_step)
+        ends = (r["step"] for r in first.records if r["probe"] in (END_OF_EVENT, FINISHED))
+        return max(ends, default=first.last_step)
 
     def curve(self, probe: str, key: str) -> Curve:
         """A number by training step, without what is of an earlier definition.
@@ -154,8 +155,11 @@ class Evidence:
 
     @cached_property
     def unfinished(self) -> str:
-        """Which training has not ended, in words; empty where all have."""
-        running = [run for run in self.group.runs if not run.is_finished] if self.is_network else []
+        """Which training has not ended, or not begun, in words; empty where all have ended."""
+        runs = self.group.runs if self.is_network else ()
+        if untrained := [r.name for r in runs if r.is_finished and r.own.kind == NETWORK and r.own.last_step == 0]:
+            return f"nothing was trained: {', '.join(untrained)} ended at step 0"
+        running = [run for run in runs if not run.is_finished]
         if not running:
             return ""
         steps = ", ".join(
