@@ -82,6 +82,19 @@ def test_results_of_another_run_are_not_this_ones(run: Path) -> None:
     assert outcomes(judged(run))["P2-F9"].claims[0].number is None
 
 
+@pytest.mark.parametrize(("step", "verdict"), [(400, "undecided"), (4000, "agrees")])
+def test_results_of_an_earlier_checkpoint_are_not_those_of_the_end(run: Path, step: int, verdict: str) -> None:
+    for path in [*run.glob("probes/vary*/vary.json"), run / "probes/whitening/whitening.json", *run.rglob("edit.json")]:
+        values = json.loads(path.read_text())
+        values["conventions"]["step"] = step
+        for model in values.get("models", ()):
+            model["conventions"]["step"] = step
+        path.write_text(json.dumps(values))
+    found = outcomes(judged(run))
+    for key in ("P2-F2a", "P2-F5c", "P2-F7", "P2-F9", "P2-F10"):
+        assert found[key].verdict == verdict, key
+
+
 def test_slopes_of_gains_that_are_not_known_say_nothing(run: Path) -> None:
     path = run / "probes/whitening/whitening.json"
     values = json.loads(path.read_text())
