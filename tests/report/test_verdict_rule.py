@@ -63,6 +63,7 @@ def test_no_number_and_doubt_leave_it_undecided_with_their_reason() -> None:
     assert "no standard error" in without.reason
     assert nothing.remedy == nothing.cure and Claim("x", region, Number(1.0, 0.01), cure="y").remedy == ""
     assert Claim("x", region, Number(1.0, 1.0), cure="y").remedy == "more samples narrow it"
+    assert Claim("x", region, Number(1.0, 1.0, 3), cure="y").remedy == "more samples and more seeds narrow it"
     doubted = Claim("x", region, Number(1.0, 0.01), doubt="the images are few")
     assert doubted.verdict == "undecided" and doubted.reason == "the images are few"
 

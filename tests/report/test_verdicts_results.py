@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import warnings
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,19 @@ def test_results_of_another_run_are_not_this_ones(run: Path) -> None:
     assert outcomes(judged(run))["P2-F9"].claims[0].number is None
 
 
+@pytest.mark.parametrize(("step", "verdict"), [(400, "undecided"), (4000, "agrees")])
+def test_results_of_an_earlier_checkpoint_are_not_those_of_the_end(run: Path, step: int, verdict: str) -> None:
+    for path in [*run.glob("probes/vary*/vary.json"), run / "probes/whitening/whitening.json", *run.rglob("edit.json")]:
+        values = json.loads(path.read_text())
+        values["conventions"]["step"] = step
+        for model in values.get("models", ()):
+            model["conventions"]["step"] = step
+        path.write_text(json.dumps(values))
+    found = outcomes(judged(run))
+    for key in ("P2-F2a", "P2-F5c", "P2-F7", "P2-F9", "P2-F10"):
+        assert found[key].verdict == verdict, key
+
+
 def test_slopes_of_gains_that_are_not_known_say_nothing(run: Path) -> None:
     path = run / "probes/whitening/whitening.json"
     values = json.loads(path.read_text())
@@ -121,3 +135,20 @@ def test_an_exact_denoiser_that_was_only_analysed_is_judged_too(run: Path) -> No
     write(run / "probes/exact-nearest/whitening/whitening.json", **values | {"conventions": told})
     found = {verdicts.label: verdicts_of(verdicts.outcomes) for verdicts in judged(run).exact}
     assert found["nearest"]["P2-F5c"] == "agrees" and found["nearest"]["P1-T1"] == "undecided"
+
+
+def test_what_varies_over_seeds_is_the_difference_of_pairs(tmp_path: Path) -> None:
+    """Found noises give 0.5 with every seed, random ones 0.3, 0.7 and 0.2: who is better depends on the seed."""
+    runs = [write_verdict_run(tmp_path / f"run{seed}", True, seed=seed) for seed in range(3)]
+    others = (0.3, 0.7, 0.2)
+    for run, random in zip(runs, others, strict=True):
+        told = json.loads((run / "probes/edit/edit.json").read_text())["conventions"]
+        pairs = {"random": random, "found": 0.5}
+        edits = [
+            {"strength": 0.5, "noise": kind, "ssim_of_each": [[mean + 0.001 * k] for k in range(12)]}
+            for kind, mean in pairs.items()
+        ]
+        write(run / "probes/edit/edit.json", conventions=told, edits=edits)
+    (claim,) = outcomes(judged(*runs))["P2-F10"].claims
+    assert claim.number is not None and claim.number.error == pytest.approx(statistics.stdev(others) / 3**0.5)
+    assert claim.verdict == "undecided"

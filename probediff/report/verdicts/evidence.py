@@ -12,14 +12,16 @@ from probediff.report.sources import Run
 from probediff.report.verdicts.results import NETWORK, Results, analysed_kinds
 from probediff.report.verdicts.rule import Claim, Number, Region, combine
 from probediff.runs.definitions import find_redefined
-from probediff.runs.folder import END_OF_EVENT
+from probediff.runs.folder import END_OF_EVENT, FINISHED
 
 _GAUSSIAN = "gaussian"
 #: By training step.
 Curve = dict[int, Number]
 #: What makes assignments comparable: all that noises and samples depend on but the number of steps.
 Setting = tuple[object, ...]
-_SETTING = ("num_samples", "convention", "clip", "weights", "ema_rate", "noise_seed")
+_SETTING = ("num_samples", "convention", "clip", "weights", "ema_rate", "noise_seed", "dtype", "schedule")
+#: What a replay shares with the run's own records beside what may stand beside them: it stands in for them.
+_OF_OWN = ("weights", "ema_rate", "noise_seed", "dtype")
 
 
 @dataclass(frozen=True)
@@ -51,16 +53,17 @@ class RunEvidence:
             exact = self.run.like_own(self.kind)
             return () if exact is None else (exact,)
         own = self.run.own
-        alike = (r for r in self.run.of_kind("replay") if not r.differing_from(own))
+        alike = (r for r in self.run.of_kind("replay") if not (r.differing_from(own) or _is_other_model(r, own)))
         return (own, *(r.without(r.other_options(own)) for r in alike))
 
     @cached_property
     def last_step(self) -> int | None:
-        """Of the last whole event, after which a number is that of the final model."""
+        """Of the last whole event, or the end of the training: a number of then is that of the final model."""
         first = next(iter(self.folders), None)
         if first is None:
             return None
-        return max((r["step"] for r in first.records if r["probe"] == END_OF_EVENT), default=first.last_step)
+        ends = (r["step"] for r in first.records if r["probe"] in (END_OF_EVENT, FINISHED))
+        return max(ends, default=first.last_step)
 
     def curve(self, probe: str, key: str) -> Curve:
         """A number by training step, without what is of an earlier definition.
@@ -105,6 +108,12 @@ class RunEvidence:
         return (own, *(r for r in others if r.last_step == own.last_step))
 
 
+def _is_other_model(replay: ProbeRecords, own: ProbeRecords) -> bool:
+    """Whether a replay is of other weights or noises than the run's own records, or computed in another precision."""
+    pairs = [(replay.convention(name), own.convention(name)) for name in _OF_OWN]
+    return any(None not in pair and pair[0] != pair[1] for pair in pairs)
+
+
 def curve_of(records: ProbeRecords, probe: str, key: str) -> Curve:
     """A number in a folder of records by training step; none where any of them is of an earlier definition."""
     if any(key in find_redefined(probe, conventions) for conventions in records.conventions(probe)):
@@ -146,8 +155,11 @@ class Evidence:
 
     @cached_property
     def unfinished(self) -> str:
-        """Which training has not ended, in words; empty where all have."""
-        running = [run for run in self.group.runs if not run.is_finished] if self.is_network else []
+        """Which training has not ended, or not begun, in words; empty where all have ended."""
+        runs = self.group.runs if self.is_network else ()
+        if untrained := [r.name for r in runs if r.is_finished and r.own.kind == NETWORK and r.own.last_step == 0]:
+            return f"nothing was trained: {', '.join(untrained)} ended at step 0"
+        running = [run for run in runs if not run.is_finished]
         if not running:
             return ""
         steps = ", ".join(

@@ -17,6 +17,8 @@ _SMALLEST_DEG = 1.0
 #: The share of the training after which "early" is over. P1 says "quickly" and "a few epochs", of its 1,280 on
 #: CIFAR-10, which short runs do not have; a tenth is as much of any training, and far more than P1's few epochs.
 EARLY = 0.1
+#: Where the later part is known from only later on than this share of the training, it says nothing of what was early.
+_KNOWN_FROM = 0.25
 #: What changes later by at most a tenth of its range has settled, and what falls by at most a tenth has not fallen.
 _SETTLED = 0.1
 _SETTLING = {
@@ -88,7 +90,8 @@ def _cure_of_final(evidence: Evidence) -> str:
     is_there = any(run.run.of_kind(folder) for run in evidence.runs)
     return (
         f"`probediff probe RUN --samples final` records it{evidence.move_away(folder, is_there)}, where the training "
-        f"kept checkpoints after its first tenth (--probing.schedule.steps of `probediff fit`)"
+        f"kept checkpoints of its first {EARLY:.0%} and from then to {_KNOWN_FROM:.0%} (--probing.schedule.steps of "
+        f"`probediff fit`)"
     )
 
 
@@ -105,11 +108,14 @@ def _geometry_settles(evidence: Evidence) -> list[Claim]:
 
 
 def _largest_change(run: RunEvidence, key: str) -> Number | None:
-    """How far a number is from its final value at any step after ``EARLY``, as a share of its range in all steps."""
+    """How far a number is from its final value at any step after ``EARLY``, as a share of its range in all steps.
+
+    None without a step before, for the range is then that of the later part.
+    """
     curve = run.final_samples_curve(_ANGLES, key)
     last = run.last_step or 0
     final, later = curve.get(last), late_part(curve, last)
-    if final is None or not later:
+    if final is None or not later or min(curve) >= EARLY * last:
         return None
     values = [number.value for number in curve.values()]
     farthest = max(later.values(), key=lambda number: abs(number.value - final.value))
@@ -120,27 +126,28 @@ def _largest_change(run: RunEvidence, key: str) -> Number | None:
 
 
 def late_part(curve: Curve, last: int) -> Curve:
-    """The steps from ``EARLY`` of the training on but its last one; empty where there are none."""
-    return {step: number for step, number in curve.items() if EARLY * last <= step < last}
+    """The steps from ``EARLY`` of the training on but its last one; empty where they begin after ``_KNOWN_FROM``."""
+    later = {step: number for step, number in curve.items() if EARLY * last <= step < last}
+    return later if min(later, default=last) <= _KNOWN_FROM * last else {}
 
 
 def _no_better_inversion(evidence: Evidence) -> list[Claim]:
     key = "distance_noise_latent_mean"
 
-    def change(run: RunEvidence) -> Number | None:
+    def change(run: RunEvidence, is_of_final: bool) -> Number | None:
         last = run.last_step or 0
-        for curve in (run.final_samples_curve(_ANGLES, key), run.curve(_ANGLES, key)):
-            later = late_part(curve, last)
-            if later and last in curve:
-                return ratio(curve[last], later[min(later)])
-        return None
+        curve = run.final_samples_curve(_ANGLES, key) if is_of_final else run.curve(_ANGLES, key)
+        later = late_part(curve, last)
+        return ratio(curve[last], later[min(later)]) if later and last in curve else None
 
-    is_of_final = any(run.final_samples_curve(_ANGLES, key) for run in evidence.runs)
+    # Of all runs the same: those of own samples are another number.
+    is_of_final = any(change(run, is_of_final=True) is not None for run in evidence.runs)
+    number = evidence.mean(partial(change, is_of_final=is_of_final))
     samples = "the final samples" if is_of_final else "each checkpoint's own samples"
     words = f"distance of noise and latent at the end / after a tenth of the training, of {samples}"
     # Less than a tenth nearer to the noises is no improvement to speak of.
     region = Region(low=1 - _SETTLED)
-    return [Claim(words, region, evidence.mean(change), 1.0, cure=_cure_of_final(evidence))]
+    return [Claim(words, region, number, 1.0, cure=_cure_of_final(evidence))]
 
 
 STATEMENTS = (

@@ -3,6 +3,9 @@
 P1 is *There and Back Again*; these are figures 5 and 6 of its section 4.4, and a correction of the latter.
 """
 
+from dataclasses import replace
+from functools import partial
+
 from probediff.report.records import TO_NETWORK
 from probediff.report.verdicts.evidence import Curve, Evidence, RunEvidence, curve_of
 from probediff.report.verdicts.p1_inversion import EARLY, late_part
@@ -27,9 +30,9 @@ _CKA_NULLS = {"cka_debiased": 0.0, "cka": None}
 def _high_from_the_start(evidence: Evidence) -> list[Claim]:
     def least(run: RunEvidence) -> Number | None:
         curve = run.curve(_ASSIGNMENT, "image_to_noise")
-        early = {step: number for step, number in curve.items() if step <= _VERY_EARLY * max(curve)}
         # What an untrained network does at step 0 is no beginning of a training.
-        return min(early.values(), key=lambda number: number.value) if any(early) else None
+        early = [number for step, number in curve.items() if 0 < step <= _VERY_EARLY * max(curve)]
+        return min(early, key=lambda number: number.value) if early else None
 
     null = evidence.last(_ASSIGNMENT, "null")
     words = f"least image → noise in the first {_VERY_EARLY:.0%} of the training"
@@ -38,27 +41,37 @@ def _high_from_the_start(evidence: Evidence) -> list[Claim]:
 
 
 def _drops_early(evidence: Evidence) -> list[Claim]:
-    def ends(run: RunEvidence) -> tuple[Number, Number, Number] | None:
-        """At the first step, at the last one before ``EARLY`` is over, and at the end."""
+    def known(run: RunEvidence) -> Curve:
+        """The curve, empty where it has no step that is early, or no end."""
         curve = run.curve(_ASSIGNMENT, "noise_to_image")
-        early = [step for step in curve if 0 < step <= EARLY * max(curve)]
-        is_whole = bool(early) and run.last_step in curve
-        return (curve[min(curve)], curve[max(early)], curve[max(curve)]) if is_whole else None
+        is_whole = any(0 < step <= EARLY * max(curve) for step in curve) and run.last_step in curve
+        return curve if is_whole else {}
 
     def fall(run: RunEvidence) -> Number | None:
-        found = ends(run)
-        return None if found is None else difference(found[0], found[2])
+        curve = known(run)
+        return difference(curve[min(curve)], curve[max(curve)]) if curve else None
 
-    def early_share(run: RunEvidence) -> Number | None:
-        found = ends(run)
-        return None if found is None else share_of_fall(*found)
+    def early_share(run: RunEvidence, is_over: bool) -> Number | None:
+        """At the last step before ``EARLY`` is over, or at the first one after it."""
+        if not (curve := known(run)):
+            return None
+        until = EARLY * max(curve)
+        middle = min(s for s in curve if s >= until) if is_over else max(s for s in curve if s <= until)
+        return share_of_fall(curve[min(curve)], curve[middle], curve[max(curve)])
 
-    cure = _cure(evidence, EARLY)
+    cure, region = _cure(evidence, EARLY), Region(low=_HALF)
     whole = Claim("fall of noise → image over the training", Region(low=_FALL), evidence.mean(fall), 0.0, cure)
     if whole.verdict == "disagrees":
         return [whole]
     words = f"share of that fall in the first {EARLY:.0%} of the training"
-    return [whole, Claim(words, Region(low=_HALF), evidence.mean(early_share), EARLY, cure)]
+    by_then, after = (
+        Claim(words, region, evidence.mean(partial(early_share, is_over=over)), EARLY, cure) for over in (False, True)
+    )
+    # What is not done by an earlier step may be by then: only what is not done by a later one speaks against it.
+    is_unknown = by_then.verdict == "disagrees" != after.verdict
+    why = f"it may fall between the last step that was probed before {EARLY:.0%} of the training and the next one"
+    early = replace(by_then, doubt=why if is_unknown else "")
+    return [whole, early]
 
 
 def _cure(evidence: Evidence, share: float) -> str:
@@ -89,9 +102,10 @@ def _map_settles(evidence: Evidence) -> list[Claim]:
 
 
 def _svcca_is_first(evidence: Evidence) -> list[Claim]:
-    """SVCCA at the probed step at which CKA or SSIM settles, or at the one before where it has settled by then.
+    """SVCCA at the probed step at which CKA or SSIM settles, or all at the one before where it has settled by then.
 
-    Where both are first at 0.9 at one step, the steps are too far apart to tell.
+    Where both are first at 0.9 at one step, the steps are too far apart to tell; so they are where that is the end, at
+    which all are 1.
     """
     cka, _ = _cka({name: evidence.curve(_FINAL, name) for name in _CKA_NULLS})
     curves = {"svcca": evidence.curve(_FINAL, "svcca"), "cka": cka, "ssim": evidence.curve(_FINAL, "ssim")}
@@ -99,21 +113,36 @@ def _svcca_is_first(evidence: Evidence) -> list[Claim]:
     if missing := [name.upper() for name, curve in curves.items() if not curve]:
         why = f"no {' and no '.join(missing)} to the final samples is recorded"
         return [Claim("SVCCA to the final samples", region, None, cure=cure, doubt=why)]
-    svcca, *others = curves.values()
-    settled = min((s for curve in others for s in curve if curve[s].value > _SIMILAR and s in svcca), default=None)
-    # Where no other settles before the end, SVCCA has to be there at the last step before it.
+    svcca, others = curves.pop("svcca"), curves
+    settled = min(
+        (s for curve in others.values() for s in curve if _is_high(curve.get(s)) and s in svcca), default=None
+    )
     before = max((step for step in svcca if settled is None or step < settled), default=None)
-    is_there = before is not None and (settled is None or svcca[before].value > _SIMILAR)
-    step = before if is_there or settled is None else settled
-    if step is None:
-        return [Claim("SVCCA to the final samples", region, None, cure=cure)]
-    words, why = f"SVCCA at step {step}, where CKA and SSIM are below {_SIMILAR}", ""
-    if not is_there:
-        words = f"SVCCA at step {step}, where another similarity is first above {_SIMILAR}"
-        if svcca[step].value > _SIMILAR:
-            since = f"since step {before}" if before is not None else "at the first step"
-            why = f"SVCCA and another similarity both come above {_SIMILAR} {since}: the probed steps cannot tell"
-    return [Claim(words, region, svcca[step], cure=cure, doubt=why)]
+    if before is not None and _is_high(svcca[before]):
+        # First only where the others are not there by then.
+        words = [(name.upper(), Region(high=_SIMILAR), curve.get(before)) for name, curve in others.items()]
+        first = [("SVCCA", region, svcca[before]), *words]
+        return [Claim(f"{name} at step {before}", where, number, cure=cure) for name, where, number in first]
+    step = before if settled is None else settled
+    words, number = f"SVCCA at step {step}, where another similarity is first above {_SIMILAR}", svcca.get(step or 0)
+    return [Claim(words, region, number, cure=cure, doubt=_why_not_told(svcca, others, before, settled))]
+
+
+def _is_high(number: Number | None) -> bool:
+    return number is not None and number.value > _SIMILAR
+
+
+def _why_not_told(svcca: Curve, others: dict[str, Curve], before: int | None, settled: int | None) -> str:
+    """Why SVCCA is not second, though it is not seen to be first; empty where it is."""
+    if settled is None:
+        return f"none of them is above {_SIMILAR} before the end"
+    if _is_high(svcca[settled]):
+        since = f"since step {before}" if before is not None else "at the first step"
+        return f"SVCCA and another similarity both come above {_SIMILAR} {since}: the probed steps cannot tell"
+    there = [Claim(name, Region(low=_SIMILAR), curve.get(settled)) for name, curve in others.items()]
+    is_second = Claim("SVCCA", Region(low=_SIMILAR), svcca[settled]).verdict == "disagrees"
+    is_known = any(claim.verdict == "agrees" for claim in there)
+    return "" if is_known or not is_second else f"no other similarity is above {_SIMILAR} with all of its interval"
 
 
 def _more_than_covariance(evidence: Evidence) -> list[Claim]:

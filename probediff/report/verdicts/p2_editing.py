@@ -5,6 +5,7 @@ SSIM with the image, averaged over the noises of an image; the error is over ima
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from probediff.report.verdicts.evidence import Evidence, RunEvidence
@@ -42,8 +43,11 @@ def _paired_claim(
     """Whether the first numbers are higher, over the images; the null is the mean of the second."""
     pairs = [pair for run in evidence.runs if (pair := pair_of(run)) is not None and len(pair[0]) == len(pair[1]) > 0]
     compared = [paired(*pair) for pair in pairs]
-    number = combine(found for found, _ in compared)
     null = combine(Number(others) for _, others in compared)
+    # Over runs too the error is that of the difference, for either may vary alone.
+    number = combine(Number(found.value - others, found.error) for found, others in compared)
+    if number is not None and null is not None:
+        number = replace(number, value=number.value + null.value)
     region = Region(None if null is None else null.value, words="above the null")
     fewest = min((len(found) for found, _ in pairs), default=FEWEST_IMAGES)
     doubt = f"{fewest} images are too few for an error over images" if fewest < FEWEST_IMAGES else ""

@@ -43,7 +43,7 @@ class Results:
     @cached_property
     def whitening(self) -> dict[str, Any]:
         """Of several analyses that of the most iterations, then of the most fixed points; empty without one."""
-        found = [values for path, values in self._read(WHITENING) if self._kind_of(path, values) == self.kind]
+        found = [v for path, v in self._read(WHITENING) if self._kind_of(path, v) == self.kind and self._is_of_end(v)]
         return max(found, key=_size_of_analysis, default={})
 
     @cached_property
@@ -54,7 +54,8 @@ class Results:
     @cached_property
     def edits(self) -> dict[str, list[Each]]:
         """SSIM of the edits with the images: kind of noise -> by strength, one number an image."""
-        found = [v for path, v in self._read(EDIT) if self._kind_of(path, v) == self.kind and _has_ssim(v)]
+        every = [v for path, v in self._read(EDIT) if self._kind_of(path, v) == self.kind]
+        found = [v for v in every if _has_ssim(v) and self._is_of_end(v)]
         best: dict[str, list[Each]] = {}
         for values in found:
             by_noise: dict[str, list[Each]] = {}
@@ -101,7 +102,13 @@ class Results:
         name, of_run = str(model.get("model")), f"{self.run.path.name} "
         what = name.removeprefix(of_run)
         kind = NETWORK if what.startswith("step ") else _kind_of_folder(what)
-        return name.startswith(of_run) and kind == self.kind
+        return name.startswith(of_run) and kind == self.kind and self._is_of_end(model)
+
+    def _is_of_end(self, result: dict[str, Any]) -> bool:
+        """Whether a result is not of an earlier checkpoint of the network, as far as it says."""
+        step = finite(_object(result.get("conventions")).get("step"))
+        is_trained_here = self.kind == NETWORK and self.run.own.kind == NETWORK
+        return not is_trained_here or step in (None, self.run.own.last_step)
 
 
 def _kind_of_folder(name: str) -> str:

@@ -175,7 +175,9 @@ class Claim:
         """What would decide it; empty where it decides."""
         if self.verdict != "undecided":
             return ""
-        return self.cure if self.doubt or self.ease or self.interval is None else "more samples narrow it"
+        if self.doubt or self.ease or self.number is None or self.interval is None:
+            return self.cure
+        return f"more samples{' and more seeds' if self.number.num_runs > 1 else ''} narrow it"
 
     def __str__(self) -> str:
         null = "" if self.null is None else f", null {self.null:.4g}"

@@ -24,7 +24,7 @@ _ALL = ("runs", "model", "id", "place", "statement", "published", "verdict of th
 def verdict_table(index: int, judged: GroupVerdicts) -> Table:
     """A row a statement, of the runs' own networks."""
     rows = [_row(outcome) for outcome in judged.network.outcomes]
-    caption = f"Statements of the papers and what {judged.group.label} says. {judged.network.counts_in_words}."
+    caption = f"Statements of the papers beside the numbers of {judged.group.label}. {judged.network.counts_in_words}."
     return Table(f"verdicts_{index}", caption, _HEADER, tuple(rows))
 
 
