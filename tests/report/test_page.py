@@ -63,7 +63,7 @@ def test_every_anchor_has_its_place_and_every_image_its_words(page: Page) -> Non
     ids = [attrs["id"] for _, attrs in page.tags if attrs.get("id")]
     assert len(ids) == len(set(ids))
     targets = {attrs["href"][1:] for attrs in page.all("a")}
-    assert targets <= set(ids) and len(targets) == len(page.all("section")) == 23
+    assert targets <= set(ids) and len(targets) == len(page.all("section")) == 24
     labelled = [attrs["aria-labelledby"] for attrs in page.all("section")]
     assert set(labelled) <= set(ids)
     images = page.all("img")
@@ -72,7 +72,7 @@ def test_every_anchor_has_its_place_and_every_image_its_words(page: Page) -> Non
 
 
 def test_headings_are_one_title_and_sections(page: Page) -> None:
-    assert [tag for tag, _ in page.tags if re.fullmatch(r"h\d", tag)] == ["h1"] + ["h2"] * 23
+    assert [tag for tag, _ in page.tags if re.fullmatch(r"h\d", tag)] == ["h1"] + ["h2"] * 24
     assert page.all("html") == [{"lang": "en"}]
     assert not page.all("meta")[0].get("http-equiv") and "refresh" not in str(page.all("meta"))
 
