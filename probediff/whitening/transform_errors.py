@@ -57,7 +57,7 @@ def transform_errors(
             found["whiteness"].append(measure_whiteness(covariance))
             for name, matrix in matrices.items():
                 found[name].append(measure_distance(matrix, w_diff))
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # its module does not list it
         return {}
     return {name: jackknife_errors(values) for name, values in found.items()}
 

@@ -12,14 +12,8 @@ from PIL import Image
 from probediff.__main__ import main
 from tests.report.verdict_runs import KEYS, OF_EXACT, judged, outcomes
 
-#: Numbers whose errors are not recorded; of correlations, where there are few samples.
-_WITHOUT_ERRORS = {
-    "mean of the ten largest |r| of latents",
-    "rms of its variances less 1, scaled to a mean of 1",
-    "rms of its covariances, scaled alike",
-    "Frobenius norm of W - W_diff: nearest other / ZCA",
-    "2-norm of W - W_diff: nearest other / ZCA",
-}
+#: Numbers whose errors are not recorded: of correlations, where there are few samples.
+_WITHOUT_ERRORS = {"mean of the ten largest |r| of latents"}
 #: The tiny run has few steps of sampling and of training, and no noise misses its image there.
 _WITHOUT_NUMBERS = {"P1-F5a", "P1-F5b", "P1-T2a", "C-F6"}
 _SEARCH = ["--ridge", "1e-2", "--num_iterations", "30", "--num_chains", "2"]
@@ -55,7 +49,9 @@ def run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def test_every_number_is_found_with_its_error(run: Path) -> None:
+def test_every_number_is_found_with_its_error(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The tiny run was probed at its middle, which is late.
+    monkeypatch.setattr("probediff.report.verdicts.p1_inversion._KNOWN_FROM", 1.0)
     found = judged(run)
     by_key = outcomes(found)
     missing = {key for key in KEYS if any(claim.number is None for claim in by_key[key].claims)}

@@ -120,9 +120,9 @@ def _svcca_is_first(evidence: Evidence) -> list[Claim]:
     before = max((step for step in svcca if settled is None or step < settled), default=None)
     if before is not None and _is_high(svcca[before]):
         # First only where the others are not there by then.
-        words = [(name.upper(), Region(high=_SIMILAR), curve.get(before)) for name, curve in others.items()]
-        first = [("SVCCA", region, svcca[before]), *words]
-        return [Claim(f"{name} at step {before}", where, number, cure=cure) for name, where, number in first]
+        not_there = [(name.upper(), Region(high=_SIMILAR), curve.get(before)) for name, curve in others.items()]
+        every = [("SVCCA", region, svcca[before]), *not_there]
+        return [Claim(f"{name} at step {before}", where, number, cure=cure) for name, where, number in every]
     step = before if settled is None else settled
     words, number = f"SVCCA at step {step}, where another similarity is first above {_SIMILAR}", svcca.get(step or 0)
     return [Claim(words, region, number, cure=cure, doubt=_why_not_told(svcca, others, before, settled))]
