@@ -101,7 +101,7 @@ ADDED = {
     # A command that is new.
     "options: compare: arguments: RUN",
     *(f"options: compare: options: --{name}" for name in ("denoisers", "images", "num_samples")),
-    *(f"options: compare: options: --{name}" for name in ("device", "out", "trust")),
+    *(f"options: compare: options: {name}" for name in ("--device", "--out", "--trust", "--help", "-h")),
     # An optimiser of one's own; a run without one has no such key in its configuration.
     *(f"options: fit: options: --{name}{end}" for name in ("optimizer", "lr_scheduler") for end in ("", ".help")),
     *("configuration: optimizer", "configuration: lr_scheduler"),

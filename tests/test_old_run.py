@@ -29,8 +29,10 @@ REDEFINED = {
 ADDED = {
     "assignment_accuracy": {
         *("hubs_squared_norm_per_value", "squared_norm_per_value"),
+        *("hubs_squared_brightness", "squared_brightness", "captures_squared_brightness_spearman"),
         *("captures_pixel_variance_spearman", "captures_squared_norm_per_value_spearman"),
-    }
+    },
+    "latent_normality": {"plain_area_ratio", "plain_area_ratio_null"},
 }
 
 

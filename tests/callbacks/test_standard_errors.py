@@ -12,6 +12,7 @@ from typing import Any
 
 import lightning as L
 import pytest
+from torch import Tensor
 
 from probediff.callbacks import (
     AssignmentAccuracy,
@@ -30,12 +31,13 @@ from probediff.callbacks import (
 )
 from probediff.commands.options import available_probes
 from probediff.measures import TrajectoryRecorder
-from probediff.measures.uncertainty import split_errors
+from probediff.measures.uncertainty import ERRORS_IN_INTERVAL, split_errors
 from probediff.runs.folder import RunFolder
 from probediff.runs.stored_results import read_result
 from tests.callbacks import test_denoiser_structure as structure
 from tests.callbacks.passes import SamplingPass, build_pass, context
 from tests.conftest import CLOSE, tiny_settings
+from tests.reference.errors_reference import errors_by_recomputing
 
 Fit = Callable[..., tuple[Any, L.Trainer]]
 
@@ -131,6 +133,35 @@ def test_they_do_not_depend_on_the_batch_size(fit: Fit, tmp_path: Path) -> None:
     assert one.keys() == other.keys()
     for key, errors in one.items():
         assert errors == pytest.approx(other[key], rel=100 * CLOSE, abs=CLOSE), key
+
+
+@pytest.mark.parametrize("probe", [AssignmentAccuracy(), NoiseImageMap()])
+@pytest.mark.parametrize("num", [9, 45])
+def test_they_are_those_of_measuring_anew_without_each_group(probe: Probe, num: int) -> None:
+    event = build_pass(num)
+
+    def measure(kept: Tensor) -> dict[str, float]:
+        return probe.measure(replace(event, noise=event.noise[kept], x_0=event.x_0[kept], latent=None)).values
+
+    found, expected = probe.measure(event).standard_errors, errors_by_recomputing(measure, num)
+    shares = {"image_to_noise", "noise_to_image", "image_to_noise_top5", "noise_to_image_top5"}
+    shares |= {"identity_share", "nearest_image_share", "nearest_noise_share"}
+    for name, error in found.items():
+        least = 3 / num / ERRORS_IN_INTERVAL if name in shares else 0.0
+        assert error == pytest.approx(max(expected[name], least), rel=1e-6, abs=1e-12), name
+
+
+def test_shares_of_all_have_the_rule_of_three() -> None:
+    event = build_pass(30)
+    event = replace(event, x_0=0.9 * event.noise)
+    for probe, shares in (
+        (AssignmentAccuracy(), ("image_to_noise", "noise_to_image_top5")),
+        (NoiseImageMap(), ("identity_share",)),
+    ):
+        result = probe.measure(event)
+        for share in shares:
+            assert result.values[share] == 1
+            assert result.standard_errors[share] * ERRORS_IN_INTERVAL == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("num", [1, 2, 3])

@@ -91,6 +91,7 @@ def call(
         "vary": [noises, run, "--num_steps", "4", "--out", "varied"],
         "edit": [pictures, "--model", run, "--run", run, "--ridge", "1e-2", "--num_steps", "4", "--out", "edited"],
         "report": [run, "--out", "page"],
+        "verdicts": [run],
         "sweep": [str(ROOT / "sweeps" / "smoke.yaml"), "--local"],
         "runs": [run],
         "dashboard": ["team/project", "--dry_run"],

@@ -45,11 +45,13 @@ TWO_NODES = [
 
 
 def values(run_dir: Path) -> dict[tuple[str, int], dict[str, float]]:
+    """And their standard errors."""
     found = {}
     for record in RunFolder(run_dir).records():
         if record["probe"] not in ("timing", "pass"):
             record["values"].pop("steps_per_second", None)
-            found[record["probe"], record["step"]] = record["values"]
+            errors = {f"error of {name}": error for name, error in record["standard_errors"].items()}
+            found[record["probe"], record["step"]] = record["values"] | errors
     return found
 
 

@@ -94,10 +94,14 @@ def level(s: Samples) -> LevelImages:
     return LevelImages(*rows, members)
 
 
+def along(s: Samples) -> tuple[Tensor, Tensor]:
+    images, noises = s.small()
+    return along_eigenvectors(images, whitening(s)), along_eigenvectors(noises, whitening(s))
+
+
 def compared(s: Samples) -> ComparedMap:
     statistics = whitening(s)
-    along = tuple(along_eigenvectors(rows, statistics) for rows in s.small())
-    return ComparedMap.of("iterations", 1, along, statistics.eigenvalues**-0.5, statistics)
+    return ComparedMap.of("iterations", 1, along(s), statistics.eigenvalues**-0.5, statistics)
 
 
 def captures(s: Samples) -> Tensor:
@@ -114,6 +118,7 @@ MEASURES: dict[str, Callable[[Samples], object]] = {
     "hub_counts": lambda s: m.hub_counts(m.assignment_accuracy(s.noise, s.latent).nearest_noise, len(s.noise)),
     "pixel_variance": lambda s: m.pixel_variance(s.noise),
     "squared_norm_per_value": lambda s: m.squared_norm_per_value(s.noise),
+    "squared_brightness": lambda s: m.squared_brightness(s.noise),
     "mean_over_captures": lambda s: m.mean_over_captures(captures(s), m.pixel_variance(s.x_0)),
     "capture_correlation": lambda s: m.capture_correlation(captures(s), m.pixel_variance(s.x_0)),
     "top_k_correlation": lambda s: m.top_k_correlation(s.latent),
@@ -175,9 +180,7 @@ MEASURES |= {
     "transports_without_groups": lambda s: list(transports_without_groups(s.noise, s.x_0)),
     "normality_errors": lambda s: normality_errors(s.latent, m.latent_normality(s.latent, 10), 10),
     "closest_approach_errors": lambda s: closest_approach_errors(along_the_way(s), LAMBDAS),
-    "fits_without_groups": lambda s: fits_without_groups(
-        *(along_eigenvectors(rows, whitening(s)) for rows in s.small()), whitening(s).eigenvalues
-    ),
+    "fits_without_groups": lambda s: fits_without_groups(*along(s), whitening(s).eigenvalues),
     "ComparedMap": lambda s: [compared(s).points(), compared(s).errors()],
 }
 #: Numbers of N and D only.

@@ -170,12 +170,16 @@ def statistics() -> WhiteningTransform:
 
 
 def whitening(s: FreshSet, with_errors: bool) -> tuple[Numbers, Numbers]:
-    along = tuple(along_eigenvectors(rows, statistics()) for rows in s.pairs)
-    eigenvalues = statistics().eigenvalues
+    images, noises = s.pairs
+    along, eigenvalues = _along(images, noises), statistics().eigenvalues
     if not with_errors:
         return _known(asdict(spectral_fit(*along, eigenvalues).point())), {}
     compared = ComparedMap.of("iterations", 1, along, eigenvalues**-0.5, statistics())
     return _known(asdict(compared.points()[0])), compared.errors()[0]
+
+
+def _along(images: torch.Tensor, noises: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return along_eigenvectors(images, statistics()), along_eigenvectors(noises, statistics())
 
 
 def _known(numbers: dict[str, float | None]) -> Numbers:

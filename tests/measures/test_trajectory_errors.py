@@ -42,8 +42,9 @@ def trajectories(num: int, steps: int, seed: int = 0, dtype: torch.dtype = torch
 
 
 def only(distances: TrajectoryDistances, kept: torch.Tensor) -> TrajectoryDistances:
-    of_samples = (distances.squared_from_noise, distances.along_latent, distances.squared_latent)
-    return TrajectoryDistances(*(part[kept] for part in of_samples), distances.step_fraction)
+    d = distances
+    of_samples = d.squared_from_noise[kept], d.along_latent[kept], d.squared_latent[kept]
+    return TrajectoryDistances(*of_samples, d.step_fraction)
 
 
 def without_grid(name: str, error: float, steps: int) -> float:

@@ -34,7 +34,6 @@ from probediff.runs.folder import RunFolder
         '{"step": 1, "probe": "a", "values": {"x": 1%s}}' % ("0" * 400),
         '{"step": 1, "probe": "a", "conventions": []}',
         '{"step": 1, "probe": "a", "values": {"x": 1}, "standard_errors": []}',
-        '{"step": 1, "probe": "a", "values": {"x": 1}, "standard_errors": {"y": 0.1}}',
         '{"step": 1, "probe": "a", "values": {"x": 1}, "standard_errors": {"x": -0.1}}',
         '{"step": 1, "probe": "a", "values": {"x": 1}, "standard_errors": {"x": "0.1"}}',
         '{"step": 1, "probe": "a", "error": 5}',

@@ -31,6 +31,10 @@ def images_and_noises(num: int, dim: int, seed: int = 0) -> tuple[torch.Tensor, 
     return x, z, whitening
 
 
+def along(x: torch.Tensor, z: torch.Tensor, whitening: WhiteningTransform) -> tuple[torch.Tensor, torch.Tensor]:
+    return along_eigenvectors(x, whitening), along_eigenvectors(z, whitening)
+
+
 def assert_same(found: SpectralFit, expected: SpectralFit) -> None:
     for name in ("eigenvalues", "variance", "gain", "standard_error"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-8, atol=1e-10)
@@ -47,17 +51,15 @@ def assert_same(found: SpectralFit, expected: SpectralFit) -> None:
 def test_fits_are_made_anew_without_each_group(num: int, dim: int, seed: int, dtype: torch.dtype) -> None:
     x, z, whitening = images_and_noises(num, dim, seed)
     x, z = x.to(dtype), z.to(dtype)
-    along = [along_eigenvectors(rows, whitening) for rows in (x, z)]
-    found = fits_without_groups(*along, whitening.eigenvalues)
+    found = fits_without_groups(*along(x, z, whitening), whitening.eigenvalues)
     for fit, kept in zip(found, kept_by_group(num), strict=True):
         # Centred on the images that are kept.
-        rows = [along_eigenvectors(part[kept], whitening) for part in (x, z)]
-        assert_same(fit, spectral_fit(*rows, whitening.eigenvalues))
+        assert_same(fit, spectral_fit(*along(x[kept], z[kept], whitening), whitening.eigenvalues))
 
 
 def test_gains_without_a_group_are_regression_lines() -> None:
     x, z, whitening = images_and_noises(50, 5)
-    fits = fits_without_groups(*(along_eigenvectors(rows, whitening) for rows in (x, z)), whitening.eigenvalues)
+    fits = fits_without_groups(*along(x, z, whitening), whitening.eigenvalues)
     plain_x, plain_z = ((rows @ whitening.eigenvectors).numpy() for rows in (x, z))
     for fit, kept in zip(fits, kept_by_group(50), strict=True):
         lines = [stats.linregress(plain_x[kept, i], plain_z[kept, i]) for i in range(5)]
@@ -70,11 +72,11 @@ def test_gains_without_a_group_are_regression_lines() -> None:
 def test_errors_of_all_numbers_of_both_points(with_network: bool, num: int) -> None:
     x, z, whitening = images_and_noises(num, 8)
     gain = whitening.eigenvalues**-0.4
-    along_x, along_z = (along_eigenvectors(rows, whitening) for rows in (x, z))
+    along_x, along_z = along(x, z, whitening)
     compared = ComparedMap.of("iterations", 3, (along_x, along_z if with_network else None), gain, whitening)
     points = []
     for kept in kept_by_group(num):
-        rows_x, rows_z = (along_eigenvectors(rows[kept], whitening) for rows in (x, z))
+        rows_x, rows_z = along(x[kept], z[kept], whitening)
         gaussian = spectral_fit(rows_x, rows_x * gain, whitening.eigenvalues)
         network = spectral_fit(rows_x, rows_z, whitening.eigenvalues) if with_network else gaussian
         points.append((asdict(network.point()), asdict(gaussian.point(network.weights))))
@@ -91,8 +93,8 @@ def test_errors_of_all_numbers_of_both_points(with_network: bool, num: int) -> N
 
 def test_numbers_that_are_missing_without_a_group_have_no_error() -> None:
     x, _, whitening = images_and_noises(40, 5)
-    along = along_eigenvectors(x, whitening)
-    compared = ComparedMap.of("num_steps", 3, (along, -along), torch.ones_like(whitening.eigenvalues), whitening)
+    gain = torch.ones_like(whitening.eigenvalues)
+    compared = ComparedMap.of("num_steps", 3, along(x, -x, whitening), gain, whitening)
     model, gaussian = compared.errors()
     assert compared.points()[0].slope is None
     assert {"slope", "slope_unweighted", "power_law_r2"}.isdisjoint(model) and "image_r2_scaled" in model
@@ -101,8 +103,7 @@ def test_numbers_that_are_missing_without_a_group_have_no_error() -> None:
 
 def test_too_few_images_have_no_error() -> None:
     x, z, whitening = images_and_noises(3, 5)
-    along = tuple(along_eigenvectors(rows, whitening) for rows in (x, z))
-    assert fits_without_groups(*along, whitening.eigenvalues) == []
-    compared = ComparedMap.of("num_steps", 3, along, torch.ones_like(whitening.eigenvalues), whitening)
+    assert fits_without_groups(*along(x, z, whitening), whitening.eigenvalues) == []
+    compared = ComparedMap.of("num_steps", 3, along(x, z, whitening), torch.ones_like(whitening.eigenvalues), whitening)
     assert compared.errors() == ({}, {}) and "standard_errors" not in compared.record()["model"]
     assert compared.record()["model"]["noise_rms"] > 0
