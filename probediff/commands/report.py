@@ -15,7 +15,7 @@ import argparse
 import importlib.util
 from pathlib import Path
 
-from probediff.commands.runner import light_parser, run_command
+from probediff.commands.runner import add_runs, light_parser, run_command
 from probediff.runs.folder import CHECKPOINTS, PICTURES, PROBED, SAMPLES
 from probediff.runs.listing import has_records
 from probediff.runs.lock import claim
@@ -28,21 +28,9 @@ _TAKEN = (CHECKPOINTS, PICTURES, PROBED, SAMPLES)
 def build_parser() -> argparse.ArgumentParser:
     """All options of the command."""
     parser = light_parser("report", __doc__)
-    parser.add_argument(
-        "runs",
-        metavar="RUN",
-        nargs="+",
-        type=Path,
-        help="folder of a run, of a model that was probed, or a folder of runs (a sweep)",
-    )
+    add_runs(parser)
     parser.add_argument(
         "--out", metavar="DIR", type=Path, required=True, help="where to write; made if it is not there"
-    )
-    parser.add_argument(
-        "--group_by",
-        metavar="KEY",
-        help="average the runs with the same value of this key of config.yaml (dotted, such as model.learning_rate); "
-        "by default those with the same configuration except the seed",
     )
     parser.add_argument(
         "--watch",

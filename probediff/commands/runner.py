@@ -5,6 +5,7 @@ import io
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from probediff.commands.signals import INTERRUPTED
@@ -106,4 +107,21 @@ def light_parser(name: str, text: str | None) -> argparse.ArgumentParser:
     style = argparse.RawDescriptionHelpFormatter
     return argparse.ArgumentParser(
         prog=f"probediff {name}", description=description, epilog=examples, formatter_class=style
+    )
+
+
+def add_runs(parser: argparse.ArgumentParser) -> None:
+    """Let the command take runs, and how they are averaged."""
+    parser.add_argument(
+        "runs",
+        metavar="RUN",
+        nargs="+",
+        type=Path,
+        help="folder of a run, of a model that was probed, or a folder of runs (a sweep)",
+    )
+    parser.add_argument(
+        "--group_by",
+        metavar="KEY",
+        help="average the runs with the same value of this key of config.yaml (dotted, such as model.learning_rate); "
+        "by default those with the same configuration except the seed",
     )

@@ -13,7 +13,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from probediff.commands.runner import light_parser, run_command
+from probediff.commands.runner import add_runs, light_parser, run_command
 from probediff.files import to_json, whole_file
 from probediff.report.groups import group_runs
 from probediff.report.sources import read_runs
@@ -28,19 +28,7 @@ _WIDTH, _WIDEST = 120, 160
 def build_parser() -> argparse.ArgumentParser:
     """All options of the command."""
     parser = light_parser("verdicts", __doc__)
-    parser.add_argument(
-        "runs",
-        metavar="RUN",
-        nargs="+",
-        type=Path,
-        help="folder of a run, of a model that was probed, or a folder of runs (a sweep)",
-    )
-    parser.add_argument(
-        "--group_by",
-        metavar="KEY",
-        help="average the runs with the same value of this key of config.yaml (dotted, such as model.learning_rate); "
-        "by default those with the same configuration except the seed",
-    )
+    add_runs(parser)
     parser.add_argument(
         "--out",
         metavar="FOLDER",
