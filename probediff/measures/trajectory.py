@@ -224,7 +224,7 @@ def closest_approach_errors(distances: TrajectoryDistances, lambdas: Tensor) -> 
     maps, scale = (sums.sum(dim=0) - sums) / left[:, None, None], (scales.sum() - scales) / left
     rows = [asdict(_closest(one, float(s), fraction, lambdas)) for one, s in zip(maps, scale, strict=True)]
     names = [field.name for field in fields(ClosestApproach)]
-    errors = {name: jackknife_error(torch.tensor([row[name] for row in rows])) for name in names}
+    errors = {name: jackknife_error(torch.tensor([row[name] for row in rows], dtype=torch.float64)) for name in names}
     errors["closest_to_latent_step_fraction"] = jackknife_error(
         torch.stack([_lowest(m[:, -1], fraction) for m in maps])
     )

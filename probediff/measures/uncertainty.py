@@ -144,7 +144,9 @@ def jackknife(statistics: Callable[[Tensor], Mapping[str, float]], num_samples: 
 def jackknife_errors(without: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """`jackknife_error` of numbers by name, of which one each without one of the groups; those that are finite."""
     names = without[0] if len(without) > 1 else ()
-    errors = {name: jackknife_error(torch.tensor([values[name] for values in without])) for name in names}
+    errors = {
+        name: jackknife_error(torch.tensor([values[name] for values in without], dtype=torch.float64)) for name in names
+    }
     return {name: error for name, error in errors.items() if not math.isnan(error)}
 
 

@@ -153,3 +153,15 @@ def test_halves_give_the_error_of_a_mean_exactly() -> None:
     ways = u.half_splits(16)
     one, other = (torch.stack([values[half].mean() for half in halves]) for halves in (ways, ~ways))
     assert u.error_from_halves(one, other) == pytest.approx(u.mean_with_error(values).error)
+
+
+def test_small_differences_of_large_numbers_keep_their_digits() -> None:
+    without = [{"cost": 1e6 + 1e-3 * k} for k in range(20)]
+    expected = jackknife_by_hand([1e-3 * k for k in range(20)])
+    assert u.jackknife_errors(without)["cost"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_verdicts_use_the_same_interval() -> None:
+    from probediff.report.verdicts.rule import T_QUANTILE
+
+    assert round(u.ERRORS_IN_INTERVAL, 2) == T_QUANTILE

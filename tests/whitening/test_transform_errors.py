@@ -37,7 +37,9 @@ def test_errors_equal_those_of_fits_made_anew(num: int, ridge: float) -> None:
             values[name].append(measure_distance(matrix, w_diff))
     assert found.keys() == values.keys()
     for name, of_name in values.items():
-        expected = {key: jackknife_error(torch.tensor([row[key] for row in of_name])) for key in of_name[0]}
+        expected = {
+            key: jackknife_error(torch.tensor([row[key] for row in of_name], dtype=torch.float64)) for key in of_name[0]
+        }
         assert found[name] == pytest.approx(expected, rel=1e-6)
 
 
